@@ -1,0 +1,310 @@
+"""Times transc against ONNX Runtime, OpenVINO and PyTorch, interleaved in one run.
+
+    python bench/compare.py [MODEL...] [--dim batch=1 --dim seq=128] [--threads N] [--rounds N] [--json]
+
+MODEL is an ONNX file or a name that `bench/models.py` knows. Without a MODEL, the cases of `SUITE` run. In every
+round each peer runs once, in an order that rotates, so that all see the same machine. `ratio` is the median of the
+best other peer divided by the median of transc: above 1, transc is faster. Exit status 5: the outputs differ.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+ROOT = Path(__file__).resolve().parents[1]
+SUITE = [
+    ("bert-base", {"batch": 1, "seq": 128}),
+    ("bert-base", {"batch": 8, "seq": 128}),
+    ("minilm", {"batch": 1, "seq": 128}),
+    ("deit-s", {"batch": 1}),
+    ("gpt2", {"batch": 1, "seq": 128}),
+]
+
+
+class Case:
+    """A model file with its dims bound and a set of inputs."""
+
+    def __init__(self, model, dims, npz=None):
+        self.name, self.path, self.module = model, Path(model), None
+        self.builtin = not self.path.is_file()
+        if self.builtin:
+            import models
+            if model not in models.NAMES:
+                sys.exit(f"`{model}` is neither a file nor one of {', '.join(models.NAMES)}")
+            self.path = models.build(model)
+            if model in models.BUILDERS:
+                self.module = lambda: models.BUILDERS[model][0](models.MODELS)
+        graph = onnx.load(self.path, load_external_data=False).graph
+        weights = {w.name for w in graph.initializer}
+        values = [v for v in graph.input if v.name not in weights]
+        self.dims = dims
+        self.inputs = dict(np.load(npz)) if npz else {v.name: self.random(v) for v in values}
+        self.outputs = [v.name for v in graph.output]
+        self.quantised = any("Quantize" in node.op_type for node in graph.node)
+
+    def random(self, value):
+        rng = np.random.default_rng(0)
+        kind = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        shape = []
+        for d in kind.shape.dim:
+            if not d.HasField("dim_value") and d.dim_param not in self.dims:
+                sys.exit(f"{self.path}: give a size with --dim {d.dim_param or '?'}=N, or inputs with --inputs")
+            shape.append(d.dim_value if d.HasField("dim_value") else self.dims[d.dim_param])
+        if np.issubdtype(dtype, np.floating):
+            return rng.standard_normal(shape).astype(dtype)
+        if "mask" in value.name:
+            return np.ones(shape, dtype)
+        if "type" in value.name or dtype == bool:
+            return np.zeros(shape, dtype)
+        return rng.integers(0, 30000 if self.builtin else 100, shape).astype(dtype)
+
+
+class OnnxRuntime:
+    name = "ort"
+
+    def __init__(self, case, args):
+        import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = args.threads
+        options.inter_op_num_threads = 1
+        # Workers spin inside a run and stop when it ends: full speed, and no cores taken from the next peer.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.session = ort.InferenceSession(case.path, options, providers=["CPUExecutionProvider"])
+        self.feed = case.inputs
+
+    def run(self):
+        return self.session.run(None, self.feed)
+
+
+class OpenVino:
+    name = "openvino"
+
+    def __init__(self, case, args):
+        import openvino as ov
+        core = ov.Core()
+        model = core.read_model(case.path)
+        model.reshape({name: list(x.shape) for name, x in case.inputs.items()})
+        compiled = core.compile_model(model, "CPU", {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": args.threads,
+            "INFERENCE_PRECISION_HINT": args.dtype,
+        })
+        self.request = compiled.create_infer_request()
+        self.feed = case.inputs
+        self.count = len(compiled.outputs)
+
+    def run(self):
+        self.request.infer(self.feed, share_inputs=True)
+        return [self.request.get_output_tensor(i).data for i in range(self.count)]
+
+
+class Torch:
+    """PyTorch on the module that the ONNX file was made from; only for the models of `bench/models.py`."""
+
+    name, compiled = "torch", False
+
+    def __init__(self, case, args):
+        import torch
+        if case.module is None:
+            raise ValueError("there is no PyTorch module of this model")
+        torch.set_num_threads(args.threads)
+        self.torch, self.bf16 = torch, args.dtype == "bf16"
+        self.module = case.module()
+        if self.compiled:
+            self.module = torch.compile(self.module)
+        self.feed = [torch.from_numpy(x) for x in case.inputs.values()]
+
+    def run(self):
+        with self.torch.inference_mode(), self.torch.autocast("cpu", self.torch.bfloat16, enabled=self.bf16):
+            out = self.module(*self.feed)
+        out = out if isinstance(out, tuple) else (out,)
+        return [x.float().numpy() for x in out]
+
+
+class Inductor(Torch):
+    name, compiled = "inductor", True
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("dtype", ctypes.c_int32), ("rank", ctypes.c_int32),
+                ("dims", ctypes.POINTER(ctypes.c_int64)), ("data", ctypes.c_void_p), ("len_bytes", ctypes.c_size_t)]
+
+    @classmethod
+    def of(cls, name, array):
+        dims = (ctypes.c_int64 * array.ndim)(*array.shape)
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        return cls(name.encode(), dtype, array.ndim, dims, array.ctypes.data, array.nbytes)
+
+
+class Transc:
+    """A compiled model through its C interface. `reference` gives names, shapes and types of the outputs."""
+
+    name = "transc"
+
+    def __init__(self, case, args, reference, folder):
+        path = Path(folder) / "model.so"
+        command = [args.transc, "compile", case.path, "-o", path, *shlex.split(args.options)]
+        for dim, value in case.dims.items():
+            command += ["--dim", f"{dim}={value}"]
+        if args.dtype != "f32":
+            command += ["--dtype", args.dtype]
+        start = time.perf_counter()
+        subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+        self.compile_s = time.perf_counter() - start
+        self.lib = ctypes.CDLL(str(path))
+        self.lib.transc_last_error.restype = ctypes.c_char_p
+        self.session = ctypes.c_void_p()
+        self.check(self.lib.transc_open(ctypes.c_int32(args.threads), ctypes.byref(self.session)))
+        self.feed = {name: np.ascontiguousarray(x) for name, x in case.inputs.items()}
+        self.out = {name: np.empty(x.shape, x.dtype) for name, x in zip(case.outputs, reference)}
+        self.args = []
+        for arrays in (self.feed, self.out):
+            tensors = [Tensor.of(name, x) for name, x in arrays.items()]
+            self.args += [(Tensor * len(tensors))(*tensors), ctypes.c_size_t(len(tensors))]
+
+    def check(self, status):
+        if status != 0:
+            raise RuntimeError(f"transc: {self.lib.transc_last_error().decode()} ({status})")
+
+    def run(self):
+        self.check(self.lib.transc_run(self.session, *self.args))
+        return list(self.out.values())
+
+
+    def close(self):
+        self.lib.transc_close(self.session)
+
+
+PEERS = {peer.name: peer for peer in (OnnxRuntime, OpenVino, Torch, Inductor)}
+
+
+def differences(got, want):
+    """The largest difference over all outputs, absolute and relative to the largest value of the output."""
+    pairs = [(np.abs(g.astype(np.float64) - w).max(), np.abs(w).max()) for g, w in zip(got, want) if w.size]
+    return {"max_abs_diff": float(max(d for d, _ in pairs)),
+            "max_rel_diff": float(max(d / max(m, 1e-30) for d, m in pairs))}
+
+
+def physical_cores():
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.is_file() else cpu)
+    return len(cores)
+
+
+def compare(case, args):
+    """Runs one case and returns its record."""
+    peers, record = [], {"model": case.name, "dims": case.dims, "peers": {}}
+    for name in args.peers:
+        try:
+            peers.append(PEERS[name](case, args))
+        except (ImportError, ValueError) as error:
+            print(f"{case.name}: without {name}: {error}", file=sys.stderr)
+    if not peers:
+        sys.exit("no peer is left to compare with")
+    reference = [np.array(x) for x in peers[0].run()]
+    with tempfile.TemporaryDirectory() as folder:
+        if not args.no_transc:
+            peers.append(Transc(case, args, reference, folder))
+            record["compile_s"] = round(peers[-1].compile_s, 3)
+        agreement = {}
+        for peer in peers:
+            for _ in range(args.warmup):
+                out = peer.run()
+            agreement[peer.name] = differences(out, reference)
+
+        times = {peer.name: [] for peer in peers}
+        for round_ in range(args.rounds):
+            shift = round_ % len(peers)
+            for peer in peers[shift:] + peers[:shift]:
+                time.sleep(args.rest)    # lets the workers of the peer before fall asleep
+                start = time.perf_counter()
+                peer.run()
+                times[peer.name].append(1e3 * (time.perf_counter() - start))
+        if not args.no_transc:
+            peers[-1].close()
+
+    for name, ms in times.items():
+        p50, p90 = np.percentile(ms, [50, 90])
+        record["peers"][name] = {"p50_ms": round(p50, 4), "p90_ms": round(p90, 4), "min_ms": round(min(ms), 4),
+                                 **agreement[name]}
+    others = {name: r["p50_ms"] for name, r in record["peers"].items() if name != "transc"}
+    record["best_peer"] = min(others, key=others.get)
+    # In 8 bits one rounding that falls the other way moves everything after it by a step.
+    tolerance = args.tolerance or (0.5 if case.quantised else 1e-3 if args.dtype == "f32" else 0.1)
+    record["agree"] = all(r["max_rel_diff"] <= tolerance for r in agreement.values())
+    if not args.no_transc:
+        record["ratio"] = round(others[record["best_peer"]] / record["peers"]["transc"]["p50_ms"], 3)
+    return record
+
+
+def show(record, args):
+    dims = " ".join(f"{k}={v}" for k, v in record["dims"].items())
+    print(f"\n{record['model']}  {dims}  {args.dtype}  threads={args.threads}  rounds={args.rounds}")
+    print(f"  {'':10} {'p50 ms':>10} {'p90 ms':>10} {'min ms':>10}   max abs diff to {next(iter(record['peers']))}")
+    for name, r in record["peers"].items():
+        print(f"  {name:10} {r['p50_ms']:10.3f} {r['p90_ms']:10.3f} {r['min_ms']:10.3f}   {r['max_abs_diff']:.2e}")
+    if not record["agree"]:
+        print("  THE OUTPUTS DIFFER by more than the tolerance")
+    if "ratio" in record:
+        print(f"  ratio {record['ratio']:.2f} ({record['best_peer']} / transc)", end="")
+        print(f"   compiled in {record['compile_s']:.1f} s")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="size of a symbolic dim")
+    parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs to use in place of random ones")
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="default: all physical cores")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--rest", type=float, default=0.005, metavar="S", help="pause before each timed run")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="ONNX Runtime always computes in f32")
+    parser.add_argument("--tolerance", type=float, metavar="R",
+                        help="largest difference of outputs, relative to their largest value; "
+                        "default 1e-3, bf16 0.1, quantised models 0.5")
+    parser.add_argument("--peers", default="ort,openvino", help=f"of {', '.join(PEERS)}; default: %(default)s")
+    parser.add_argument("--transc", type=Path, default=ROOT / "target" / "release" / "transc", metavar="BINARY")
+    parser.add_argument("--options", default="", help="further options for `transc compile`, in one string")
+    parser.add_argument("--no-transc", action="store_true", help="the other peers only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    args.peers = args.peers.split(",")
+    unknown = set(args.peers) - set(PEERS)
+    if unknown:
+        parser.error(f"no peer `{', '.join(unknown)}`")
+    if args.rounds < 1 or args.warmup < 1:
+        parser.error("--rounds and --warmup are at least 1")
+    args.dims = {name: int(value) for name, _, value in (d.partition("=") for d in args.dim)}
+    return args
+
+
+def main():
+    args = parse()
+    records = []
+    for model, dims in [(model, args.dims) for model in args.models] or SUITE:
+        records.append(compare(Case(model, dims, args.inputs), args))
+        if not args.json:
+            show(records[-1], args)
+    if args.json:
+        print(json.dumps({"schema_version": 1, "threads": args.threads, "rounds": args.rounds, "dtype": args.dtype,
+                          "cases": records}, indent=1))
+    return 0 if all(record["agree"] for record in records) else 5
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Builds the models of the benchmarks and of the tests as ONNX files in `models/` (ignored by git).
+
+    python bench/models.py [--models DIR] NAME...        # no name: all
+
+Weights are random (fixed seed) except for `minilm`, which exports the trained folder `models/minilm` that
+`tests/gen/fetch.py` unpacks. Batch and sequence are symbolic. A file that is already there is kept.
+
+NAME-int8 is the model with static 8-bit quantisation (QDQ: u8 activations, s8 weights per output channel), NAME-int8-80
+and NAME-int8-90 are the same after 80 or 90 % of the weights were pruned in 4x1 blocks: four neighbours along N of a
+[K, N] weight are kept or zeroed together.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime import quantization
+from transformers import (BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2LMHeadModel, ViTConfig,
+                          ViTForImageClassification)
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
+OPSET = 17
+
+
+def randomise(model, seed=0):
+    """Gives every parameter a value that matters: no zero biases, no unit scales."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1 and name.endswith("weight"):    # scale of a norm
+                p.copy_(1 + 0.1 * noise)
+            elif p.ndim == 1:
+                p.copy_(0.05 * noise)
+            elif "embed" in name or name.endswith(("wte.weight", "wpe.weight")):
+                p.copy_(0.05 * noise)
+            else:
+                p.copy_(0.7 * noise / p[0].numel() ** 0.5)
+    return model.eval()
+
+
+class Text(torch.nn.Module):
+    """A BERT with positional inputs and tensors as outputs."""
+
+    inputs = {name: ("batch", "seq") for name in ("input_ids", "attention_mask", "token_type_ids")}
+    outputs = {"last_hidden_state": ("batch", "seq"), "pooler_output": ("batch",)}
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return out.last_hidden_state, out.pooler_output
+
+    def example(self):
+        ids = torch.arange(2 * 9).reshape(2, 9) + 5
+        return ids, torch.ones_like(ids), torch.zeros_like(ids)
+
+
+class Image(torch.nn.Module):
+    inputs = {"pixel_values": ("batch",)}
+    outputs = {"logits": ("batch",)}
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values):
+        return self.model(pixel_values=pixel_values).logits
+
+    def example(self):
+        return (torch.randn(2, 3, 224, 224),)
+
+
+class Prefill(torch.nn.Module):
+    """A whole pass of a causal language model: logits and the cache."""
+
+    inputs = {name: ("batch", "seq") for name in ("input_ids", "attention_mask")}
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.outputs = {"logits": ("batch", "seq")}
+        for i in range(model.config.n_layer):
+            self.outputs |= {f"present.{i}.{kind}": ("batch", None, "seq") for kind in ("key", "value")}
+
+    def forward(self, input_ids, attention_mask):
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=True)
+        cache = [t for layer in out.past_key_values.layers for t in (layer.keys, layer.values)]
+        return out.logits, *cache
+
+    def example(self):
+        ids = torch.arange(2 * 9).reshape(2, 9) + 5
+        return ids, torch.ones_like(ids)
+
+
+def bert(**shape):
+    return Text(randomise(BertModel(BertConfig(attn_implementation="eager", **shape))))
+
+
+def bert_base(_):
+    return bert()
+
+
+def minilm_random(_):
+    return bert(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+def trained_minilm(models):
+    folder = models / "minilm"
+    if not (folder / "config.json").is_file():
+        sys.exit(f"{folder} is missing: run tests/gen/fetch.py first")
+    return folder
+
+
+def minilm(models):
+    folder = trained_minilm(models)
+    return Text(BertModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval())
+
+
+def deit_s(_):
+    config = ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
+                       image_size=224, patch_size=16, num_labels=1000, attn_implementation="eager")
+    return Image(randomise(ViTForImageClassification(config)))
+
+
+def gpt2(_):
+    return Prefill(randomise(GPT2LMHeadModel(GPT2Config(attn_implementation="eager"))))
+
+
+# name -> (builder, folder below models/); the trained MiniLM's own folder holds Hugging Face files only
+BUILDERS = {
+    "bert-base": (bert_base, "bert-base"),
+    "minilm": (minilm, "minilm-golden"),
+    "minilm-random": (minilm_random, "minilm-random"),
+    "deit-s": (deit_s, "deit-s"),
+    "gpt2": (gpt2, "gpt2"),
+}
+
+
+VARIANTS = {"-int8": 0.0, "-int8-80": 0.8, "-int8-90": 0.9}
+QUANTISED = ("bert-base", "minilm", "deit-s")
+NAMES = [*BUILDERS, *(name + variant for name in QUANTISED for variant in VARIANTS)]
+
+
+def export(model, path):
+    axes = {name: {i: dim for i, dim in enumerate(dims) if dim}
+            for name, dims in (model.inputs | model.outputs).items()}
+    with torch.no_grad():
+        torch.onnx.export(model, model.example(), path, dynamo=False, opset_version=OPSET, dynamic_axes=axes,
+                          input_names=list(model.inputs), output_names=list(model.outputs))
+
+
+def prune(weight, share):
+    """Zeroes the given share of the 1x4 blocks along the last axis: those of the smallest magnitude."""
+    k, n = weight.shape
+    blocks = weight.reshape(k, n // 4, 4)
+    size = np.abs(blocks).sum(axis=2)
+    keep = size >= np.quantile(size, share)
+    return (blocks * keep[:, :, None]).reshape(k, n)
+
+
+class Calibration(quantization.CalibrationDataReader):
+    """Sentences of the test data, or random images."""
+
+    def __init__(self, model, models, count=8):
+        names = {value.name for value in model.graph.input}
+        if "pixel_values" in names:
+            rng = np.random.default_rng(0)
+            feeds = [{"pixel_values": rng.standard_normal((2, 3, 224, 224)).astype(np.float32)} for _ in range(count)]
+        else:
+            tokenizer = BertTokenizer.from_pretrained(trained_minilm(models))
+            lines = (ROOT / "tests" / "data" / "sentences.txt").read_text(encoding="utf-8").splitlines()
+            batches = [lines[i::count] for i in range(count)]
+            feeds = [dict(tokenizer(batch, padding=True, return_tensors="np")) for batch in batches]
+        self.feeds = iter(feeds)
+
+    def get_next(self):
+        return next(self.feeds, None)
+
+
+def quantise(source, path, share, models):
+    """Prunes and quantises every MatMul that has a constant weight."""
+    model = onnx.load(source)
+    weights = {w.name: w for w in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+    if share > 0:
+        for node in nodes:
+            weight = weights[node.input[1]]
+            pruned = prune(onnx.numpy_helper.to_array(weight), share)
+            weight.CopyFrom(onnx.numpy_helper.from_array(pruned, weight.name))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pruned.onnx"
+        onnx.save(model, file)
+        quantization.quantize_static(
+            file, path, Calibration(model, models), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=["MatMul"], nodes_to_quantize=[n.name for n in nodes],
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
+
+
+def build(name, models=MODELS):
+    """The path of the model's ONNX file, which is written first if it is not there."""
+    base, dash, variant = name.partition("-int8")
+    folder = name if dash else BUILDERS[name][1]
+    path = models / folder / "model.onnx"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    if dash:
+        quantise(build(base, models), part, VARIANTS[dash + variant], models)
+    else:
+        export(BUILDERS[name][0](models), part)
+    part.rename(path)
+    return path
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--models", type=Path, default=MODELS)
+    args = parser.parse_args()
+    for name in args.names or NAMES:
+        if name not in NAMES:
+            parser.error(f"no model `{name}`; there are {', '.join(NAMES)}")
+        path = build(name, args.models)
+        print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

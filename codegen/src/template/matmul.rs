@@ -1,0 +1,178 @@
+//! Matrix product `C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n]` in `f32`.
+//!
+//! **Contract.** `A` is read through a row offset and a constant stride along `k`. `B` is either a constant packed into column
+//! panels (`[batch][ceil(n/width)][k][width]`, zero padded) or a strided activation, which each unit packs into its scratch memory. The
+//! sum over `k` runs in ascending order in one accumulator per element, one rounding per multiply-add, whatever the partition: error at
+//! most `k * eps * sum |a||b|`. What happens to a finished element is the caller's epilogue.
+//!
+//! **Schedule.** A register tile ([`super::tile`]); a unit is one panel of columns times `chunk` rows. There is no blocking along `k`:
+//! a panel of a transformer's layer stays in the second-level cache.
+
+use std::fmt;
+
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
+use transc_ir::scalar::BinOp;
+use transc_ir::types::{DType, Dim};
+
+use super::tile::{self, Source, TileInput, TileShape};
+
+/// The sizes of a product; each may be symbolic.
+#[derive(Clone, Debug)]
+pub struct MatmulProblem {
+    /// Extents of the batch loops, outermost first.
+    pub batch: Vec<Dim>,
+    /// Rows of the result.
+    pub m: Dim,
+    /// Columns of the result.
+    pub n: Dim,
+    /// Length of the sums.
+    pub k: Dim,
+}
+
+/// How a product is computed; `Display` is part of the kernel's symbol name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Schedule {
+    /// The register tile.
+    pub tile: TileShape,
+    /// Rows of a unit.
+    pub chunk: i64,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "matmul_f32_m{}n{}c{}", self.tile.rows, self.tile.width(), self.chunk)
+    }
+}
+
+impl Schedule {
+    /// The schedule for `n` columns on a machine with vectors of `lanes` floats.
+    pub fn choose(lanes: u16, n: &Dim) -> Schedule {
+        Schedule { tile: TileShape::choose(lanes, n), chunk: 128 }
+    }
+
+    /// Number of independent units.
+    pub fn extent(self, p: &MatmulProblem) -> Dim {
+        let units = &p.n.ceil_div(&self.tile.width().into()) * &p.m.ceil_div(&self.chunk.into());
+        p.batch.iter().fold(units, |a, d| &a * d)
+    }
+}
+
+/// Gives the element offset of row `m` of `A` for batch indices.
+pub type RowOffset<'a> = dyn FnMut(&mut KernelBuilder, &[Reg], Reg) -> Reg + 'a;
+/// Gives the element offset of `B[0, 0]` for batch indices.
+pub type BatchOffset<'a> = dyn FnMut(&mut KernelBuilder, &[Reg]) -> Reg + 'a;
+/// Consumes finished elements: batch indices, row, first column, vector of values, active lanes.
+pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg], Reg, Reg, Reg, Option<Reg>) + 'a;
+
+/// The left operand.
+pub struct Lhs<'a> {
+    /// Where it lies.
+    pub buf: Buf,
+    /// Offset of a row.
+    pub row: &'a mut RowOffset<'a>,
+    /// Distance between neighbours along `k`, in elements.
+    pub k_stride: Dim,
+}
+
+/// The right operand.
+pub enum Rhs<'a> {
+    /// A constant in column panels.
+    Packed {
+        /// Where it lies.
+        buf: Buf,
+        /// True if each batch has its own matrix.
+        batched: bool,
+    },
+    /// An activation.
+    Strided {
+        /// Where it lies.
+        buf: Buf,
+        /// Offset of a batch.
+        base: &'a mut BatchOffset<'a>,
+        /// Distance along `k`, in elements.
+        k_stride: Dim,
+        /// Distance along `n`, in elements.
+        n_stride: Dim,
+    },
+}
+
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, rhs: &mut Rhs<'_>, epilogue: &mut Epilogue<'_>) {
+    let shape = s.tile;
+    let width = Dim::from(shape.width());
+    let (n_panels, n_chunks) = (p.n.ceil_div(&width), p.m.ceil_div(&s.chunk.into()));
+    let panel_len = &p.k * &width;
+    let b = match rhs {
+        Rhs::Packed { buf, .. } => *buf,
+        Rhs::Strided { .. } => kb.local(DType::F32, panel_len.clone()),
+    };
+    let stage = kb.local(DType::F32, &width * &Dim::from(i64::from(shape.rows)));
+    let (lo, hi) = (kb.lo(), kb.hi());
+    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
+        let (rest, chunk) = tile::div_rem(kb, unit, &n_chunks);
+        let (flat_batch, panel) = tile::div_rem(kb, rest, &n_panels);
+        let batch = tile::unflatten(kb, flat_batch, &p.batch);
+        let (chunk_len, panel_width) = (kb.index(s.chunk), kb.dim(&width));
+        let (m0, n0) = (kb.mul(chunk, chunk_len), kb.mul(panel, panel_width));
+        let m_end = kb.dim(&p.m);
+        let m1 = kb.add(m0, chunk_len);
+        let m1 = kb.bin(BinOp::Min, m1, m_end);
+        let column = match rhs {
+            Rhs::Packed { batched, .. } => {
+                let panels = kb.dim(&n_panels);
+                let first = kb.mul(flat_batch, panels);
+                let which = if *batched { kb.add(first, panel) } else { panel };
+                let len = kb.dim(&panel_len);
+                kb.mul(which, len)
+            }
+            Rhs::Strided { buf, base, k_stride, n_stride } => {
+                let base = base(kb, &batch);
+                let start = kb.index(0);
+                tile::pack_panel(kb, shape, (&p.k, &p.n), &Source { buf: *buf, base, k_stride, n_stride }, n0, (b, start));
+                start
+            }
+        };
+        let n_end = kb.dim(&p.n);
+        let left = kb.sub(n_end, n0);
+        let counts = tile::column_counts(kb, shape, &p.n, left);
+        let a_stride = kb.dim(&lhs.k_stride);
+        tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
+            let offsets: Vec<Reg> = (0..i64::from(rows))
+                .map(|r| {
+                    let r = kb.index(r);
+                    let m = kb.add(row, r);
+                    (lhs.row)(kb, &batch, m)
+                })
+                .collect();
+            let input = TileInput {
+                a: lhs.buf,
+                rows: &offsets,
+                a_stride,
+                b,
+                column,
+                b_stride: panel_width,
+                counts: &vec![None; shape.vectors.into()],
+                k: &p.k,
+            };
+            let acc = tile::accumulate(kb, shape, &input);
+            // Through scratch memory, so that the epilogue's code stands once per tile shape and not once per vector.
+            for (i, var) in acc.iter().enumerate() {
+                let at = kb.index(i as i64 * i64::from(shape.lanes));
+                let x = kb.get(*var);
+                kb.store(stage, at, x);
+            }
+            let (zero, n_rows) = (kb.index(0), kb.index(rows.into()));
+            kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
+                let m = kb.add(row, r);
+                let from = kb.mul(r, panel_width);
+                for (at, count) in shape.columns().zip(&counts) {
+                    let at = kb.index(at);
+                    let from = kb.add(from, at);
+                    let x = kb.load(stage, from, shape.lanes);
+                    let n = kb.add(n0, at);
+                    epilogue(kb, &batch, m, n, x, *count);
+                }
+            });
+        });
+    });
+}

@@ -1,0 +1,236 @@
+//! The register tile: the inner kernel of matrix products and of attention.
+//!
+//! `acc[r][v] += a[row r, k] * b[k, vector v]` for `k` in ascending order, one rounding per step (Goto and van de Geijn 2008, section 4).
+
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::scalar::BinOp;
+use transc_ir::types::{DType, Dim};
+
+/// Steps of `k` per turn of the inner loop.
+const UNROLL: i64 = 4;
+
+/// The shape of a register tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TileShape {
+    /// Lanes of a vector.
+    pub lanes: u16,
+    /// Rows, a power of two.
+    pub rows: u16,
+    /// Vectors per row.
+    pub vectors: u16,
+}
+
+impl TileShape {
+    /// Width in elements.
+    pub const fn width(self) -> i64 {
+        self.lanes as i64 * self.vectors as i64
+    }
+
+    /// The shapes for a machine with vectors of `lanes` floats: `rows * vectors + vectors + 1` registers out of 32 (16 lanes) or 16.
+    pub fn space(lanes: u16) -> Vec<TileShape> {
+        let tiles: &[(u16, u16)] = if lanes == 16 { &[(8, 3), (8, 2), (8, 1)] } else { &[(4, 3), (4, 2), (8, 1)] };
+        tiles.iter().map(|(rows, vectors)| TileShape { lanes, rows: *rows, vectors: *vectors }).collect()
+    }
+
+    /// The shape that pads `n` columns least; the widest of equals.
+    pub fn choose(lanes: u16, n: &Dim) -> TileShape {
+        let space = TileShape::space(lanes);
+        let waste = |s: &TileShape| n.as_const().map_or(0, |n| (n + s.width() - 1) / s.width() * s.width() - n);
+        space.iter().copied().min_by_key(|s| (waste(s), -s.width())).unwrap_or(space[0])
+    }
+
+    /// Positions of the vectors inside a row.
+    pub fn columns(self) -> impl Iterator<Item = i64> {
+        (0..i64::from(self.vectors)).map(move |v| v * i64::from(self.lanes))
+    }
+}
+
+/// The operands of a tile.
+pub struct TileInput<'a> {
+    /// Memory of the rows.
+    pub a: Buf,
+    /// Element offset of each row at `k = 0`.
+    pub rows: &'a [Reg],
+    /// Distance along `k` in the rows.
+    pub a_stride: Reg,
+    /// Memory of the columns.
+    pub b: Buf,
+    /// Element offset of the first column at `k = 0`.
+    pub column: Reg,
+    /// Distance along `k` in the columns.
+    pub b_stride: Reg,
+    /// Active lanes of each vector of columns, where not all are.
+    pub counts: &'a [Option<Reg>],
+    /// Length of the sums.
+    pub k: &'a Dim,
+}
+
+/// Computes the tile; the accumulators are ordered by row, then vector.
+pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -> Vec<Var> {
+    let zero = kb.num(Ty::vector(DType::F32, shape.lanes), 0.0);
+    let acc: Vec<Var> = (0..x.rows.len() * usize::from(shape.vectors)).map(|_| kb.var(zero)).collect();
+    let step = |kb: &mut KernelBuilder, k: Reg| {
+        let at = kb.mul(k, x.b_stride);
+        let at = kb.add(x.column, at);
+        let columns: Vec<Reg> = shape
+            .columns()
+            .zip(x.counts)
+            .map(|(v, count)| {
+                let v = kb.index(v);
+                let at = kb.add(at, v);
+                match count {
+                    Some(c) => kb.load_count(x.b, at, shape.lanes, *c),
+                    None => kb.load(x.b, at, shape.lanes),
+                }
+            })
+            .collect();
+        let k = kb.mul(k, x.a_stride);
+        for (row, acc) in x.rows.iter().zip(acc.chunks(usize::from(shape.vectors))) {
+            let at = kb.add(*row, k);
+            let a = kb.load(x.a, at, 1);
+            let a = kb.splat(shape.lanes, a);
+            for (b, var) in columns.iter().zip(acc) {
+                let sum = kb.get(*var);
+                let sum = kb.fma(a, *b, sum);
+                kb.set(*var, sum);
+            }
+        }
+    };
+    let (start, end, width) = (kb.index(0), kb.dim(x.k), kb.index(UNROLL));
+    let turns = kb.bin(BinOp::Div, end, width);
+    let main = kb.mul(turns, width);
+    kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
+        for u in 0..UNROLL {
+            let u = kb.index(u);
+            let k = kb.add(k, u);
+            step(kb, k);
+        }
+    });
+    if !x.k.modulo(&UNROLL.into()).is(0) {
+        kb.for_(main, end, 1, Unroll::No, |kb, k| step(kb, k));
+    }
+    acc
+}
+
+/// Runs `body` for blocks of `rows`, `rows/2`, .., 1 rows that together cover `lo..hi` once, in order.
+pub fn sweep_rows(kb: &mut KernelBuilder, lo: Reg, hi: Reg, rows: u16, body: &mut dyn FnMut(&mut KernelBuilder, Reg, u16)) {
+    let mut from = lo;
+    let mut rows = rows;
+    while rows > 0 {
+        let left = kb.sub(hi, from);
+        let step = kb.index(rows.into());
+        let count = kb.bin(BinOp::Div, left, step);
+        let covered = kb.mul(count, step);
+        let end = kb.add(from, covered);
+        kb.for_(from, end, rows.into(), Unroll::No, |kb, row| body(kb, row, rows));
+        from = end;
+        rows /= 2;
+    }
+}
+
+/// Active lanes of the vectors of a block of columns of which `left` exist; all `None` if `n` is a multiple of the width.
+pub fn column_counts(kb: &mut KernelBuilder, shape: TileShape, n: &Dim, left: Reg) -> Vec<Option<Reg>> {
+    if n.modulo(&shape.width().into()).is(0) {
+        return vec![None; shape.vectors.into()];
+    }
+    let (zero, lanes) = (kb.index(0), kb.index(shape.lanes.into()));
+    shape
+        .columns()
+        .map(|at| {
+            let at = kb.index(at);
+            let rest = kb.sub(left, at);
+            let rest = kb.bin(BinOp::Max, rest, zero);
+            Some(kb.bin(BinOp::Min, rest, lanes))
+        })
+        .collect()
+}
+
+/// A strided matrix in memory, read as `[k, n]`.
+pub struct Source<'a> {
+    /// Memory.
+    pub buf: Buf,
+    /// Element offset of `[0, 0]`.
+    pub base: Reg,
+    /// Distance along `k`.
+    pub k_stride: &'a Dim,
+    /// Distance along `n`.
+    pub n_stride: &'a Dim,
+}
+
+/// Copies columns `n0..` of a `[k, n]` matrix to `dst[at..]` as one panel `[k][width]`, zero beyond the last column.
+pub fn pack_panel(kb: &mut KernelBuilder, shape: TileShape, (k, n): (&Dim, &Dim), src: &Source<'_>, n0: Reg, (dst, at): (Buf, Reg)) {
+    let (zero, k_end, n_end) = (kb.index(0), kb.dim(k), kb.dim(n));
+    let left = kb.sub(n_end, n0);
+    let (ks, ns) = (kb.dim(src.k_stride), kb.dim(src.n_stride));
+    let column = kb.mul(n0, ns);
+    let start = kb.add(src.base, column);
+    let width = kb.index(shape.width());
+    if src.n_stride.is(1) {
+        let counts = column_counts(kb, shape, n, left);
+        kb.for_(zero, k_end, 1, Unroll::No, |kb, k| {
+            let row = kb.mul(k, ks);
+            let row = kb.add(start, row);
+            let to = kb.mul(k, width);
+            let to = kb.add(at, to);
+            for (v, count) in shape.columns().zip(&counts) {
+                let v = kb.index(v);
+                let (from, to) = (kb.add(row, v), kb.add(to, v));
+                let x = match count {
+                    Some(c) => kb.load_count(src.buf, from, shape.lanes, *c),
+                    None => kb.load(src.buf, from, shape.lanes),
+                };
+                kb.store(dst, to, x);
+            }
+        });
+        return;
+    }
+    // Along n the source is not contiguous: walk it along k, where it usually is.
+    let zero_value = kb.num(Ty::F32, 0.0);
+    let filled = kb.bin(BinOp::Min, left, width);
+    kb.for_(zero, filled, 1, Unroll::No, |kb, j| {
+        let column = kb.mul(j, ns);
+        let from = kb.add(start, column);
+        let to = kb.add(at, j);
+        kb.for_(zero, k_end, 1, Unroll::Auto, |kb, k| {
+            let offset = kb.mul(k, ks);
+            let from = kb.add(from, offset);
+            let x = kb.load(src.buf, from, 1);
+            let offset = kb.mul(k, width);
+            let to = kb.add(to, offset);
+            kb.store(dst, to, x);
+        });
+    });
+    kb.for_(filled, width, 1, Unroll::No, |kb, j| {
+        let to = kb.add(at, j);
+        kb.for_(zero, k_end, 1, Unroll::Auto, |kb, k| {
+            let offset = kb.mul(k, width);
+            let to = kb.add(to, offset);
+            kb.store(dst, to, zero_value);
+        });
+    });
+}
+
+/// Quotient and remainder of a non-negative index; free when the divisor is the constant 1.
+pub fn div_rem(kb: &mut KernelBuilder, r: Reg, by: &Dim) -> (Reg, Reg) {
+    if by.is(1) {
+        return (r, kb.index(0));
+    }
+    let by = kb.dim(by);
+    (kb.bin(BinOp::Div, r, by), kb.bin(BinOp::Rem, r, by))
+}
+
+/// Row-major indices of a flat index; the outermost needs no division.
+pub fn unflatten(kb: &mut KernelBuilder, flat: Reg, dims: &[Dim]) -> Vec<Reg> {
+    let mut out = Vec::with_capacity(dims.len());
+    let mut rest = flat;
+    for d in dims.iter().skip(1).rev() {
+        let (q, r) = div_rem(kb, rest, d);
+        out.push(r);
+        rest = q;
+    }
+    if !dims.is_empty() {
+        out.push(rest);
+    }
+    out.reverse();
+    out
+}

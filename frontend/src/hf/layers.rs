@@ -1,0 +1,159 @@
+//! Building blocks shared by the recipes.
+
+use transc_ir::Value;
+use transc_ir::diag::{Diagnostic, Fault};
+use transc_ir::op::{Attention, Contract, LayerNorm, Real, TypeError};
+use transc_ir::scalar::{BinOp, Body, UnOp};
+use transc_ir::tensor::{Builder, Loc};
+use transc_ir::types::{DType, Dim};
+
+use super::config::Activation;
+use super::weights::Weights;
+use super::{Result, problem};
+
+/// A function under construction with the weights that it uses. `prefix` is the path of the current layer, ending in a dot.
+pub(crate) struct Layers<'a> {
+    pub(crate) b: Builder<'a>,
+    pub(crate) weights: Weights,
+    pub(crate) prefix: String,
+}
+
+/// The recipes build well-typed graphs; a type error means that config and weights describe another model than the recipe's.
+pub(crate) fn typed<T>(r: std::result::Result<T, TypeError>) -> Result<T> {
+    r.map_err(|e: TypeError| -> Diagnostic { problem(e.code, Fault::Invalid, "config.json", e.message, "the config does not fit itself") })
+}
+
+impl Layers<'_> {
+    /// Runs `f` inside a sub-layer: provenance and weight names get its path.
+    pub(crate) fn scope<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = self.prefix.clone();
+        self.prefix = format!("{outer}{name}.");
+        self.b.loc = Loc::new(self.prefix.trim_end_matches('.'));
+        let out = f(self);
+        self.b.loc = Loc::new(outer.trim_end_matches('.'));
+        self.prefix = outer;
+        out
+    }
+
+    /// A weight of the current layer as a value.
+    pub(crate) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
+        let name = format!("{}{name}", self.prefix);
+        let data = self.weights.get(&name, dims)?;
+        typed(self.b.constant(&name, data))
+    }
+
+    /// `x W^T + b` with `W[out, in]`; the bias may be absent.
+    pub(crate) fn linear(&mut self, name: &str, x: Value, inp: usize, out: usize) -> Result<Value> {
+        self.scope(name, |l| {
+            let w = l.weight("weight", &[out, inp])?;
+            let rank = l.b.ty(x).rank() as u8;
+            let lhs: Vec<u8> = (0..rank).collect();
+            let (k, n) = (rank - 1, rank);
+            let mut labels = lhs.clone();
+            labels[usize::from(k)] = n;
+            let y = typed(l.b.add(Contract { lhs, rhs: vec![n, k], out: labels, out_dtype: DType::F32 }, &[x, w]))?;
+            if !l.weights.has(&format!("{}bias", l.prefix)) {
+                return Ok(y);
+            }
+            let bias = l.weight("bias", &[out])?;
+            typed(l.b.bin(BinOp::Add, y, bias))
+        })
+    }
+
+    /// Layer norm over the last axis.
+    pub(crate) fn layer_norm(&mut self, name: &str, x: Value, width: usize, epsilon: f64) -> Result<Value> {
+        self.scope(name, |l| {
+            let (scale, bias) = (l.weight("weight", &[width])?, l.weight("bias", &[width])?);
+            let axis = l.b.ty(x).rank() - 1;
+            typed(l.b.add(LayerNorm { axis, epsilon: Real(epsilon) }, &[x, scale, bias]))
+        })
+    }
+
+    /// `[B, S, heads*d]` to `[B, heads, S, d]`.
+    pub(crate) fn split_heads(&mut self, x: Value, heads: usize) -> Result<Value> {
+        let dims = self.b.ty(x).dims.clone();
+        let d = dims[2].floor_div(&heads.into());
+        let x = typed(self.b.reshape(x, vec![dims[0].clone(), dims[1].clone(), heads.into(), d]))?;
+        typed(self.b.transpose(x, &[0, 2, 1, 3]))
+    }
+
+    /// Attention over `[B, S, width]` projections, back to `[B, S, width]`.
+    pub(crate) fn attention(&mut self, [q, k, v]: [Value; 3], mask: Option<Value>, heads: usize) -> Result<Value> {
+        let dims = self.b.ty(q).dims.clone();
+        let d = dims[2].floor_div(&heads.into());
+        let scale = 1.0 / (d.as_const().unwrap_or(1) as f64).sqrt();
+        let mut operands = Vec::new();
+        for x in [q, k, v] {
+            operands.push(self.split_heads(x, heads)?);
+        }
+        operands.extend(mask);
+        let y = typed(self.b.add(Attention { scale: Real(scale), causal: None, softcap: Real(0.0) }, &operands))?;
+        let y = typed(self.b.transpose(y, &[0, 2, 1, 3]))?;
+        typed(self.b.reshape(y, dims))
+    }
+
+    /// An activation.
+    pub(crate) fn activate(&mut self, a: Activation, x: Value) -> Result<Value> {
+        let mut f = Body::builder(1);
+        let x0 = f.arg(0);
+        let num = |f: &mut transc_ir::scalar::BodyBuilder, v: f64| f.num(DType::F32, v);
+        let result = match a {
+            Activation::Gelu => {
+                let c = num(&mut f, std::f64::consts::FRAC_1_SQRT_2);
+                let t = f.bin(BinOp::Mul, x0, c);
+                let t = f.un(UnOp::Erf, t);
+                half_gate(&mut f, x0, t)
+            }
+            Activation::GeluTanh => {
+                let c = num(&mut f, 0.044715);
+                let cube = f.bin(BinOp::Mul, x0, x0);
+                let cube = f.bin(BinOp::Mul, cube, x0);
+                let t = f.bin(BinOp::Mul, cube, c);
+                let t = f.bin(BinOp::Add, x0, t);
+                let c = num(&mut f, (2.0 / std::f64::consts::PI).sqrt());
+                let t = f.bin(BinOp::Mul, t, c);
+                let t = f.un(UnOp::Tanh, t);
+                half_gate(&mut f, x0, t)
+            }
+            Activation::QuickGelu => {
+                let c = num(&mut f, 1.702);
+                let t = f.bin(BinOp::Mul, x0, c);
+                let t = f.un(UnOp::Sigmoid, t);
+                f.bin(BinOp::Mul, x0, t)
+            }
+            Activation::Relu => {
+                let zero = num(&mut f, 0.0);
+                f.bin(BinOp::Max, x0, zero)
+            }
+            Activation::Silu => {
+                let t = f.un(UnOp::Sigmoid, x0);
+                f.bin(BinOp::Mul, x0, t)
+            }
+            Activation::Un(op) => f.un(op, x0),
+        };
+        typed(self.b.add(transc_ir::op::Map { body: f.finish(result) }, &[x]))
+    }
+
+    /// Row `i` of axis 1: `[B, S, W]` to `[B, W]`.
+    pub(crate) fn token(&mut self, x: Value, i: i64) -> Result<Value> {
+        let dims = self.b.ty(x).dims.clone();
+        let mut sizes = dims.clone();
+        sizes[1] = Dim::from(1);
+        let starts = vec![0.into(), i.into(), 0.into()];
+        let row = typed(self.b.add(transc_ir::op::Slice { starts, sizes, steps: vec![1; 3] }, &[x]))?;
+        typed(self.b.reshape(row, vec![dims[0].clone(), dims[2].clone()]))
+    }
+
+    /// Declares an output.
+    pub(crate) fn output(&mut self, name: &str, v: Value) {
+        self.b.func.add_result(name, v);
+    }
+}
+
+/// `x/2 (1 + t)`.
+fn half_gate(f: &mut transc_ir::scalar::BodyBuilder, x: transc_ir::scalar::Ref, t: transc_ir::scalar::Ref) -> transc_ir::scalar::Ref {
+    let (half, one) = (f.num(DType::F32, 0.5), f.num(DType::F32, 1.0));
+    let t = f.bin(BinOp::Add, t, one);
+    let h = f.bin(BinOp::Mul, x, half);
+    f.bin(BinOp::Mul, h, t)
+}

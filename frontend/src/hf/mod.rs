@@ -1,0 +1,89 @@
+//! Hugging Face model folders: `config.json` and safetensors.
+//!
+//! Inputs and outputs are named as in the model's `forward` in transformers, dims `batch` and `seq`. Nothing in the folder is executed;
+//! Python files and `auto_map` entries are ignored.
+
+mod bert;
+mod config;
+mod layers;
+mod vit;
+mod weights;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use transc_ir::diag::{Diagnostic, Fault, Place};
+use transc_ir::tensor::Builder;
+use transc_ir::types::{DType, Dim, Symbol, SymbolRange, TensorType};
+use transc_ir::{Func, Module, Value};
+
+use config::Config;
+use layers::Layers;
+use weights::Weights;
+
+/// What goes wrong while importing a folder. The first structural problem ends the import, since later ones would follow from it.
+pub(crate) type Result<T> = std::result::Result<T, Diagnostic>;
+
+/// Largest batch of the imported module's `batch` dim.
+const MAX_BATCH: i64 = 4096;
+
+/// Reads a folder.
+///
+/// # Errors
+/// A missing or invalid file (T04xx), or an architecture without a recipe (T0401).
+pub(crate) fn import(dir: &Path) -> std::result::Result<Module, Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    let result = Config::read(dir).and_then(|config| {
+        let weights = Weights::open(dir)?;
+        build(dir, &config, weights)
+    });
+    match result {
+        Ok(m) => return Ok(m),
+        Err(d) => problems.push(d),
+    }
+    Err(problems)
+}
+
+fn build(dir: &Path, config: &Config, weights: Weights) -> Result<Module> {
+    let name = dir.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    let mut module = Module::new(&name);
+    let recipe = config.recipe()?;
+    let mut func = Func::new("main");
+    let mut consts = Arc::clone(&module.consts);
+    let mut layers = Layers { b: Builder::new(&mut func, &mut consts), weights, prefix: String::new() };
+    match recipe {
+        Recipe::Bert(model) => bert::build(&mut layers, config, model)?,
+        Recipe::Vit(model) => vit::build(&mut layers, config, model)?,
+    }
+    let seq = config.max_seq();
+    module.consts = consts;
+    module.main = func;
+    module.symbols.insert(Symbol::new("batch"), SymbolRange { min: 1, max: MAX_BATCH });
+    if let Some(max) = seq {
+        module.symbols.insert(Symbol::new("seq"), SymbolRange { min: 1, max });
+    }
+    Ok(module)
+}
+
+/// The architectures with a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    Bert(bert::Model),
+    Vit(vit::Model),
+}
+
+/// A problem in a file of the folder.
+pub(crate) fn problem(code: &'static str, fault: Fault, file: &str, message: impl Into<String>, help: &str) -> Diagnostic {
+    let place = Place { file: file.into(), ..Place::default() };
+    Diagnostic { code, fault, message: message.into(), place: Some(place), help: help.into() }
+}
+
+/// `i64[batch, seq]`, the type of token inputs.
+pub(crate) fn tokens() -> TensorType {
+    TensorType::new(DType::I64, vec![Dim::sym("batch"), Dim::sym("seq")])
+}
+
+/// Declares an input.
+pub(crate) fn input(layers: &mut Layers<'_>, name: &str, ty: TensorType) -> Value {
+    layers.b.func.add_param(name, ty)
+}

@@ -1,0 +1,130 @@
+//! Types and instructions of the loop IR.
+
+use std::fmt;
+
+use super::kernel::{Buf, Reg, Var};
+use crate::scalar::{BinOp, Literal, UnOp, named_enum};
+use crate::types::{DType, Dim};
+
+/// The type of a register: a scalar (`lanes == 1`) or a short vector. Indices are `i64`; `bool` is one bit per lane in registers and
+/// one byte in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ty {
+    /// Element type.
+    pub dtype: DType,
+    /// Number of lanes.
+    pub lanes: u16,
+}
+
+impl Ty {
+    /// The type of indices and loop variables.
+    pub const INDEX: Ty = Ty::scalar(DType::I64);
+    /// The type of conditions.
+    pub const BOOL: Ty = Ty::scalar(DType::Bool);
+    /// A single float.
+    pub const F32: Ty = Ty::scalar(DType::F32);
+
+    /// A scalar type.
+    pub const fn scalar(dtype: DType) -> Self {
+        Self { dtype, lanes: 1 }
+    }
+
+    /// A vector type.
+    pub const fn vector(dtype: DType, lanes: u16) -> Self {
+        Self { dtype, lanes }
+    }
+
+    /// The same shape with another element type.
+    pub const fn with_dtype(self, dtype: DType) -> Self {
+        Self { dtype, lanes: self.lanes }
+    }
+}
+
+impl fmt::Display for Ty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.lanes == 1 { write!(f, "{}", self.dtype) } else { write!(f, "{}x{}", self.dtype, self.lanes) }
+    }
+}
+
+impl fmt::Debug for Ty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+named_enum! {
+    /// Folds the lanes of a vector in a fixed tree: lane `i` with lane `i + n/2`, halving.
+    ReduceOp {
+        /// Sum.
+        Add = "add",
+        /// Product.
+        Mul = "mul",
+        /// Minimum, NaN wins.
+        Min = "min",
+        /// Maximum, NaN wins.
+        Max = "max",
+    }
+}
+
+named_enum! {
+    /// Target instructions. Each has a meaning in scalars, which every backend without the instruction must follow.
+    TargetInst {
+        /// `vpdpbusd(acc: i32xN, a: u8x4N, b: i8x4N)`: `acc[i] + sum over j in 0..4 of a[4i+j]*b[4i+j]`, wrapping.
+        VpDpBusd = "vpdpbusd",
+        /// `vdpbf16ps(acc: f32xN, a: bf16x2N, b: bf16x2N)`: `acc[i] + a[2i+1]*b[2i+1] + a[2i]*b[2i]`, denormals as zero.
+        VDpBf16Ps = "vdpbf16ps",
+    }
+}
+
+/// An instruction; its operands are registers. Types are checked by the verifier: operands of one operation have one type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Inst {
+    /// A scalar constant.
+    Const(Literal),
+    /// The value of a dim expression over the kernel's symbols, `i64`.
+    Dim(Dim),
+    /// First unit of this call's share of the parallel extent, `i64`.
+    Lo,
+    /// End of this call's share, `i64`.
+    Hi,
+    /// The current value of a mutable register.
+    Get(Var),
+    /// Loads `ty.lanes` neighbouring elements from element `index` (`i64`). With `count` (`i64`) only the first `count` lanes are
+    /// read (0 up to the number of lanes; more means all), the others are zero.
+    Load {
+        /// From where.
+        buf: Buf,
+        /// First element.
+        index: Reg,
+        /// Type of the result.
+        ty: Ty,
+        /// Active lanes.
+        count: Option<Reg>,
+    },
+    /// Operation on one operand; see [`UnOp`].
+    Un(UnOp, Reg),
+    /// Operation on two operands; see [`BinOp`]. Integer `div`, `mod`, `rem` by zero are undefined here: lowering guards them.
+    Bin(BinOp, Reg, Reg),
+    /// `a * b + c` with one rounding.
+    Fma(Reg, Reg, Reg),
+    /// `if c { a } else { b }` per lane; a scalar condition with vector operands chooses all lanes.
+    Select(Reg, Reg, Reg),
+    /// Conversion as [`crate::scalar::Inst::Cast`].
+    Cast(DType, Reg),
+    /// The same bits under another element type of the same width.
+    Bitcast(DType, Reg),
+    /// A vector of equal lanes.
+    Splat(u16, Reg),
+    /// The vector `0, 1, 2, ..` of `i64` or `i32`.
+    Lanes(Ty),
+    /// One lane (constant position).
+    Extract(Reg, u16),
+    /// A vector with one lane replaced.
+    Insert(Reg, u16, Reg),
+    /// Lanes picked from the concatenation of two vectors of one type.
+    Shuffle(Reg, Reg, Vec<u16>),
+    /// Folds the lanes to a scalar.
+    Reduce(ReduceOp, Reg),
+    /// A target instruction.
+    Target(TargetInst, Vec<Reg>),
+}

@@ -1,0 +1,52 @@
+//! `attention`: scaled dot-product attention with grouped heads, masks, causality and soft-capping.
+
+use super::{OpSpec, Real, TypeError, broadcast_dims, rules};
+use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::tensor::ConstPool;
+use crate::types::{DType, Dim, TensorType};
+
+tensor_op! {
+    /// Operands `q[B, H, Sq, D]`, `k[B, G, Sk, D]`, `v[B, G, Sk, E]`, optionally `mask` that broadcasts to `[B, H, Sq, Sk]`
+    /// (a float is added to the logits; `bool` keeps where true). Head `h` reads key head `h / (H/G)`. Result `[B, H, Sq, E]`:
+    ///
+    /// `softmax(cap(scale * q k^T) + mask) v`, with `cap(x) = softcap * tanh(x / softcap)` if `softcap` is not 0, and, if `causal` is
+    /// given, only keys `j <= i + causal` visible to query `i`. A row that sees no key gives zeros.
+    Attention = "attention" {
+        /// Factor of the logits.
+        scale: Real,
+        /// Offset of the causal diagonal: `Sk - Sq` aligns the last query with the last key.
+        causal: Option<Dim>,
+        /// Soft cap of the logits; 0 for none.
+        softcap: Real,
+    }
+}
+
+impl OpSpec for Attention {
+    fn infer(&self, operands: &[&TensorType], _: &ConstPool) -> Result<Vec<TensorType>, TypeError> {
+        rules::arity(Self::MNEMONIC, operands, 3..=4)?;
+        let (q, k, v) = (operands[0], operands[1], operands[2]);
+        rules::float(Self::MNEMONIC, q)?;
+        let bad = || TypeError::dims(Self::MNEMONIC, format!("has operands that do not fit: q {q}, k {k}, v {v}"));
+        if [q, k, v].iter().any(|t| t.rank() != 4 || t.dtype != q.dtype) {
+            return Err(bad());
+        }
+        let heads_fit = q.dims[1] == k.dims[1] || q.dims[1].modulo(&k.dims[1]).is(0);
+        if k.dims[..3] != v.dims[..3] || q.dims[0] != k.dims[0] || q.dims[3] != k.dims[3] || !heads_fit {
+            return Err(bad());
+        }
+        let logits = vec![q.dims[0].clone(), q.dims[1].clone(), q.dims[2].clone(), k.dims[2].clone()];
+        if let Some(m) = operands.get(3)
+            && (m.dtype != DType::Bool && m.dtype != q.dtype || broadcast_dims(&m.dims, &logits).as_ref() != Some(&logits))
+        {
+            return Err(TypeError::broadcast(Self::MNEMONIC, TensorType::new(q.dtype, logits), m));
+        }
+        let mut dims = q.dims.clone();
+        dims[3] = v.dims[3].clone();
+        Ok(vec![TensorType::new(q.dtype, dims)])
+    }
+
+    fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
+        let _ = (operands, cx);
+        Err(EvalError::Unsupported(Self::MNEMONIC))
+    }
+}

@@ -1,0 +1,52 @@
+//! `scatter_elements`: write one element per index.
+
+use super::{OpSpec, TypeError, rules};
+use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::scalar::named_enum;
+use crate::tensor::ConstPool;
+use crate::types::TensorType;
+
+named_enum! {
+    /// How a scattered element meets the one that is there. Updates apply in row-major order of the updates.
+    ScatterKind {
+        /// Replace.
+        Set = "set",
+        /// Sum.
+        Add = "add",
+        /// Product.
+        Mul = "mul",
+        /// Minimum.
+        Min = "min",
+        /// Maximum.
+        Max = "max",
+    }
+}
+
+tensor_op! {
+    /// Operands `data`, `indices`, `updates`: a copy of `data` with `out[.., indices[.., i, ..], ..] (kind)= updates[.., i, ..]` at
+    /// position `axis` (ONNX `ScatterElements`).
+    ScatterElements = "scatter_elements" {
+        /// The indexed axis.
+        axis: usize,
+        /// How elements combine.
+        kind: ScatterKind,
+    }
+}
+
+impl OpSpec for ScatterElements {
+    fn infer(&self, operands: &[&TensorType], _: &ConstPool) -> Result<Vec<TensorType>, TypeError> {
+        rules::arity(Self::MNEMONIC, operands, 3..=3)?;
+        let (data, idx, upd) = (operands[0], operands[1], operands[2]);
+        rules::index_type(Self::MNEMONIC, idx)?;
+        rules::axis(Self::MNEMONIC, self.axis, data.rank())?;
+        if idx.rank() != data.rank() || idx.dims != upd.dims || upd.dtype != data.dtype {
+            return Err(TypeError::dims(Self::MNEMONIC, format!("cannot scatter {upd} by {idx} into {data}")));
+        }
+        Ok(vec![data.clone()])
+    }
+
+    fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
+        let _ = (operands, cx);
+        Err(EvalError::Unsupported(Self::MNEMONIC))
+    }
+}

@@ -1,0 +1,183 @@
+//! Functions: nodes in evaluation order.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use super::Loc;
+use crate::op::Op;
+use crate::types::TensorType;
+
+macro_rules! handle {
+    ($(#[$m:meta])* $name:ident, $prefix:literal) => {
+        $(#[$m])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// Position in its table.
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+handle!(
+    /// An SSA value: a parameter or a result of a node.
+    Value,
+    "%"
+);
+handle!(
+    /// A node of a function.
+    NodeId,
+    "n"
+);
+
+/// Where a value is defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ValueDef {
+    /// Parameter number.
+    Param(u32),
+    /// Result number of a node.
+    Result(NodeId, u32),
+}
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The operation with its attributes.
+    pub op: Op,
+    /// The operands.
+    pub operands: SmallVec<[Value; 4]>,
+    /// The results, in the order of the op.
+    pub results: SmallVec<[Value; 1]>,
+    /// Where it comes from.
+    pub loc: Loc,
+}
+
+#[derive(Clone, Debug)]
+struct ValueData {
+    ty: TensorType,
+    def: ValueDef,
+}
+
+/// A function in SSA form. Nodes stand in evaluation order: operands precede users, so one sweep is enough for any analysis.
+#[derive(Clone, Debug)]
+pub struct Func {
+    /// Name.
+    pub name: String,
+    nodes: Vec<Node>,
+    values: Vec<ValueData>,
+    params: Vec<(String, Value)>,
+    results: Vec<(String, Value)>,
+}
+
+impl Func {
+    /// A function with no parameters, nodes or results.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), nodes: Vec::new(), values: Vec::new(), params: Vec::new(), results: Vec::new() }
+    }
+
+    /// Adds a parameter.
+    pub fn add_param(&mut self, name: &str, ty: TensorType) -> Value {
+        let v = Value(self.values.len() as u32);
+        self.values.push(ValueData { ty, def: ValueDef::Param(self.params.len() as u32) });
+        self.params.push((name.into(), v));
+        v
+    }
+
+    /// Appends a node whose result types are already known; [`super::Builder`] infers them.
+    pub fn push_node(&mut self, op: Op, operands: &[Value], result_types: Vec<TensorType>, loc: Loc) -> NodeId {
+        let id = NodeId(self.nodes.len() as u32);
+        let results = result_types
+            .into_iter()
+            .enumerate()
+            .map(|(i, ty)| {
+                self.values.push(ValueData { ty, def: ValueDef::Result(id, i as u32) });
+                Value((self.values.len() - 1) as u32)
+            })
+            .collect();
+        self.nodes.push(Node { op, operands: operands.into(), results, loc });
+        id
+    }
+
+    /// Adds a result of the function.
+    pub fn add_result(&mut self, name: &str, value: Value) {
+        self.results.push((name.into(), value));
+    }
+
+    /// The nodes in evaluation order.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + ExactSizeIterator {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i as u32), n))
+    }
+
+    /// Number of nodes.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Number of values, parameters included.
+    pub fn value_count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, v: Value) -> &TensorType {
+        &self.values[v.index()].ty
+    }
+
+    /// Where a value is defined.
+    pub fn def(&self, v: Value) -> ValueDef {
+        self.values[v.index()].def
+    }
+
+    /// The node that defines a value, if it is not a parameter.
+    pub fn def_node(&self, v: Value) -> Option<&Node> {
+        match self.def(v) {
+            ValueDef::Param(_) => None,
+            ValueDef::Result(n, _) => Some(self.node(n)),
+        }
+    }
+
+    /// Names and values of the parameters.
+    pub fn params(&self) -> &[(String, Value)] {
+        &self.params
+    }
+
+    /// Names and values of the results.
+    pub fn results(&self) -> &[(String, Value)] {
+        &self.results
+    }
+
+    /// How often each value is used: by operands of nodes and by results of the function.
+    pub fn use_counts(&self) -> Vec<u32> {
+        let mut n = vec![0; self.values.len()];
+        for node in &self.nodes {
+            for v in &node.operands {
+                n[v.index()] += 1;
+            }
+        }
+        for (_, v) in &self.results {
+            n[v.index()] += 1;
+        }
+        n
+    }
+}

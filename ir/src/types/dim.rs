@@ -1,0 +1,552 @@
+//! Symbolic dimensions: integer polynomials over named symbols, with floor division, modulo, minimum and maximum.
+//!
+//! Every [`Dim`] is kept in a canonical form, so that two dims which are equal as polynomials compare equal: monomials are sorted,
+//! coefficients are non-zero, and divisions that come out even are carried out. Laws (see the tests):
+//! addition and multiplication are commutative, associative and distributive; `(a*d) / d = a`; `(a*d) % d = 0`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Add, Mul, Sub};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+/// The name of a symbolic dimension, such as `batch`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(Arc<str>);
+
+impl Symbol {
+    /// A symbol by name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The values that a symbol may take, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SymbolRange {
+    /// Smallest value.
+    pub min: i64,
+    /// Largest value.
+    pub max: i64,
+}
+
+/// The symbols of a module with their ranges, in order of declaration.
+pub type Ranges = IndexMap<Symbol, SymbolRange>;
+
+/// Why a dim has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// A symbol without a value.
+    #[error("dim `{0}` has no value")]
+    Unbound(Symbol),
+    /// The arithmetic left 64 bits.
+    #[error("dim arithmetic overflows 64 bits")]
+    Overflow,
+    /// A division or modulo by zero.
+    #[error("dim arithmetic divides by zero")]
+    DivisionByZero,
+}
+
+/// A factor of a monomial that is not a number.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Atom {
+    /// A symbol.
+    Sym(Symbol),
+    /// Quotient rounded toward minus infinity.
+    FloorDiv(Dim, Dim),
+    /// Remainder with the sign of the divisor.
+    Mod(Dim, Dim),
+    /// The smaller of two.
+    Min(Dim, Dim),
+    /// The larger of two.
+    Max(Dim, Dim),
+}
+
+/// A product of atoms, sorted, repetition meaning a power. Empty: the number one.
+pub type Monomial = Vec<Atom>;
+
+/// An integer expression over symbols; see the module docs.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Const(i64),
+    /// Sorted by monomial; never a plain constant.
+    Poly(Arc<Vec<(Monomial, i64)>>),
+}
+
+impl From<i64> for Dim {
+    fn from(v: i64) -> Self {
+        Dim(Repr::Const(v))
+    }
+}
+
+impl From<i32> for Dim {
+    fn from(v: i32) -> Self {
+        i64::from(v).into()
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(v: usize) -> Self {
+        Dim(Repr::Const(i64::try_from(v).unwrap_or(i64::MAX)))
+    }
+}
+
+impl From<Symbol> for Dim {
+    fn from(s: Symbol) -> Self {
+        Dim::atom(Atom::Sym(s))
+    }
+}
+
+impl Dim {
+    /// The dim that is one symbol.
+    pub fn sym(name: &str) -> Self {
+        Symbol::new(name).into()
+    }
+
+    fn atom(a: Atom) -> Self {
+        Dim(Repr::Poly(Arc::new(vec![(vec![a], 1)])))
+    }
+
+    fn from_terms(terms: BTreeMap<Monomial, i64>) -> Self {
+        let mut terms: Vec<_> = terms.into_iter().filter(|(_, c)| *c != 0).collect();
+        match terms.as_slice() {
+            [] => Dim::from(0),
+            [(m, c)] if m.is_empty() => Dim::from(*c),
+            _ => {
+                terms.shrink_to_fit();
+                Dim(Repr::Poly(Arc::new(terms)))
+            }
+        }
+    }
+
+    /// The terms of the polynomial: monomial and coefficient, sorted.
+    pub fn terms(&self) -> Vec<(Monomial, i64)> {
+        match &self.0 {
+            Repr::Const(0) => Vec::new(),
+            Repr::Const(c) => vec![(Vec::new(), *c)],
+            Repr::Poly(p) => p.to_vec(),
+        }
+    }
+
+    /// The value, if it is a constant.
+    pub fn as_const(&self) -> Option<i64> {
+        match self.0 {
+            Repr::Const(c) => Some(c),
+            Repr::Poly(_) => None,
+        }
+    }
+
+    /// The value as an unsigned number, if it is a non-negative constant.
+    pub fn as_usize(&self) -> Option<usize> {
+        self.as_const().and_then(|c| usize::try_from(c).ok())
+    }
+
+    /// The symbol, if it is exactly one symbol.
+    pub fn as_symbol(&self) -> Option<&Symbol> {
+        match &self.0 {
+            Repr::Poly(p) => match p.as_slice() {
+                [(m, 1)] => match m.as_slice() {
+                    [Atom::Sym(s)] => Some(s),
+                    _ => None,
+                },
+                _ => None,
+            },
+            Repr::Const(_) => None,
+        }
+    }
+
+    /// True if it is the constant `v`.
+    pub fn is(&self, v: i64) -> bool {
+        self.as_const() == Some(v)
+    }
+
+    /// Quotient rounded toward minus infinity. A divisor of constant zero gives an atom that fails when evaluated.
+    pub fn floor_div(&self, d: &Dim) -> Dim {
+        if d.is(1) {
+            return self.clone();
+        }
+        if let (Some(a), Some(b)) = (self.as_const(), d.as_const())
+            && let Some(q) = checked_floor_div(a, b)
+        {
+            return q.into();
+        }
+        if let Some(q) = self.exact_div(d) {
+            return q;
+        }
+        // (k*c*x + r) / c = k*x + r/c for constant c > 0: split off the divisible terms.
+        if let Some(c) = d.as_const().filter(|c| *c > 0) {
+            let (even, odd): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(m, k)| !m.is_empty() && k % c == 0);
+            if !even.is_empty() {
+                let whole = Dim::from_terms(even.into_iter().map(|(m, k)| (m, k / c)).collect());
+                return &whole + &Dim::from_terms(odd.into_iter().collect()).floor_div(d);
+            }
+        }
+        Dim::atom(Atom::FloorDiv(self.clone(), d.clone()))
+    }
+
+    /// Quotient rounded toward plus infinity.
+    pub fn ceil_div(&self, d: &Dim) -> Dim {
+        (&(self + d) - &Dim::from(1)).floor_div(d)
+    }
+
+    /// Remainder with the sign of the divisor.
+    pub fn modulo(&self, d: &Dim) -> Dim {
+        if d.is(1) {
+            return 0.into();
+        }
+        if let (Some(a), Some(b)) = (self.as_const(), d.as_const())
+            && let Some(q) = checked_floor_div(a, b)
+        {
+            return (a - q * b).into();
+        }
+        if self.exact_div(d).is_some() {
+            return 0.into();
+        }
+        if let Some(c) = d.as_const().filter(|c| *c > 0) {
+            let (even, odd): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(_, k)| k % c == 0);
+            if !even.is_empty() {
+                return Dim::from_terms(odd.into_iter().collect()).modulo(d);
+            }
+        }
+        Dim::atom(Atom::Mod(self.clone(), d.clone()))
+    }
+
+    /// The smaller of two.
+    pub fn min_with(&self, o: &Dim) -> Dim {
+        if let Some(diff) = (self - o).as_const() {
+            return if diff <= 0 { self.clone() } else { o.clone() };
+        }
+        let (a, b) = if self <= o { (self, o) } else { (o, self) };
+        Dim::atom(Atom::Min(a.clone(), b.clone()))
+    }
+
+    /// The larger of two.
+    pub fn max_with(&self, o: &Dim) -> Dim {
+        if let Some(diff) = (self - o).as_const() {
+            return if diff >= 0 { self.clone() } else { o.clone() };
+        }
+        let (a, b) = if self <= o { (self, o) } else { (o, self) };
+        Dim::atom(Atom::Max(a.clone(), b.clone()))
+    }
+
+    /// The quotient, if the division comes out even as a polynomial: a monomial divisor that divides every term, or a divisor
+    /// that is a constant multiple of the dividend.
+    pub fn exact_div(&self, d: &Dim) -> Option<Dim> {
+        if d.is(0) {
+            return None;
+        }
+        let divisor = d.terms();
+        if let [(dm, dc)] = divisor.as_slice() {
+            let mut out = BTreeMap::new();
+            for (m, c) in self.terms() {
+                if c % dc != 0 {
+                    return None;
+                }
+                out.insert(divide_monomial(&m, dm)?, c / dc);
+            }
+            return Some(Dim::from_terms(out));
+        }
+        // Long division by the largest monomial of the divisor; it ends since each step removes that term.
+        let (lead_m, lead_c) = divisor.last()?;
+        let mut rest = self.clone();
+        let mut quotient = Dim::from(0);
+        for _ in 0..16 {
+            let Some((m, c)) =
+                rest.terms().into_iter().rev().find(|(m, c)| c % lead_c == 0 && divide_monomial(m, lead_m).is_some())
+            else {
+                break;
+            };
+            let q = Dim::from_terms(BTreeMap::from([(divide_monomial(&m, lead_m)?, c / lead_c)]));
+            rest = &rest - &(&q * d);
+            quotient = &quotient + &q;
+        }
+        rest.is(0).then_some(quotient)
+    }
+
+    /// The value when symbols are bound by `env`.
+    ///
+    /// # Errors
+    /// An unbound symbol, overflow, or a division by zero.
+    pub fn eval(&self, env: &dyn Fn(&Symbol) -> Option<i64>) -> Result<i64, DimError> {
+        let p = match &self.0 {
+            Repr::Const(c) => return Ok(*c),
+            Repr::Poly(p) => p,
+        };
+        let mut sum = 0i64;
+        for (m, c) in p.iter() {
+            let mut prod = *c;
+            for a in m {
+                let v = match a {
+                    Atom::Sym(s) => env(s).ok_or_else(|| DimError::Unbound(s.clone()))?,
+                    Atom::FloorDiv(a, b) => checked_floor_div(a.eval(env)?, b.eval(env)?).ok_or(DimError::DivisionByZero)?,
+                    Atom::Mod(a, b) => {
+                        let (a, b) = (a.eval(env)?, b.eval(env)?);
+                        let q = checked_floor_div(a, b).ok_or(DimError::DivisionByZero)?;
+                        a.wrapping_sub(q.wrapping_mul(b))
+                    }
+                    Atom::Min(a, b) => a.eval(env)?.min(b.eval(env)?),
+                    Atom::Max(a, b) => a.eval(env)?.max(b.eval(env)?),
+                };
+                prod = prod.checked_mul(v).ok_or(DimError::Overflow)?;
+            }
+            sum = sum.checked_add(prod).ok_or(DimError::Overflow)?;
+        }
+        Ok(sum)
+    }
+
+    /// Replaces symbols by dims.
+    pub fn subst(&self, map: &dyn Fn(&Symbol) -> Option<Dim>) -> Dim {
+        let p = match &self.0 {
+            Repr::Const(_) => return self.clone(),
+            Repr::Poly(p) => p,
+        };
+        let mut sum = Dim::from(0);
+        for (m, c) in p.iter() {
+            let mut prod = Dim::from(*c);
+            for a in m {
+                let v = match a {
+                    Atom::Sym(s) => map(s).unwrap_or_else(|| s.clone().into()),
+                    Atom::FloorDiv(a, b) => a.subst(map).floor_div(&b.subst(map)),
+                    Atom::Mod(a, b) => a.subst(map).modulo(&b.subst(map)),
+                    Atom::Min(a, b) => a.subst(map).min_with(&b.subst(map)),
+                    Atom::Max(a, b) => a.subst(map).max_with(&b.subst(map)),
+                };
+                prod = &prod * &v;
+            }
+            sum = &sum + &prod;
+        }
+        sum
+    }
+
+    /// Bounds from the ranges of the symbols, saturating at the ends of 64 bits. Symbols without a range are taken as 0 or more.
+    pub fn bounds(&self, ranges: &Ranges) -> (i64, i64) {
+        let p = match &self.0 {
+            Repr::Const(c) => return (*c, *c),
+            Repr::Poly(p) => p,
+        };
+        let (mut lo, mut hi) = (0i64, 0i64);
+        for (m, c) in p.iter() {
+            let mut b = (*c, *c);
+            for a in m {
+                b = mul_bounds(b, atom_bounds(a, ranges));
+            }
+            lo = lo.saturating_add(b.0);
+            hi = hi.saturating_add(b.1);
+        }
+        (lo, hi)
+    }
+
+    /// All symbols in it, in first-seen order.
+    pub fn symbols(&self, out: &mut Vec<Symbol>) {
+        for (m, _) in self.terms() {
+            for a in m {
+                match a {
+                    Atom::Sym(s) => {
+                        if !out.contains(&s) {
+                            out.push(s);
+                        }
+                    }
+                    Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
+                        a.symbols(out);
+                        b.symbols(out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn checked_floor_div(a: i64, b: i64) -> Option<i64> {
+    let q = a.checked_div(b)?;
+    Some(if a % b != 0 && ((a < 0) != (b < 0)) { q - 1 } else { q })
+}
+
+fn divide_monomial(m: &Monomial, d: &Monomial) -> Option<Monomial> {
+    let mut rest = m.clone();
+    for a in d {
+        let at = rest.iter().position(|x| x == a)?;
+        rest.remove(at);
+    }
+    Some(rest)
+}
+
+fn mul_bounds(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+    let p = [a.0.saturating_mul(b.0), a.0.saturating_mul(b.1), a.1.saturating_mul(b.0), a.1.saturating_mul(b.1)];
+    p.iter().fold((i64::MAX, i64::MIN), |(lo, hi), v| (lo.min(*v), hi.max(*v)))
+}
+
+fn atom_bounds(a: &Atom, ranges: &Ranges) -> (i64, i64) {
+    match a {
+        Atom::Sym(s) => ranges.get(s).map_or((0, i64::MAX), |r| (r.min, r.max)),
+        Atom::FloorDiv(a, b) => {
+            let (a, b) = (a.bounds(ranges), b.bounds(ranges));
+            if b.0 <= 0 {
+                return (i64::MIN, i64::MAX);
+            }
+            let q = |x: i64, y: i64| checked_floor_div(x, y).unwrap_or(i64::MAX);
+            (q(a.0, b.0).min(q(a.0, b.1)), q(a.1, b.0).max(q(a.1, b.1)))
+        }
+        Atom::Mod(_, b) => {
+            let b = b.bounds(ranges);
+            if b.0 <= 0 { (i64::MIN, i64::MAX) } else { (0, b.1 - 1) }
+        }
+        Atom::Min(a, b) => {
+            let (a, b) = (a.bounds(ranges), b.bounds(ranges));
+            (a.0.min(b.0), a.1.min(b.1))
+        }
+        Atom::Max(a, b) => {
+            let (a, b) = (a.bounds(ranges), b.bounds(ranges));
+            (a.0.max(b.0), a.1.max(b.1))
+        }
+    }
+}
+
+impl Add for &Dim {
+    type Output = Dim;
+
+    fn add(self, o: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), o.as_const()) {
+            return a.saturating_add(b).into();
+        }
+        let mut t: BTreeMap<Monomial, i64> = self.terms().into_iter().collect();
+        for (m, c) in o.terms() {
+            let e = t.entry(m).or_insert(0);
+            *e = e.saturating_add(c);
+        }
+        Dim::from_terms(t)
+    }
+}
+
+impl Sub for &Dim {
+    type Output = Dim;
+
+    fn sub(self, o: &Dim) -> Dim {
+        self + &(o * &Dim::from(-1))
+    }
+}
+
+impl Mul for &Dim {
+    type Output = Dim;
+
+    fn mul(self, o: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), o.as_const()) {
+            return a.saturating_mul(b).into();
+        }
+        let mut t: BTreeMap<Monomial, i64> = BTreeMap::new();
+        for (ma, ca) in self.terms() {
+            for (mb, cb) in o.terms() {
+                let mut m = ma.clone();
+                m.extend(mb);
+                m.sort();
+                let e = t.entry(m).or_insert(0);
+                *e = e.saturating_add(ca.saturating_mul(cb));
+            }
+        }
+        Dim::from_terms(t)
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Atom::Sym(s) => write!(f, "{s}"),
+            Atom::FloorDiv(a, b) => write!(f, "floordiv({a},{b})"),
+            Atom::Mod(a, b) => write!(f, "mod({a},{b})"),
+            Atom::Min(a, b) => write!(f, "min({a},{b})"),
+            Atom::Max(a, b) => write!(f, "max({a},{b})"),
+        }
+    }
+}
+
+impl fmt::Display for Dim {
+    /// `2*B*S+1`, `floordiv(S,2)`: what the parser of the text form reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terms = self.terms();
+        if terms.is_empty() {
+            return f.write_str("0");
+        }
+        // Symbolic terms first, the constant last, as people write them.
+        let ordered = terms.iter().filter(|t| !t.0.is_empty()).chain(terms.iter().filter(|t| t.0.is_empty()));
+        for (i, (m, c)) in ordered.enumerate() {
+            if i > 0 && *c >= 0 {
+                f.write_str("+")?;
+            }
+            match (m.is_empty(), *c) {
+                (true, c) => write!(f, "{c}")?,
+                (false, 1) => {}
+                (false, -1) => f.write_str("-")?,
+                (false, c) => write!(f, "{c}*")?,
+            }
+            for (j, a) in m.iter().enumerate() {
+                if j > 0 {
+                    f.write_str("*")?;
+                }
+                write!(f, "{a}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn b() -> Dim {
+        Dim::sym("B")
+    }
+
+    fn s() -> Dim {
+        Dim::sym("S")
+    }
+
+    #[test]
+    fn products_divide_back() {
+        let n = &(&b() * &s()) * &Dim::from(768);
+        assert_eq!(n.floor_div(&(&b() * &s())), Dim::from(768));
+        assert_eq!(n.floor_div(&Dim::from(64)), &(&b() * &s()) * &Dim::from(12));
+        assert_eq!(n.modulo(&s()), Dim::from(0));
+        let s1 = &s() + &Dim::from(1);
+        assert_eq!((&s1 * &b()).exact_div(&s1), Some(b()));
+    }
+
+    #[test]
+    fn prints_canonically() {
+        assert_eq!((&(&s() + &Dim::from(1)) * &b()).to_string(), "B+B*S");
+        assert_eq!((&s() - &Dim::from(3)).floor_div(&2.into()).to_string(), "floordiv(S-3,2)");
+    }
+
+    #[test]
+    fn bounds_follow_ranges() {
+        let r: Ranges = [(Symbol::new("S"), SymbolRange { min: 1, max: 512 })].into_iter().collect();
+        assert_eq!((&s() + &s()).bounds(&r), (2, 1024));
+        assert_eq!(s().floor_div(&3.into()).bounds(&r), (0, 170));
+    }
+}

@@ -1,0 +1,306 @@
+//! The command line: commands, options, and their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// A compiler for transformer models: model file in, native code out.
+#[derive(Parser, Debug)]
+#[command(name = "transc", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  transc compile model.onnx -o model.so          one library with kernels, weights and runtime, and a C header
+  transc run model.onnx -i in.npz --output-npz out.npz
+  transc run model.so -i in.npz --expect golden.npz --rtol 1e-4 --atol 1e-4
+  transc bench model.onnx --dim batch=1 --dim seq=128
+  transc inspect model.onnx --support            everything that is not supported, at once
+  transc opt model.onnx --until fuse             the tensor IR after a pass
+
+Exit codes: 0 ok, 1 other failure, 2 usage, 3 valid but unsupported, 4 invalid input, 5 verification failed,
+6 a limit was reached, 7 environment, 70 a bug in transc.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print less: errors only.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Compile a model to native code.
+    Compile(CompileArgs),
+    /// Run a model or an artefact on given inputs.
+    Run(RunArgs),
+    /// Show what a model or an artefact is: inputs, outputs, dims, ops, what is unsupported.
+    Inspect(InspectArgs),
+    /// Run passes on a model and print the tensor IR.
+    Opt(OptArgs),
+    /// List the passes in the order of the default pipeline.
+    Passes {
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Time a model or an artefact.
+    Bench(BenchArgs),
+    /// Run two models or artefacts on the same inputs and compare their outputs.
+    Compare(CompareArgs),
+    /// Explain an error code.
+    Explain {
+        /// The code, such as T0212.
+        code: String,
+    },
+    /// Check what this machine offers to transc.
+    Doctor {
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print shell completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Where the model comes from and how its dims are bound.
+#[derive(Args, Debug, Clone)]
+pub struct ModelArgs {
+    /// An `.onnx` file, a Hugging Face folder, a `.tir` text, or (where a compiled model will do) an artefact.
+    pub model: PathBuf,
+    /// Fix a symbolic dim (`seq=128`) or give its range (`batch=1..32`). May be repeated.
+    #[arg(long = "dim", value_name = "NAME=N|LO..HI", value_parser = parse_dim)]
+    pub dims: Vec<DimArg>,
+}
+
+/// How code is generated.
+#[derive(Args, Debug, Clone)]
+pub struct TargetArgs {
+    /// `host`, `x86-64-v3`, `x86-64-v4` or a processor name that LLVM knows.
+    #[arg(long, default_value = "host")]
+    pub target: String,
+    /// Effort of the optimiser: 0 compiles fastest.
+    #[arg(short = 'O', value_name = "0..3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub opt_level: u8,
+}
+
+#[derive(Args, Debug)]
+pub struct CompileArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Output file; its extension chooses the form unless `--emit` does. Default: the model's name with `.so`.
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// What to write. Several: a comma list; each goes to the output's name with its own extension.
+    #[arg(long, value_delimiter = ',')]
+    pub emit: Vec<Emit>,
+    /// Print why an expected rewrite did not happen, of all passes or of one.
+    #[arg(long, value_name = "PASS", num_args = 0..=1, default_missing_value = "")]
+    pub remarks: Option<String>,
+    /// Compiler threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Machine-readable summary on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A form of output.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// Shared library with kernels, weights, runtime and a C header.
+    So,
+    /// Artefact for `transc run` and the Rust API.
+    Tsc,
+    /// Object file with the kernels.
+    Obj,
+    /// Tensor IR after all passes.
+    Tir,
+    /// Loop IR of the kernels.
+    Loops,
+    /// LLVM IR of the kernels, optimised.
+    LlvmIr,
+    /// Assembly of the kernels.
+    Asm,
+    /// Graph of the kernel launches for Graphviz.
+    Dot,
+}
+
+impl Emit {
+    /// The usual extension of a file of this form.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Emit::So => "so",
+            Emit::Tsc => "tsc",
+            Emit::Obj => "o",
+            Emit::Tir => "tir",
+            Emit::Loops => "loops",
+            Emit::LlvmIr => "ll",
+            Emit::Asm => "s",
+            Emit::Dot => "dot",
+        }
+    }
+
+    /// The form that an extension stands for.
+    pub fn from_extension(ext: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|e| e.extension() == ext)
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Inputs: `file.npz` with one array per input, or `name=@file.npy`. May be repeated.
+    #[arg(short, long = "input", value_name = "FILE.npz|NAME=@FILE.npy", required = true)]
+    pub inputs: Vec<String>,
+    /// Write the outputs to this file.
+    #[arg(long, value_name = "FILE.npz")]
+    pub output_npz: Option<PathBuf>,
+    /// Compare the outputs with this file; exit 5 if one differs.
+    #[arg(long, value_name = "FILE.npz")]
+    pub expect: Option<PathBuf>,
+    #[command(flatten)]
+    pub tolerance: Tolerance,
+    /// Threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Run the reference interpreter instead of compiled code.
+    #[arg(long)]
+    pub interpret: bool,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `|got - want| <= atol + rtol * |want|` for floats; integers must be equal.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Tolerance {
+    /// Relative tolerance.
+    #[arg(long, default_value_t = 1e-4)]
+    pub rtol: f64,
+    /// Absolute tolerance.
+    #[arg(long, default_value_t = 1e-4)]
+    pub atol: f64,
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// List everything that is not supported, with node names. Exit 3 if there is anything.
+    #[arg(long)]
+    pub support: bool,
+    /// Show the memory plan of an artefact at the sizes of `--dim`.
+    #[arg(long)]
+    pub memory: bool,
+    /// Show the accuracy ledger of an artefact.
+    #[arg(long)]
+    pub ledger: bool,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct OptArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Run exactly these passes, in this order.
+    #[arg(long, value_delimiter = ',', conflicts_with = "until")]
+    pub passes: Option<Vec<String>>,
+    /// Run the default pipeline up to and including this pass.
+    #[arg(long, value_name = "PASS")]
+    pub until: Option<String>,
+    /// Write the IR here instead of stdout.
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Print why an expected rewrite did not happen, of all passes or of one.
+    #[arg(long, value_name = "PASS", num_args = 0..=1, default_missing_value = "")]
+    pub remarks: Option<String>,
+    /// Print the time of each pass.
+    #[arg(long)]
+    pub time_passes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Inputs; by default random ones at the sizes of `--dim` (1 for dims that are not named).
+    #[arg(short, long = "input", value_name = "FILE.npz|NAME=@FILE.npy")]
+    pub inputs: Vec<String>,
+    /// Runs before timing starts.
+    #[arg(long, default_value_t = 5)]
+    pub warmup: usize,
+    /// Timed runs.
+    #[arg(long, default_value_t = 50, conflicts_with = "duration")]
+    pub iters: usize,
+    /// Time for this long instead of a number of runs, in seconds (`5s` or `5`).
+    #[arg(long, value_parser = parse_seconds)]
+    pub duration: Option<f64>,
+    /// Threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Also print the time of each kernel launch.
+    #[arg(long)]
+    pub profile: bool,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CompareArgs {
+    /// The first model or artefact.
+    pub a: PathBuf,
+    /// The second model or artefact.
+    pub b: PathBuf,
+    /// Inputs of both.
+    #[arg(short, long = "input", value_name = "FILE.npz|NAME=@FILE.npy", required = true)]
+    pub inputs: Vec<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub tolerance: Tolerance,
+    /// Threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A `--dim` option: a name and its range (`min == max` fixes it).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DimArg {
+    pub name: String,
+    pub min: i64,
+    pub max: i64,
+}
+
+fn parse_dim(text: &str) -> Result<DimArg, String> {
+    let form = || format!("`{text}` is not of the form NAME=N or NAME=LO..HI");
+    let (name, value) = text.split_once('=').ok_or_else(form)?;
+    let number = |s: &str| s.trim().parse::<i64>().map_err(|_| form());
+    let (min, max) = match value.split_once("..") {
+        Some((lo, hi)) => (number(lo)?, number(hi)?),
+        None => (number(value)?, number(value)?),
+    };
+    if name.is_empty() || min < 0 || max < min {
+        return Err(format!("`{text}` has an empty name or range"));
+    }
+    Ok(DimArg { name: name.into(), min, max })
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let s = text.strip_suffix('s').unwrap_or(text);
+    s.parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0).ok_or_else(|| format!("`{text}` is not a number of seconds"))
+}

@@ -1,0 +1,113 @@
+//! `transc compile`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use transc::Compiler;
+use transc::ir::diag::Fault;
+use transc::runtime::artefact::write_atomic;
+
+use super::Failure;
+use super::args::{CompileArgs, Emit, TargetArgs};
+use super::report::{self, Progress};
+use super::source;
+
+/// Runs the command.
+pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
+    let outputs = outputs(a)?;
+    for (_, path) in &outputs {
+        refuse_source(&a.model.model, path)?;
+    }
+    let mut progress = Progress::new(quiet);
+    progress.phase("import");
+    let module = source::load_module(&a.model)?;
+    let macs = source::macs(&module);
+    let compiler = compiler(&a.target)?.threads(a.threads);
+    let mut cx = source::pass_context();
+    let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
+    if let Some(pass) = &a.remarks {
+        source::print_remarks(&cx, pass);
+    }
+    progress.phase("write");
+    for (emit, path) in &outputs {
+        write(&compiled, *emit, path)?;
+    }
+    progress.end();
+    if a.json {
+        let phases: serde_json::Map<_, _> =
+            progress.phases.iter().map(|(n, d)| (n.clone(), json!(d.as_secs_f64() * 1e3))).collect();
+        let bytes = outputs.first().and_then(|(_, p)| std::fs::metadata(p).ok()).map_or(0, |m| m.len());
+        let summary = json!({
+            "schema_version": 1,
+            "phases_ms": phases,
+            "coverage": source::coverage(&compiled.module),
+            "macs_before": macs.map(|d| d.to_string()),
+            "macs_after": source::macs(&compiled.module).map(|d| d.to_string()),
+            "artefact_bytes": bytes,
+            "kernels": compiled.program.kernels.len(),
+            "launches": compiled.program.launches.len(),
+            "ledger": [],
+        });
+        source::print_json(&summary);
+    } else if !quiet {
+        for (_, path) in &outputs {
+            let size = std::fs::metadata(path).map_or(0, |m| m.len());
+            eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
+        }
+        eprintln!("{} kernels, {} launches", compiled.program.kernels.len(), compiled.program.launches.len());
+    }
+    Ok(())
+}
+
+/// The compiler for target options.
+pub fn compiler(t: &TargetArgs) -> Result<Compiler, Failure> {
+    let target = t.target.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?;
+    Ok(Compiler::new().target(target).opt_level(t.opt_level))
+}
+
+/// What to write where: from `--emit`, else from the output's extension, else a `.so` beside the working directory.
+fn outputs(a: &CompileArgs) -> Result<Vec<(Emit, PathBuf)>, Failure> {
+    let stem = a.model.model.file_stem().map_or_else(|| "model".into(), |s| s.to_os_string());
+    let output = a.output.clone().unwrap_or_else(|| PathBuf::from(stem).with_extension("so"));
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or("");
+    match a.emit.as_slice() {
+        [] => {
+            let emit = Emit::from_extension(extension).ok_or_else(|| {
+                let message = format!("the extension of `{}` is not a form of output", output.display());
+                Failure::one("T0902", Fault::Invalid, message, "use .so, .tsc, .o, .tir, .loops, .ll, .s or .dot, or --emit")
+            })?;
+            Ok(vec![(emit, output)])
+        }
+        [one] => Ok(vec![(*one, if a.output.is_some() { output } else { output.with_extension(one.extension()) })]),
+        several => Ok(several.iter().map(|e| (*e, output.with_extension(e.extension()))).collect()),
+    }
+}
+
+/// An output may not replace the model or a directory.
+fn refuse_source(model: &Path, output: &Path) -> Result<(), Failure> {
+    let refuse = |what: &str| {
+        let message = format!("`{}` {what}", output.display());
+        Err(Failure::one("T0903", Fault::Environment, message, "choose another output with -o"))
+    };
+    if output.is_dir() {
+        return refuse("is a directory");
+    }
+    match (model.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => refuse("is the model itself and would be overwritten"),
+        _ => Ok(()),
+    }
+}
+
+fn write(compiled: &transc::Compiled, emit: Emit, path: &Path) -> Result<(), Failure> {
+    let text = match emit {
+        Emit::So => return Ok(compiled.write_so(path)?),
+        Emit::Tsc => return Ok(compiled.write_tsc(path)?),
+        Emit::Obj => compiled.code().object()?,
+        Emit::Tir => compiled.module.to_string().into_bytes(),
+        Emit::Loops => compiled.program.to_string().into_bytes(),
+        Emit::LlvmIr => compiled.code().llvm_ir()?.into_bytes(),
+        Emit::Asm => compiled.code().asm()?.into_bytes(),
+        Emit::Dot => transc::passes::dot::render(&compiled.module).into_bytes(),
+    };
+    write_atomic(path, |file| std::io::Write::write_all(file, &text)).map_err(|e| transc::Error::from(e).into())
+}

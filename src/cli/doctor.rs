@@ -1,0 +1,39 @@
+//! `transc doctor`: what this machine offers.
+
+use std::process::Command;
+
+use serde_json::json;
+use transc::Target;
+
+use super::Failure;
+use super::source;
+
+/// Runs the command.
+pub fn run(as_json: bool) -> Result<(), Failure> {
+    let target = Target::host();
+    let linker = Command::new("cc").arg("--version").output().ok().filter(|o| o.status.success());
+    let linker = linker.map_or("missing: needed to write .so and .tsc files".to_string(), |o| {
+        String::from_utf8_lossy(&o.stdout).lines().next().unwrap_or("").to_string()
+    });
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let features = target.features().join(" ");
+    if as_json {
+        source::print_json(&json!({
+            "schema_version": 1,
+            "version": env!("CARGO_PKG_VERSION"),
+            "target": target.name(),
+            "features": target.features(),
+            "threads": threads,
+            "llvm": transc_codegen::llvm_version(),
+            "linker": linker,
+        }));
+    } else {
+        source::print_text(&format!(
+            "transc    {}\ntarget    {}\nfeatures  {features}\nthreads   {threads}\nllvm      {}\nlinker    {linker}\n",
+            env!("CARGO_PKG_VERSION"),
+            target.name(),
+            transc_codegen::llvm_version()
+        ));
+    }
+    Ok(())
+}

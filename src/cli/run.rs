@@ -1,0 +1,125 @@
+//! `transc run`.
+
+use serde_json::json;
+use transc::ir::diag::Fault;
+use transc::ir::interp::{self, Tensor as Plain};
+use transc::runtime::artefact::write_atomic;
+
+use super::Failure;
+use super::args::{RunArgs, Tolerance};
+use super::report::{Progress, clean};
+use super::source;
+use super::tensors::{self, Difference};
+
+/// Runs the command.
+pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
+    let inputs = tensors::read_inputs(&a.inputs)?;
+    let mut progress = Progress::new(quiet || a.json);
+    let outputs = if a.interpret { interpret(a, &inputs)? } else { execute(a, &inputs, &mut progress)? };
+    if let Some(path) = &a.output_npz {
+        let bytes = transc_frontend::npz::to_npz(&outputs)?;
+        write_atomic(path, |file| std::io::Write::write_all(file, &bytes)).map_err(transc::Error::from)?;
+    }
+    match &a.expect {
+        Some(file) => {
+            let expected = transc_frontend::npz::read_npz(file).map_err(|e| Failure::from(e).in_file(file))?;
+            let differences = check(&outputs, &expected, a.tolerance);
+            print_differences(&differences, a.json);
+            if differences.iter().all(Difference::ok) { Ok(()) } else { Err(Failure::silent(Fault::Verify)) }
+        }
+        None => {
+            print_outputs(&outputs, a.json);
+            Ok(())
+        }
+    }
+}
+
+fn execute(a: &RunArgs, inputs: &[(String, Plain)], progress: &mut Progress) -> Result<Vec<(String, Plain)>, Failure> {
+    let session = source::open_session(&a.model, &a.target, a.threads, progress)?;
+    run_session(&session, inputs)
+}
+
+/// Runs a session on those of the arrays that are inputs of the model; a file may hold more.
+pub fn run_session(session: &transc::Session, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, Failure> {
+    let names: Vec<&str> = session.inputs().iter().map(|s| s.name.as_str()).collect();
+    let mut given = Vec::new();
+    for (name, t) in inputs.iter().filter(|(n, _)| names.contains(&n.as_str())) {
+        given.push((name.as_str(), tensors::to_runtime(t)?));
+    }
+    let views: Vec<_> = given.iter().map(|(n, t)| (*n, t.view())).collect();
+    let outputs = session.run(&views).map_err(transc::Error::from)?;
+    outputs.into_iter().map(|(n, t)| Ok((n, tensors::to_plain(&t)?))).collect()
+}
+
+fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, Failure> {
+    let module = source::load_module(&a.model)?;
+    let mut operands = Vec::new();
+    for (name, _) in module.main.params() {
+        let t = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
+        operands.push(t.ok_or_else(|| source::missing(&format!("input `{name}` is missing")))?);
+    }
+    let values = interp::eval_module(&module, &operands).map_err(|e| source::missing(&e.to_string()))?;
+    Ok(module.main.results().iter().map(|(n, _)| n.clone()).zip(values).collect())
+}
+
+/// Compares outputs by name; an output that is missing on either side is a mismatch.
+pub fn check(got: &[(String, Plain)], want: &[(String, Plain)], tolerance: Tolerance) -> Vec<Difference> {
+    let absent = |name: &str, side: &str| Difference {
+        name: name.into(),
+        mismatch: Some(format!("is missing from the {side}")),
+        max_abs: 0.0,
+        max_rel: 0.0,
+        at: Vec::new(),
+        outside: 0,
+    };
+    let find = |list: &[(String, Plain)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
+    let mut all: Vec<Difference> = want
+        .iter()
+        .map(|(name, w)| match find(got, name) {
+            Some(g) => tensors::difference(name, &g, w, tolerance),
+            None => absent(name, "outputs"),
+        })
+        .collect();
+    all.extend(got.iter().filter(|(n, _)| find(want, n).is_none()).map(|(n, _)| absent(n, "expected file")));
+    all
+}
+
+/// Prints one line per output.
+pub fn print_differences(all: &[Difference], as_json: bool) {
+    if as_json {
+        let rows: Vec<_> = all
+            .iter()
+            .map(|d| json!({"name": d.name, "ok": d.ok(), "max_abs": d.max_abs, "max_rel": d.max_rel, "at": d.at, "outside": d.outside, "mismatch": d.mismatch}))
+            .collect();
+        source::print_json(&json!({"schema_version": 1, "ok": all.iter().all(Difference::ok), "outputs": rows}));
+        return;
+    }
+    for d in all {
+        let verdict = if d.ok() { "ok  " } else { "FAIL" };
+        let text = match &d.mismatch {
+            Some(m) => format!("{verdict} {} {m}\n", clean(&d.name)),
+            None => format!(
+                "{verdict} {} max abs {:.3e}, max rel {:.3e} at {:?}, {} outside\n",
+                clean(&d.name),
+                d.max_abs,
+                d.max_rel,
+                d.at,
+                d.outside
+            ),
+        };
+        source::print_text(&text);
+    }
+}
+
+fn print_outputs(outputs: &[(String, Plain)], as_json: bool) {
+    if as_json {
+        let rows: Vec<_> = outputs.iter().map(|(n, t)| json!({"name": n, "dtype": t.dtype.name(), "dims": t.dims})).collect();
+        source::print_json(&json!({"schema_version": 1, "outputs": rows}));
+        return;
+    }
+    for (name, t) in outputs {
+        let shown: Vec<String> = (0..t.count().min(8)).map(|i| format!("{}", t.get_f64(i))).collect();
+        let more = if t.count() > 8 { ", .." } else { "" };
+        source::print_text(&format!("{}: {} = [{}{more}]\n", clean(name), t.ty(), shown.join(", ")));
+    }
+}
