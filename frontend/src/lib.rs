@@ -1,1 +1,36 @@
-//! placeholder
+//! Reads models into the tensor IR: `.onnx` files, and the data files that stand beside models (`.npz`, ONNX tensor files).
+//!
+//! Everything that is read is untrusted: sizes are checked before memory is taken, names never leave the model's directory, and
+//! nothing is executed. All problems of a file are reported at once; see [`FrontendError`].
+#![forbid(unsafe_code)]
+
+pub mod npy;
+pub mod npz;
+pub mod onnx;
+pub mod weights;
+
+mod error;
+mod options;
+
+pub use error::{FrontendError, Problem};
+pub use options::{DimOption, ImportOptions, Limits};
+
+use std::path::Path;
+
+use transc_ir::Module;
+use transc_ir::diag::Fault;
+
+/// Reads a model by the kind of its path: an `.onnx` file.
+///
+/// # Errors
+/// All problems of the model; see [`FrontendError`].
+pub fn load(path: &Path, options: &ImportOptions) -> Result<Module, FrontendError> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("onnx") => onnx::load(path, options),
+        _ => Err(FrontendError::one(
+            path,
+            Problem::new("T0100", Fault::Unsupported, format!("cannot tell the kind of model of `{}`", path.display()))
+                .help("give a .onnx file"),
+        )),
+    }
+}

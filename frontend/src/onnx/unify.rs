@@ -1,0 +1,139 @@
+//! Dims that must be equal although they are written differently.
+//!
+//! A dim that is one symbol is replaced everywhere by the dim that it must equal. Otherwise nothing can be proven at compile time and
+//! the model is not supported.
+
+use transc_ir::types::Symbol;
+use transc_ir::{Dim, Value};
+
+use super::cx::OpCx;
+use super::error::{OpError, Result, unsupported};
+use super::import::Importer;
+
+impl OpCx<'_, '_> {
+    /// Makes two dims equal, or finds that they are.
+    ///
+    /// # Errors
+    /// [`OpError::Retry`] if that replaced a symbol; constants that differ are left to the type rules.
+    pub(super) fn equal(&mut self, a: &Dim, b: &Dim) -> Result<()> {
+        if a == b || a.as_const().is_some() && b.as_const().is_some() {
+            return Ok(());
+        }
+        if self.imp.replace_symbol(a, b) {
+            return Err(OpError::Retry);
+        }
+        unsupported(format!("needs the dims {a} and {b} to be equal, which does not follow from the model's inputs"))
+    }
+
+    /// Makes the operands of an element-wise operation broadcast.
+    ///
+    /// # Errors
+    /// As [`OpCx::equal`].
+    pub(super) fn broadcastable(&mut self, operands: &[Value]) -> Result<()> {
+        let all: Vec<Vec<Dim>> = operands.iter().map(|v| self.dims(*v)).collect();
+        let rank = all.iter().map(Vec::len).max().unwrap_or(0);
+        for back in 1..=rank {
+            let mut wide: Option<&Dim> = None;
+            for dims in &all {
+                let Some(d) = dims.len().checked_sub(back).map(|i| &dims[i]).filter(|d| !d.is(1)) else { continue };
+                match wide {
+                    Some(w) => self.equal(w, d)?,
+                    None => wide = Some(d),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes two element counts equal by a symbol in one that is not in the other.
+    ///
+    /// # Errors
+    /// As [`OpCx::equal`].
+    pub(super) fn equal_counts(&mut self, a: &[Dim], b: &[Dim]) -> Result<()> {
+        let (mut a, mut b) = (a.to_vec(), b.to_vec());
+        // Factors that both sides have cancel.
+        a.retain(|d| match b.iter().position(|e| e == d) {
+            Some(i) => {
+                b.remove(i);
+                false
+            }
+            None => true,
+        });
+        let product = |v: &[Dim]| v.iter().fold(Dim::from(1), |n, d| &n * d);
+        let (a, b) = (product(&a), product(&b));
+        // `4*S = 4*T` and `B*S = B*T` reduce to `S = T`.
+        if let Some(q) = a.exact_div(&b).or_else(|| b.exact_div(&a)) {
+            return self.equal(&q, &Dim::from(1));
+        }
+        for (m, _) in a.terms().into_iter().chain(b.terms()) {
+            for factor in m {
+                let f = match factor {
+                    transc_ir::types::Atom::Sym(s) => Dim::from(s),
+                    _ => continue,
+                };
+                if let (Some(x), Some(y)) = (a.exact_div(&f), b.exact_div(&f)) {
+                    return self.equal_counts(&[x], &[y]);
+                }
+            }
+        }
+        let (ca, cb) = (content(&a), content(&b));
+        let g = gcd(ca, cb);
+        if g > 1
+            && let (Some(x), Some(y)) = (a.exact_div(&g.into()), b.exact_div(&g.into()))
+        {
+            return self.equal(&x, &y);
+        }
+        self.equal(&a, &b)
+    }
+}
+
+/// The greatest common divisor of the coefficients.
+fn content(d: &Dim) -> i64 {
+    d.terms().iter().fold(0, |g, (_, c)| gcd(g, *c))
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a.saturating_abs() } else { gcd(b, a.wrapping_rem(b)) }
+}
+
+impl Importer<'_> {
+    /// Replaces a symbol so that two dims become equal. Of two symbols the one that was declared first stays.
+    fn replace_symbol(&mut self, a: &Dim, b: &Dim) -> bool {
+        let rank = |s: &Symbol| self.module.symbols.get_index_of(s).unwrap_or(usize::MAX);
+        let (symbol, by) = match (a.as_symbol(), b.as_symbol()) {
+            (Some(s), Some(t)) if rank(s) < rank(t) => (t, a),
+            (Some(s), _) if !mentions(b, s) => (s, b),
+            (_, Some(t)) if !mentions(a, t) => (t, a),
+            _ => return false,
+        };
+        let by = by.clone();
+        let symbol = symbol.clone();
+        // The replacement must be able to take a value that the symbol may have.
+        let (lo, hi) = by.bounds(&self.module.symbols);
+        let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
+        if hi < range.min || lo > range.max {
+            return false;
+        }
+        if let Some(other) = by.as_symbol()
+            && let Some(r) = self.module.symbols.get_mut(other)
+        {
+            r.min = r.min.max(range.min);
+            r.max = r.max.min(range.max);
+        }
+        let map = |s: &Symbol| (*s == symbol).then(|| by.clone());
+        let change = |d: &Dim| d.subst(&map);
+        self.module.main.map_dims(&change);
+        self.facts.map_dims(&change);
+        for (x, y, _) in &mut self.module.constraints {
+            (*x, *y) = (change(x), change(y));
+        }
+        self.module.symbols.shift_remove(&symbol);
+        true
+    }
+}
+
+fn mentions(d: &Dim, s: &Symbol) -> bool {
+    let mut all = Vec::new();
+    d.symbols(&mut all);
+    all.contains(s)
+}

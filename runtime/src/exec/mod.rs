@@ -1,0 +1,5 @@
+//! Running launches on threads.
+
+mod pool;
+
+pub(crate) use pool::{Job, Pool};

@@ -1,0 +1,76 @@
+//! What the tests share: paths, npz files, comparison, the binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use transc::ir::interp::Tensor as Plain;
+use transc::runtime::{self, Tensor};
+use transc::{Compiler, Session};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The `transc` binary with arguments.
+pub fn transc(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_transc")).args(args).output().expect("the binary runs")
+}
+
+/// All arrays of an npz file.
+pub fn npz(path: &Path) -> Vec<(String, Plain)> {
+    transc_frontend::npz::read_npz(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A session of the JIT for a model file.
+pub fn jit(model: &Path, threads: usize) -> Result<Session, transc::Error> {
+    let module = transc::load(model)?;
+    Compiler::new().compile(&module)?.session(threads)
+}
+
+/// Runs a session on those arrays that are its inputs.
+pub fn run(session: &Session, arrays: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, runtime::Error> {
+    let inputs: Vec<(&str, Tensor)> = session
+        .inputs()
+        .iter()
+        .filter_map(|spec| arrays.iter().find(|(n, _)| *n == spec.name))
+        .map(|(n, t)| {
+            let dtype = runtime::DType::from_number(t.dtype.onnx_number()).expect("same numbering");
+            (n.as_str(), Tensor::from_bytes(dtype, &t.dims, &t.data).expect("a whole tensor"))
+        })
+        .collect();
+    let views: Vec<_> = inputs.iter().map(|(n, t)| (*n, t.view())).collect();
+    Ok(session.run(&views)?.into_iter().map(|(n, t)| (n, plain(&t))).collect())
+}
+
+/// The interpreter's form of a tensor.
+pub fn plain(t: &Tensor) -> Plain {
+    let dtype = transc::ir::DType::from_onnx(t.dtype().number()).expect("same numbering");
+    Plain { dtype, dims: t.shape().to_vec(), data: t.bytes().to_vec() }
+}
+
+/// The first reason why `got` is not `want` within `atol + rtol * |want|` (integers exactly), or `None`.
+pub fn difference(got: &Plain, want: &Plain, rtol: f64, atol: f64) -> Option<String> {
+    if got.dtype != want.dtype || got.dims != want.dims {
+        return Some(format!("expected {}, got {}", want.ty(), got.ty()));
+    }
+    for i in 0..want.count() {
+        if want.dtype.is_float() {
+            let (g, w) = (got.get_f64(i), want.get_f64(i));
+            if g != w && !(g.is_nan() && w.is_nan()) && !((g - w).abs() <= atol + rtol * w.abs()) {
+                return Some(format!("element {i}: expected {w}, got {g}"));
+            }
+        } else if got.get(i) != want.get(i) {
+            return Some(format!("element {i}: expected {:?}, got {:?}", want.get(i), got.get(i)));
+        }
+    }
+    None
+}
+
+/// Compares outputs by name.
+pub fn outputs_differ(got: &[(String, Plain)], want: &[(String, Plain)], rtol: f64, atol: f64) -> Option<String> {
+    want.iter().find_map(|(name, w)| match got.iter().find(|(n, _)| n == name) {
+        Some((_, g)) => difference(g, w, rtol, atol).map(|d| format!("{name}: {d}")),
+        None => Some(format!("{name} is missing")),
+    })
+}
