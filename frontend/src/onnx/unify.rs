@@ -3,7 +3,8 @@
 //! A dim that is one symbol is replaced everywhere by the dim that it must equal. Otherwise nothing can be proven at compile time and
 //! the model is not supported.
 
-use transc_ir::types::Symbol;
+use transc_ir::tensor::substitute_dims;
+use transc_ir::types::{Atom, Symbol};
 use transc_ir::{Dim, Value};
 
 use super::cx::OpCx;
@@ -68,7 +69,7 @@ impl OpCx<'_, '_> {
         for (m, _) in a.terms().into_iter().chain(b.terms()) {
             for factor in m {
                 let f = match factor {
-                    transc_ir::types::Atom::Sym(s) => Dim::from(s),
+                    Atom::Sym(s) => Dim::from(s),
                     _ => continue,
                 };
                 if let (Some(x), Some(y)) = (a.exact_div(&f), b.exact_div(&f)) {
@@ -85,6 +86,72 @@ impl OpCx<'_, '_> {
         }
         self.equal(&a, &b)
     }
+}
+
+/// Order of dims.
+impl OpCx<'_, '_> {
+    /// The smaller of two dims, decided by the ranges of the symbols where possible.
+    pub(super) fn min(&self, a: &Dim, b: &Dim) -> Dim {
+        let (lo, hi) = (a - b).bounds(&self.imp.module.symbols);
+        if hi <= 0 {
+            a.clone()
+        } else if lo >= 0 {
+            b.clone()
+        } else {
+            a.min_with(b)
+        }
+    }
+
+    /// The larger of two dims, decided by the ranges of the symbols where possible.
+    pub(super) fn max(&self, a: &Dim, b: &Dim) -> Dim {
+        let (lo, hi) = (a - b).bounds(&self.imp.module.symbols);
+        if lo >= 0 {
+            a.clone()
+        } else if hi <= 0 {
+            b.clone()
+        } else {
+            a.max_with(b)
+        }
+    }
+
+    /// From here on `d` is not negative: the range of its only symbol shrinks, or the model checks it when it runs. False if it is
+    /// always negative.
+    pub(super) fn assume_not_negative(&mut self, d: &Dim, why: &str) -> bool {
+        let (lo, hi) = d.bounds(&self.imp.module.symbols);
+        if lo >= 0 || hi < 0 {
+            return lo >= 0;
+        }
+        if let Some((symbol, factor, constant)) = linear(d)
+            && let Some(r) = self.imp.module.symbols.get_mut(&symbol)
+        {
+            // `factor * s + constant >= 0`
+            if factor > 0 {
+                r.min = r.min.max(-constant.div_euclid(factor));
+            } else {
+                r.max = r.max.min(constant.div_euclid(-factor));
+            }
+            return r.min <= r.max;
+        }
+        let clamped = d.max_with(&Dim::from(0));
+        let row = (clamped, d.clone(), why.to_owned());
+        if !self.imp.module.constraints.contains(&row) {
+            self.imp.module.constraints.push(row);
+        }
+        true
+    }
+}
+
+/// Symbol, factor and constant of `factor * symbol + constant`.
+fn linear(d: &Dim) -> Option<(Symbol, i64, i64)> {
+    let (mut symbol, mut constant) = (None, 0);
+    for (m, c) in d.terms() {
+        match m.as_slice() {
+            [] => constant = c,
+            [Atom::Sym(s)] if symbol.is_none() => symbol = Some((s.clone(), c)),
+            _ => return None,
+        }
+    }
+    symbol.map(|(s, f)| (s, f, constant))
 }
 
 /// The greatest common divisor of the coefficients.
@@ -121,13 +188,8 @@ impl Importer<'_> {
             r.max = r.max.min(range.max);
         }
         let map = |s: &Symbol| (*s == symbol).then(|| by.clone());
-        let change = |d: &Dim| d.subst(&map);
-        self.module.main.map_dims(&change);
-        self.facts.map_dims(&change);
-        for (x, y, _) in &mut self.module.constraints {
-            (*x, *y) = (change(x), change(y));
-        }
-        self.module.symbols.shift_remove(&symbol);
+        substitute_dims(&mut self.module, &map);
+        self.facts.substitute(&map);
         true
     }
 }

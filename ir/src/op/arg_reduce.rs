@@ -1,7 +1,8 @@
 //! `arg_reduce`: the position of an extreme element.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use super::rules::compare;
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 
@@ -28,7 +29,38 @@ impl OpSpec for ArgReduce {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let s = strides(&t.dims);
+        let mut outer = t.dims.clone();
+        outer[self.axis] = 1;
+        if t.dims[self.axis] == 0 {
+            return Err(EvalError::Shape("the extreme of no elements".into()));
+        }
+        let mut values = Vec::new();
+        for_each_index(&outer, |idx| {
+            let base = flat(idx, &s);
+            let mut best = 0;
+            for i in 1..t.dims[self.axis] {
+                let (x, y) = (t.get(base + i * s[self.axis]), t.get(base + best * s[self.axis]));
+                let order = compare(x, y);
+                let order = if self.max { order } else { order.reverse() };
+                // NaN is the extreme in both directions.
+                let order = match (x.to_f64().is_nan(), y.to_f64().is_nan()) {
+                    (true, false) => std::cmp::Ordering::Greater,
+                    (false, true) => std::cmp::Ordering::Less,
+                    _ => order,
+                };
+                if order.is_gt() || self.last && order.is_eq() {
+                    best = i;
+                }
+            }
+            values.push(best as i64);
+            Ok(())
+        })?;
+        if !self.keep {
+            outer.remove(self.axis);
+        }
+        Ok(vec![Tensor::from_i64(&outer, &values)])
     }
 }

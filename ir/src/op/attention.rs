@@ -1,7 +1,7 @@
 //! `attention`: scaled dot-product attention with grouped heads, masks, causality and soft-capping.
 
 use super::{OpSpec, Real, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 
@@ -46,7 +46,53 @@ impl OpSpec for Attention {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let (q, k, v) = (operands[0], operands[1], operands[2]);
+        let [b, h, sq, d] = [q.dims[0], q.dims[1], q.dims[2], q.dims[3]];
+        let [g, sk, e] = [k.dims[1], k.dims[2], v.dims[3]];
+        let (x, y, z) = (q.to_f64(), k.to_f64(), v.to_f64());
+        let causal = self.causal.as_ref().map(|c| c.eval(cx.symbols)).transpose()?;
+        let mask = operands.get(3).map(|m| (m, broadcast_strides(&m.dims, 4)));
+        let mut out = vec![0.0; b * h * sq * e];
+        for_each_index(&[b, h, sq], |idx| {
+            let [bi, hi, i] = [idx[0], idx[1], idx[2]];
+            let gi = hi / (h / g.max(1)).max(1);
+            let row = ((bi * h + hi) * sq + i) * d;
+            let mut logits = vec![f64::NEG_INFINITY; sk];
+            for (j, l) in logits.iter_mut().enumerate() {
+                let key = ((bi * g + gi) * sk + j) * d;
+                let mut s: f64 = (0..d).map(|c| x[row + c] * y[key + c]).sum::<f64>() * self.scale.0;
+                if self.softcap.0 != 0.0 {
+                    s = self.softcap.0 * (s / self.softcap.0).tanh();
+                }
+                let mut visible = causal.is_none_or(|c| j as i64 <= i as i64 + c);
+                if let Some((m, st)) = &mask {
+                    let at = flat(&[bi, hi, i, j], st);
+                    if m.dtype == DType::Bool {
+                        visible &= m.get(at).bits != 0;
+                    } else {
+                        s += m.get_f64(at);
+                    }
+                }
+                if visible {
+                    *l = s;
+                }
+            }
+            let max = logits.iter().fold(f64::NEG_INFINITY, |m, l| if l.is_nan() { f64::NAN } else { m.max(*l) });
+            if max == f64::NEG_INFINITY {
+                return Ok(());
+            }
+            let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
+            let to = ((bi * h + hi) * sq + i) * e;
+            for (j, l) in logits.iter().enumerate() {
+                let weight = (l - max).exp() / sum;
+                if weight != 0.0 {
+                    for c in 0..e {
+                        out[to + c] += weight * z[((bi * g + gi) * sk + j) * e + c];
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(vec![Tensor::from_f64(q.dtype, &[b, h, sq, e], &out)?])
     }
 }

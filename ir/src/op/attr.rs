@@ -4,7 +4,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::scalar::{Body, Inst};
+use crate::tensor::ConstId;
 use crate::text::{Cursor, ParseError};
+use crate::types::{DType, Dim, Symbol};
 
 /// A type that may stand as an attribute of an op.
 pub trait Attr {
@@ -18,6 +21,9 @@ pub trait Attr {
     fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError>
     where
         Self: Sized;
+
+    /// Replaces symbols by dims, in attributes that hold dims.
+    fn map_dims(&mut self, _map: &dyn Fn(&Symbol) -> Option<Dim>) {}
 }
 
 /// A real attribute such as an epsilon: an `f64` that compares and hashes by its bits.
@@ -90,25 +96,159 @@ fn same(a: &crate::Func, b: &crate::Func) -> bool {
         && a.nodes().zip(b.nodes()).all(|((_, x), (_, y))| x.op == y.op && x.operands == y.operands)
 }
 
-macro_rules! attr_todo { ($($t:ty),* $(,)?) => { $(impl Attr for $t {
-    fn print(&self, out: &mut String) { out.push_str(&format!("{self:?}")); }
-    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> { Err(p.error("no parser yet")) }
-})* } }
-attr_todo!(
-    Real,
-    Shared,
-    usize,
-    bool,
-    crate::tensor::ConstId,
-    crate::scalar::Body,
-    crate::types::DType,
-    Vec<usize>,
-    Vec<i64>,
-    Vec<u8>,
-    Vec<crate::types::Dim>,
-    crate::types::Dim,
-    Option<crate::types::Dim>,
-    super::PadMode,
-    super::ScatterKind,
-    super::ReduceKind
-);
+impl Attr for Real {
+    fn print(&self, out: &mut String) {
+        out.push_str(&crate::text::float(self.0));
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        p.float().map(Real)
+    }
+}
+
+impl Attr for Shared {
+    fn print(&self, out: &mut String) {
+        crate::text::print_func(&self.0, out, 2);
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        p.nested(crate::text::parse_func).map(|f| Shared(Arc::new(f)))
+    }
+
+    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        Arc::make_mut(&mut self.0).map_dims(map);
+    }
+}
+
+impl Attr for Body {
+    fn print(&self, out: &mut String) {
+        crate::text::print_body(self, out);
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        crate::text::parse_body(p)
+    }
+
+    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        for inst in &mut self.insts {
+            if let Inst::Dim(d) = inst {
+                *d = d.subst(map);
+            }
+        }
+    }
+}
+
+impl Attr for Dim {
+    fn print(&self, out: &mut String) {
+        out.push_str(&self.to_string());
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        p.dim()
+    }
+
+    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        *self = self.subst(map);
+    }
+}
+
+impl Attr for bool {
+    fn print(&self, out: &mut String) {
+        out.push_str(if *self { "true" } else { "false" });
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        if p.eat("true") { Ok(true) } else { p.expect("false").map(|()| false) }
+    }
+}
+
+impl Attr for ConstId {
+    fn print(&self, out: &mut String) {
+        out.push_str(&self.to_string());
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        p.expect("@c")?;
+        p.number().map(ConstId)
+    }
+}
+
+impl Attr for DType {
+    fn print(&self, out: &mut String) {
+        out.push_str(self.name());
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        let word = p.word();
+        word.parse().map_err(|()| p.error(format!("`{word}` is not an element type")))
+    }
+}
+
+impl<T: Attr> Attr for Vec<T> {
+    fn print(&self, out: &mut String) {
+        out.push('[');
+        for (i, x) in self.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            x.print(out);
+        }
+        out.push(']');
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        p.list(T::parse)
+    }
+
+    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        for x in self {
+            x.map_dims(map);
+        }
+    }
+}
+
+impl<T: Attr> Attr for Option<T> {
+    fn print(&self, out: &mut String) {
+        match self {
+            Some(x) => x.print(out),
+            None => out.push_str("none"),
+        }
+    }
+
+    fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+        if p.eat("none") { Ok(None) } else { T::parse(p).map(Some) }
+    }
+
+    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        if let Some(x) = self {
+            x.map_dims(map);
+        }
+    }
+}
+
+macro_rules! integer_attrs {
+    ($($t:ty),*) => { $(impl Attr for $t {
+        fn print(&self, out: &mut String) {
+            out.push_str(&self.to_string());
+        }
+
+        fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+            p.number()
+        }
+    })* };
+}
+integer_attrs!(usize, i64, u8);
+
+macro_rules! named_attrs {
+    ($($t:ty),*) => { $(impl Attr for $t {
+        fn print(&self, out: &mut String) {
+            out.push_str(self.name());
+        }
+
+        fn parse(p: &mut Cursor<'_>) -> Result<Self, ParseError> {
+            let word = p.word();
+            <$t>::from_name(word).ok_or_else(|| p.error(format!("`{word}` is not one of the names expected here")))
+        }
+    })* };
+}
+named_attrs!(super::PadMode, super::ScatterKind, super::ReduceKind);

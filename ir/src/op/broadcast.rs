@@ -1,7 +1,7 @@
 //! `broadcast`: stretch axes of extent 1, add leading axes.
 
 use super::{OpSpec, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat};
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
 
@@ -24,7 +24,8 @@ impl OpSpec for Broadcast {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let dims = cx.extents(&self.dims)?;
+        let s = broadcast_strides(&operands[0].dims, dims.len());
+        Ok(vec![operands[0].pick(&dims, |idx| Ok(flat(idx, &s)))?])
     }
 }

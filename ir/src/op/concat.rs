@@ -31,7 +31,20 @@ impl OpSpec for Concat {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let mut dims = operands[0].dims.clone();
+        dims[self.axis] = operands.iter().map(|t| t.dims[self.axis]).sum();
+        let mut out = Tensor::zeros(operands[0].dtype, &dims)?;
+        let size = out.dtype.size_bytes();
+        let outer: usize = dims[..self.axis].iter().product();
+        let mut to = 0;
+        for o in 0..outer {
+            for t in operands {
+                let len = t.dims[self.axis..].iter().product::<usize>() * size;
+                out.data[to..to + len].copy_from_slice(&t.data[o * len..(o + 1) * len]);
+                to += len;
+            }
+        }
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,8 @@
 //! `contract`: sums of products over shared axes (matmul, batched matmul, einsum of two operands).
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use crate::scalar::{Literal};
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 
@@ -79,7 +80,45 @@ impl OpSpec for Contract {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (a, b) = (operands[0], operands[1]);
+        let extent = |l: &u8| {
+            let x = self.lhs.iter().position(|m| m == l).map(|i| a.dims[i]);
+            x.or_else(|| self.rhs.iter().position(|m| m == l).map(|i| b.dims[i])).unwrap_or(1)
+        };
+        let inner: Vec<u8> = self.lhs.iter().filter(|l| !self.out.contains(l)).copied().collect();
+        let stride_of = |labels: &[u8], dims: &[usize], l: &u8| labels.iter().position(|m| m == l).map_or(0, |i| strides(dims)[i]);
+        let table = |order: &[u8], labels: &[u8], dims: &[usize]| order.iter().map(|l| stride_of(labels, dims, l)).collect::<Vec<_>>();
+        let out_dims: Vec<usize> = self.out.iter().map(extent).collect();
+        let inner_dims: Vec<usize> = inner.iter().map(extent).collect();
+        let (ao, bo) = (table(&self.out, &self.lhs, &a.dims), table(&self.out, &self.rhs, &b.dims));
+        let (ai, bi) = (table(&inner, &self.lhs, &a.dims), table(&inner, &self.rhs, &b.dims));
+        let mut steps = Vec::new();
+        for_each_index(&inner_dims, |idx| {
+            steps.push((flat(idx, &ai), flat(idx, &bi)));
+            Ok(())
+        })?;
+        let mut out = Tensor::zeros(self.out_dtype, &out_dims)?;
+        let mut to = 0;
+        if a.dtype.is_float() {
+            let (x, y) = (a.to_f64(), b.to_f64());
+            for_each_index(&out_dims, |idx| {
+                let (p, q) = (flat(idx, &ao), flat(idx, &bo));
+                let sum: f64 = steps.iter().map(|(i, j)| x[p + i] * y[q + j]).sum();
+                out.set(to, Literal::from_f64(self.out_dtype, sum));
+                to += 1;
+                Ok(())
+            })?;
+        } else {
+            for_each_index(&out_dims, |idx| {
+                let (p, q) = (flat(idx, &ao), flat(idx, &bo));
+                let product = |(i, j): &(usize, usize)| a.get_i64(p + i).wrapping_mul(b.get_i64(q + j));
+                let sum = steps.iter().map(product).fold(0i64, i64::wrapping_add);
+                out.set(to, Literal::from_i64(self.out_dtype, sum));
+                to += 1;
+                Ok(())
+            })?;
+        }
+        Ok(vec![out])
     }
 }

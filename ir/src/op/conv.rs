@@ -1,7 +1,8 @@
 //! `conv`: grouped, strided, dilated convolution (cross-correlation).
 
 use super::{OpSpec, TypeError, rules, window_extent};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use super::rules::extent_of;
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
 
@@ -54,7 +55,42 @@ impl OpSpec for Conv {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (x, w, n) = (operands[0], operands[1], self.strides.len());
+        let mut dims = vec![x.dims[0], w.dims[0]];
+        for i in 0..n {
+            dims.push(extent_of(x.dims[2 + i], self.lo[i], self.hi[i], w.dims[2 + i] as i64, self.strides[i], self.dilations[i])?);
+        }
+        let (sx, sw) = (strides(&x.dims), strides(&w.dims));
+        let per_group = w.dims[0] / self.groups;
+        let (fx, fw) = (x.to_f64(), w.to_f64());
+        let mut values = Vec::new();
+        for_each_index(&dims, |idx| {
+            let group = idx[1] / per_group.max(1);
+            let mut sum = 0.0;
+            for_each_index(&w.dims[1..], |k| {
+                let mut at = idx[0] * sx[0] + (group * w.dims[1] + k[0]) * sx[1];
+                for i in 0..n {
+                    let p = idx[2 + i] as i64 * self.strides[i] - self.lo[i] + k[1 + i] as i64 * self.dilations[i];
+                    match usize::try_from(p) {
+                        Ok(p) if p < x.dims[2 + i] => at += p * sx[2 + i],
+                        _ => return Ok(()),
+                    }
+                }
+                sum += fx[at] * fw[idx[1] * sw[0] + flat(k, &sw[1..])];
+                Ok(())
+            })?;
+            values.push(sum);
+            Ok(())
+        })?;
+        if !x.dtype.is_float() {
+            // Sums of integer products below 2^53 are exact in f64; importers widen narrow types first.
+            let mut out = Tensor::zeros(x.dtype, &dims)?;
+            for (i, v) in values.into_iter().enumerate() {
+                out.set(i, crate::scalar::Literal::from_i64(x.dtype, v as i64));
+            }
+            return Ok(vec![out]);
+        }
+        Ok(vec![Tensor::from_f64(x.dtype, &dims, &values)?])
     }
 }

@@ -20,7 +20,9 @@ impl OpSpec for Dims {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = operands;
+        let values: Result<Vec<i64>, _> = self.values.iter().map(|d| d.eval(cx.symbols)).collect();
+        let values = values?;
+        Ok(vec![Tensor::from_i64(&[values.len()], &values)])
     }
 }

@@ -1,7 +1,7 @@
 //! `fused`: a region that becomes one kernel.
 
 use super::{OpSpec, Shared, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, eval_func};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -27,7 +27,6 @@ impl OpSpec for Fused {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        eval_func(&self.body, operands, cx)
     }
 }

@@ -1,7 +1,7 @@
 //! `gather`: take slices by index along one axis.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, strides, flat, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -27,7 +27,14 @@ impl OpSpec for Gather {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (data, index, a) = (operands[0], operands[1], self.axis);
+        let dims = [&data.dims[..a], &index.dims, &data.dims[a + 1..]].concat();
+        let (s, si, n) = (strides(&data.dims), strides(&index.dims), index.dims.len());
+        let out = data.pick(&dims, |idx| {
+            let i = wrap_index(index.get_i64(flat(&idx[a..a + n], &si)), data.dims[a])?;
+            Ok(flat(&idx[..a], &s[..a]) + i * s[a] + flat(&idx[a + n..], &s[a + 1..]))
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,7 @@
 //! `gather_elements`: one index per element of the result.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, strides, flat, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -27,7 +27,13 @@ impl OpSpec for GatherElements {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (data, index) = (operands[0], operands[1]);
+        let (s, si) = (strides(&data.dims), strides(&index.dims));
+        let out = data.pick(&index.dims, |idx| {
+            let i = wrap_index(index.get_i64(flat(idx, &si)), data.dims[self.axis])?;
+            Ok(flat(idx, &s) - idx[self.axis] * s[self.axis] + i * s[self.axis])
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,7 @@
 //! `gather_nd`: take slices by index tuples.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, strides, flat, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -33,7 +33,19 @@ impl OpSpec for GatherNd {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (data, index, b) = (operands[0], operands[1], self.batch_dims);
+        let lead = index.dims.len() - 1;
+        let k = index.dims[lead];
+        let dims = [&index.dims[..lead], &data.dims[b + k..]].concat();
+        let (s, si) = (strides(&data.dims), strides(&index.dims));
+        let out = data.pick(&dims, |idx| {
+            let mut at = flat(&idx[..b], &s[..b]) + flat(&idx[lead..], &s[b + k..]);
+            for j in 0..k {
+                at += wrap_index(index.get_i64(flat(&idx[..lead], &si) + j), data.dims[b + j])? * s[b + j];
+            }
+            Ok(at)
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,7 @@
 //! `iota`: the index along an axis.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index};
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 
@@ -23,7 +23,13 @@ impl OpSpec for Iota {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = operands;
+        let dims = cx.extents(&self.dims)?;
+        let mut values = Vec::new();
+        for_each_index(&dims, |idx| {
+            values.push(idx[self.axis] as i64);
+            Ok(())
+        })?;
+        Ok(vec![Tensor::from_i64(&dims, &values)])
     }
 }

@@ -1,7 +1,7 @@
 //! `layer_norm`: normalise the trailing axes to mean 0 and variance 1.
 
 use super::{OpSpec, Real, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -25,7 +25,25 @@ impl OpSpec for LayerNorm {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let inner: usize = t.dims[self.axis..].iter().product();
+        let mut x = t.to_f64();
+        let rank = t.dims.len() - self.axis;
+        for row in x.chunks_exact_mut(inner.max(1)) {
+            let mean = row.iter().sum::<f64>() / inner as f64;
+            let var = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / inner as f64;
+            let inv = 1.0 / (var + self.epsilon.0).sqrt();
+            let mut i = 0;
+            for_each_index(&t.dims[self.axis..], |idx| {
+                let parameter = |p: &Tensor| p.get_f64(flat(idx, &broadcast_strides(&p.dims, rank)));
+                let scale = operands.get(1).map_or(1.0, |p| parameter(p));
+                let bias = operands.get(2).map_or(0.0, |p| parameter(p));
+                row[i] = (row[i] - mean) * inv * scale + bias;
+                i += 1;
+                Ok(())
+            })?;
+        }
+        Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
     }
 }

@@ -1,8 +1,9 @@
 //! `map`: one scalar body at every element.
 
 use super::{OpSpec, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::scalar::Body;
+use crate::interp::scalar::{eval_body};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 
@@ -32,7 +33,28 @@ impl OpSpec for Map {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let types: Vec<DType> = operands.iter().map(|t| t.dtype).collect();
+        let dtype = self.body.result_type(&types).map_err(|e| EvalError::Shape(e.to_string()))?;
+        let mut dims: Vec<usize> = Vec::new();
+        for t in operands {
+            let rank = dims.len().max(t.dims.len());
+            let at = |d: &[usize], i: usize| (i + d.len()).checked_sub(rank).map_or(1, |j| d[j]);
+            let merged = (0..rank).map(|i| if at(&dims, i) == 1 { at(&t.dims, i) } else { at(&dims, i) }).collect::<Vec<_>>();
+            if (0..rank).any(|i| at(&t.dims, i) != 1 && at(&t.dims, i) != merged[i]) {
+                return Err(EvalError::Shape(format!("{dims:?} and {:?} do not broadcast", t.dims)));
+            }
+            dims = merged;
+        }
+        let strides: Vec<Vec<usize>> = operands.iter().map(|t| broadcast_strides(&t.dims, dims.len())).collect();
+        let mut out = Tensor::zeros(dtype, &dims)?;
+        let (mut args, mut slots, mut to) = (Vec::with_capacity(operands.len()), Vec::new(), 0);
+        for_each_index(&dims, |idx| {
+            args.clear();
+            args.extend(operands.iter().zip(&strides).map(|(t, s)| t.get(flat(idx, s))));
+            out.set(to, eval_body(&self.body, &args, cx, &mut slots)?);
+            to += 1;
+            Ok(())
+        })?;
+        Ok(vec![out])
     }
 }

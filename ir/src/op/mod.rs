@@ -14,7 +14,7 @@ pub use rules::{broadcast_dims, window_extent};
 use crate::interp::{EvalCx, EvalError, Tensor};
 use crate::tensor::{Builder, ConstPool, Value};
 use crate::text::{Cursor, ParseError};
-use crate::types::TensorType;
+use crate::types::{Dim, Symbol, TensorType};
 
 /// What an op says about itself; see the op files.
 pub trait OpSpec: Clone + PartialEq + Eq + std::hash::Hash + std::fmt::Debug {
@@ -49,6 +49,10 @@ macro_rules! tensor_op {
         impl $name {
             /// The name in the text form.
             pub const MNEMONIC: &'static str = $text;
+
+            pub(crate) fn attrs_mut(&mut self) -> Vec<&mut dyn $crate::op::Attr> {
+                vec![$(&mut self.$field as &mut dyn $crate::op::Attr,)*]
+            }
 
             pub(crate) fn attrs(&self) -> Vec<(&'static str, &dyn $crate::op::Attr)> {
                 vec![$((stringify!($field), &self.$field as &dyn $crate::op::Attr),)*]
@@ -86,6 +90,14 @@ macro_rules! ops {
             /// Attribute names and values, in order of declaration.
             pub fn attrs(&self) -> Vec<(&'static str, &dyn Attr)> {
                 match self { $(Op::$name(o) => o.attrs(),)* }
+            }
+
+            /// Replaces symbols by dims in the attributes, nested functions included.
+            pub fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+                let attrs = match self { $(Op::$name(o) => o.attrs_mut(),)* };
+                for a in attrs {
+                    a.map_dims(map);
+                }
             }
 
             /// Parses the attributes of the op with a mnemonic; `None` for an unknown mnemonic.

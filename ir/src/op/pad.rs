@@ -1,7 +1,7 @@
 //! `pad`: grow a tensor at both ends of its axes.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides};
 use crate::scalar::named_enum;
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
@@ -17,6 +17,25 @@ named_enum! {
         Reflect = "reflect",
         /// Periodic continuation.
         Wrap = "wrap",
+    }
+}
+
+impl PadMode {
+    /// The element of an axis of extent `n` that stands at position `i`, which may lie outside; `None` for the constant.
+    pub fn source(self, i: i64, n: i64) -> Option<usize> {
+        let at = match self {
+            _ if (0..n).contains(&i) => i,
+            PadMode::Constant => return None,
+            PadMode::Edge => i.clamp(0, (n - 1).max(0)),
+            PadMode::Wrap if n > 0 => i.rem_euclid(n),
+            // Period 2(n-1): up and down again without repeating the ends.
+            PadMode::Reflect if n > 1 => {
+                let r = i.rem_euclid(2 * (n - 1));
+                r.min(2 * (n - 1) - r)
+            }
+            _ => 0,
+        };
+        usize::try_from(at).ok()
     }
 }
 
@@ -53,7 +72,28 @@ impl OpSpec for Pad {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let (lo, hi, t) = (cx.extents(&self.lo)?, cx.extents(&self.hi)?, operands[0]);
+        let dims: Vec<usize> = (0..t.dims.len()).map(|a| lo[a] + t.dims[a] + hi[a]).collect();
+        let s = strides(&t.dims);
+        let mut out = Tensor::zeros(t.dtype, &dims)?;
+        let mut to = 0;
+        for_each_index(&dims, |idx| {
+            let mut at = Some(0);
+            for (a, i) in idx.iter().enumerate() {
+                let source = self.mode.source(*i as i64 - lo[a] as i64, t.dims[a] as i64);
+                at = at.zip(source).map(|(at, i)| at + i * s[a]);
+            }
+            match at {
+                Some(i) if i < t.count() => out.set(to, t.get(i)),
+                _ => {
+                    if let Some(v) = operands.get(1) {
+                        out.set(to, v.get(0));
+                    }
+                }
+            }
+            to += 1;
+            Ok(())
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,9 @@
 //! `quantize`: scale, round and saturate to 8- or 16-bit integers.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::scalar::{bin};
+use crate::scalar::{BinOp, Literal};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 
@@ -27,7 +29,20 @@ impl OpSpec for Quantize {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let params: Vec<_> = operands[1..].iter().map(|p| (*p, broadcast_strides(&p.dims, t.dims.len()))).collect();
+        let mut out = Tensor::zeros(self.to, &t.dims)?;
+        let mut i = 0;
+        for_each_index(&t.dims, |idx| {
+            let scale = Literal::from_f64(t.dtype, params[0].0.get_f64(flat(idx, &params[0].1)));
+            let q = bin(BinOp::Div, t.get(i), scale)?.to_f64().round_ties_even();
+            let zero = params.get(1).map_or(0.0, |(p, s)| p.get_f64(flat(idx, s)));
+            // NaN has no integer; like a saturating cast it gives 0.
+            out.set(i, Literal::from_f64(self.to, q + zero));
+            i += 1;
+            Ok(())
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,8 +1,9 @@
 //! `reduce`: fold axes with an associative operation.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides};
 use crate::scalar::named_enum;
+use crate::interp::scalar::{bin, cast, fold_op, identity};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 
@@ -48,7 +49,29 @@ impl OpSpec for Reduce {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let kept: Vec<usize> = (0..t.dims.len()).filter(|a| !self.axes.contains(a)).collect();
+        let kept_dims: Vec<usize> = kept.iter().map(|a| t.dims[*a]).collect();
+        let so = strides(&kept_dims);
+        let count = kept_dims.iter().product();
+        // Floats fold in f64, everything else in its own dtype.
+        let wide = if t.dtype.is_float() { DType::F64 } else { t.dtype };
+        let mut acc = vec![identity(self.kind, wide); count];
+        let (op, mut from) = (fold_op(self.kind), 0);
+        for_each_index(&t.dims, |idx| {
+            let to: usize = kept.iter().zip(&so).map(|(a, s)| idx[*a] * s).sum();
+            acc[to] = bin(op, acc[to], cast(wide, t.get(from)))?;
+            from += 1;
+            Ok(())
+        })?;
+        let dims: Vec<usize> = (0..t.dims.len())
+            .filter_map(|a| if !self.axes.contains(&a) { Some(t.dims[a]) } else { self.keep.then_some(1) })
+            .collect();
+        let mut out = Tensor::zeros(t.dtype, &dims)?;
+        for (i, v) in acc.into_iter().enumerate() {
+            out.set(i, cast(t.dtype, v));
+        }
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,7 @@
 //! `rope`: rotary position embedding.
 
 use super::{OpSpec, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
 
@@ -39,7 +39,27 @@ impl OpSpec for Rope {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let (rank, half) = (t.dims.len(), self.rotary / 2);
+        let width = t.dims[rank - 1];
+        let mut x = t.to_f64();
+        let (sc, ss) = (broadcast_strides(&operands[1].dims, rank), broadcast_strides(&operands[2].dims, rank));
+        let mut row = 0;
+        for_each_index(&t.dims[..rank - 1], |idx| {
+            let mut full = idx.to_vec();
+            full.push(0);
+            for i in 0..half {
+                full[rank - 1] = i;
+                let (c, s) = (operands[1].get_f64(flat(&full, &sc)), operands[2].get_f64(flat(&full, &ss)));
+                let (p, q) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let (a, b) = (x[row + p], x[row + q]);
+                x[row + p] = a * c - b * s;
+                x[row + q] = a * s + b * c;
+            }
+            row += width;
+            Ok(())
+        })?;
+        Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
     }
 }

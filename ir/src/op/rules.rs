@@ -1,6 +1,8 @@
 //! Helpers shared by type rules.
 
 use super::TypeError;
+use crate::interp::EvalError;
+use crate::scalar::Literal;
 use crate::types::{Dim, TensorType};
 
 /// NumPy broadcasting of dims: right-aligned; a constant 1 stretches, all else must be equal.
@@ -100,4 +102,19 @@ pub(super) fn quant_params(
         }
     }
     Ok(())
+}
+
+/// [`window_extent`] of constants.
+pub(super) fn extent_of(extent: usize, lo: i64, hi: i64, kernel: i64, stride: i64, dilation: i64) -> Result<usize, EvalError> {
+    let d = window_extent(&Dim::from(extent), lo, hi, kernel, stride, dilation);
+    d.as_usize().ok_or_else(|| EvalError::Shape("a window larger than its input".into()))
+}
+
+/// Total order of two elements of one dtype; NaN is the largest.
+pub(super) fn compare(a: Literal, b: Literal) -> std::cmp::Ordering {
+    if a.dtype.is_float() {
+        let (x, y) = (a.to_f64(), b.to_f64());
+        return x.partial_cmp(&y).unwrap_or_else(|| x.is_nan().cmp(&y.is_nan()));
+    }
+    if a.dtype == crate::DType::U64 { a.bits.cmp(&b.bits) } else { a.to_i64().cmp(&b.to_i64()) }
 }

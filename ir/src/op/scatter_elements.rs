@@ -1,8 +1,9 @@
 //! `scatter_elements`: write one element per index.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
-use crate::scalar::named_enum;
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat, wrap_index};
+use crate::interp::scalar::bin;
+use crate::scalar::{BinOp, Literal, named_enum};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -19,6 +20,22 @@ named_enum! {
         Min = "min",
         /// Maximum.
         Max = "max",
+    }
+}
+
+impl ScatterKind {
+    /// Combines `v` into element `at`.
+    pub(super) fn apply(self, out: &mut Tensor, at: usize, v: Literal) -> Result<(), EvalError> {
+        let old = out.get(at);
+        let new = match self {
+            ScatterKind::Set => v,
+            ScatterKind::Add => bin(BinOp::Add, old, v)?,
+            ScatterKind::Mul => bin(BinOp::Mul, old, v)?,
+            ScatterKind::Min => bin(BinOp::Min, old, v)?,
+            ScatterKind::Max => bin(BinOp::Max, old, v)?,
+        };
+        out.set(at, new);
+        Ok(())
     }
 }
 
@@ -46,7 +63,15 @@ impl OpSpec for ScatterElements {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (index, updates) = (operands[1], operands[2]);
+        let mut out = operands[0].clone();
+        let (s, si) = (strides(&out.dims), strides(&index.dims));
+        for_each_index(&index.dims, |idx| {
+            let i = wrap_index(index.get_i64(flat(idx, &si)), out.dims[self.axis])?;
+            let at = flat(idx, &s) - idx[self.axis] * s[self.axis] + i * s[self.axis];
+            self.kind.apply(&mut out, at, updates.get(flat(idx, &si)))
+        })?;
+        Ok(vec![out])
     }
 }

@@ -2,7 +2,7 @@
 
 use super::scatter_elements::ScatterKind;
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -31,7 +31,19 @@ impl OpSpec for ScatterNd {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (index, updates) = (operands[1], operands[2]);
+        let mut out = operands[0].clone();
+        let lead = index.dims.len() - 1;
+        let k = index.dims[lead];
+        let (s, si, su) = (strides(&out.dims), strides(&index.dims), strides(&updates.dims));
+        for_each_index(&updates.dims, |idx| {
+            let mut at = flat(&idx[lead..], &s[k..]);
+            for j in 0..k {
+                at += wrap_index(index.get_i64(flat(&idx[..lead], &si) + j), out.dims[j])? * s[j];
+            }
+            self.kind.apply(&mut out, at, updates.get(flat(idx, &su)))
+        })?;
+        Ok(vec![out])
     }
 }

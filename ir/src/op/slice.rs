@@ -1,7 +1,7 @@
 //! `slice`: a strided box.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, strides};
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
 
@@ -40,7 +40,17 @@ impl OpSpec for Slice {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let (dims, s) = (cx.extents(&self.sizes)?, strides(&operands[0].dims));
+        let starts = self.starts.iter().map(|d| Ok(d.eval(cx.symbols)?)).collect::<Result<Vec<i64>, EvalError>>()?;
+        let out = operands[0].pick(&dims, |idx| {
+            let mut at = 0;
+            for (a, i) in idx.iter().enumerate() {
+                let (index, extent) = (starts[a] + *i as i64 * self.steps[a], operands[0].dims[a]);
+                let inside = usize::try_from(index).ok().filter(|i| *i < extent);
+                at += inside.ok_or(EvalError::IndexOutOfRange { index, extent })? * s[a];
+            }
+            Ok(at)
+        })?;
+        Ok(vec![out])
     }
 }

@@ -1,7 +1,7 @@
 //! `softmax` and its logarithm along one axis.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -24,7 +24,22 @@ impl OpSpec for Softmax {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let t = operands[0];
+        let (s, n, mut x) = (strides(&t.dims), t.dims[self.axis], t.to_f64());
+        let mut outer = t.dims.clone();
+        outer[self.axis] = outer[self.axis].min(1);
+        for_each_index(&outer, |idx| {
+            let base = flat(idx, &s);
+            let at = |i: usize| base + i * s[self.axis];
+            let max = (0..n).fold(f64::NEG_INFINITY, |m, i| if x[at(i)].is_nan() { f64::NAN } else { m.max(x[at(i)]) });
+            let sum: f64 = (0..n).map(|i| (x[at(i)] - max).exp()).sum();
+            for i in 0..n {
+                let d = x[at(i)] - max;
+                x[at(i)] = if self.log { d - sum.ln() } else { d.exp() / sum };
+            }
+            Ok(())
+        })?;
+        Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
     }
 }

@@ -1,7 +1,9 @@
 //! `top_k`: the largest or smallest elements in order.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use crate::scalar::{Literal};
+use super::rules::compare;
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 
@@ -34,7 +36,33 @@ impl OpSpec for TopK {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let t = operands[0];
+        let (k, s) = (cx.extent(&self.k)?, strides(&t.dims));
+        if k > t.dims[self.axis] {
+            return Err(EvalError::Shape(format!("the first {k} of {} elements", t.dims[self.axis])));
+        }
+        let mut dims = t.dims.clone();
+        dims[self.axis] = k;
+        let so = strides(&dims);
+        let (mut values, mut indices) = (Tensor::zeros(t.dtype, &dims)?, Tensor::zeros(DType::I64, &dims)?);
+        let mut outer = dims.clone();
+        outer[self.axis] = 1;
+        if k == 0 {
+            return Ok(vec![values, indices]);
+        }
+        for_each_index(&outer, |idx| {
+            let (from, to) = (flat(idx, &s), flat(idx, &so));
+            let mut order: Vec<usize> = (0..t.dims[self.axis]).collect();
+            order.sort_by(|a, b| {
+                let c = compare(t.get(from + a * s[self.axis]), t.get(from + b * s[self.axis]));
+                if self.largest { c.reverse() } else { c }
+            });
+            for (i, j) in order.into_iter().take(k).enumerate() {
+                values.set(to + i * so[self.axis], t.get(from + j * s[self.axis]));
+                indices.set(to + i * so[self.axis], Literal::i64(j as i64));
+            }
+            Ok(())
+        })?;
+        Ok(vec![values, indices])
     }
 }

@@ -1,7 +1,7 @@
 //! `transpose`: permute axes.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, strides};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -30,7 +30,9 @@ impl OpSpec for Transpose {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let s = strides(&operands[0].dims);
+        let dims: Vec<usize> = self.perm.iter().map(|p| operands[0].dims[*p]).collect();
+        Ok(vec![operands[0].pick(&dims, |idx| Ok(self.perm.iter().zip(idx).map(|(p, i)| i * s[*p]).sum()))?])
     }
 }

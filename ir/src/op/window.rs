@@ -1,9 +1,11 @@
 //! `window`: fold a sliding window (pooling).
 
 use super::{OpSpec, TypeError, reduce::ReduceKind, rules, window_extent};
-use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use crate::interp::scalar::{bin, cast, fold_op, identity};
+use super::rules::extent_of;
 use crate::tensor::ConstPool;
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 
 tensor_op! {
     /// Folds a sliding window over the last `kernel.len()` axes. Padding takes no part (as if it held the identity of the fold).
@@ -45,7 +47,36 @@ impl OpSpec for Window {
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-        let _ = (operands, cx);
-        Err(EvalError::Unsupported(Self::MNEMONIC))
+        let _ = cx;
+        let (t, n) = (operands[0], self.kernel.len());
+        let lead = t.dims.len() - n;
+        let s = strides(&t.dims);
+        let mut dims = t.dims.clone();
+        for i in 0..n {
+            dims[lead + i] = extent_of(t.dims[lead + i], self.lo[i], self.hi[i], self.kernel[i], self.strides[i], self.dilations[i])?;
+        }
+        let wide = if t.dtype.is_float() { DType::F64 } else { t.dtype };
+        let kernel: Vec<usize> = self.kernel.iter().map(|k| *k as usize).collect();
+        let mut out = Tensor::zeros(t.dtype, &dims)?;
+        let mut to = 0;
+        for_each_index(&dims, |idx| {
+            let mut acc = identity(self.kind, wide);
+            for_each_index(&kernel, |k| {
+                let mut at = flat(&idx[..lead], &s[..lead]);
+                for i in 0..n {
+                    let x = idx[lead + i] as i64 * self.strides[i] - self.lo[i] + k[i] as i64 * self.dilations[i];
+                    match usize::try_from(x) {
+                        Ok(x) if x < t.dims[lead + i] => at += x * s[lead + i],
+                        _ => return Ok(()),
+                    }
+                }
+                acc = bin(fold_op(self.kind), acc, cast(wide, t.get(at)))?;
+                Ok(())
+            })?;
+            out.set(to, cast(t.dtype, acc));
+            to += 1;
+            Ok(())
+        })?;
+        Ok(vec![out])
     }
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::Loc;
 use crate::op::Op;
-use crate::types::TensorType;
+use crate::types::{Dim, Symbol, TensorType};
 
 macro_rules! handle {
     ($(#[$m:meta])* $name:ident, $prefix:literal) => {
@@ -179,5 +179,17 @@ impl Func {
             n[v.index()] += 1;
         }
         n
+    }
+
+    /// Replaces symbols by dims in all types and attributes.
+    pub fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+        for v in &mut self.values {
+            for d in &mut v.ty.dims {
+                *d = d.subst(map);
+            }
+        }
+        for n in &mut self.nodes {
+            n.op.map_dims(map);
+        }
     }
 }

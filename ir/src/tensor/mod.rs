@@ -4,6 +4,7 @@ mod builder;
 mod consts;
 mod func;
 mod loc;
+pub mod rewrite;
 
 pub use builder::Builder;
 pub use consts::{ConstData, ConstId, ConstPool};

@@ -28,8 +28,14 @@ impl Symbol {
 }
 
 impl fmt::Display for Symbol {
+    /// The name, in quotes unless it is a plain word.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let word = self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+        if word && !self.0.starts_with(|c: char| c.is_ascii_digit()) && !self.0.is_empty() {
+            f.write_str(&self.0)
+        } else {
+            write!(f, "{:?}", &*self.0)
+        }
     }
 }
 

@@ -1,0 +1,192 @@
+//! Matrix products.
+
+use transc_ir::op::Contract;
+use transc_ir::scalar::BinOp;
+use transc_ir::{DType, Dim, Value};
+
+use super::super::cx::OpCx;
+use super::super::error::{Result, invalid};
+use super::{LAST, OpRow, contrib, quant, row};
+
+pub(super) static ROWS: &[OpRow] = &[
+    row("Gemm", 7..=LAST, gemm),
+    row("MatMul", 1..=LAST, mat_mul),
+    row("MatMulInteger", 10..=LAST, mat_mul_integer),
+    row("QLinearMatMul", 10..=LAST, q_linear_mat_mul),
+    contrib("FusedMatMul", fused_mat_mul),
+    contrib("MatMulIntegerToFloat", mat_mul_integer_to_float),
+];
+
+impl OpCx<'_, '_> {
+    /// NumPy's `matmul`, with a result of type `out`.
+    pub(in super::super) fn mat_mul(&mut self, a: Value, b: Value, out: DType) -> Result<Value> {
+        let (da, db) = (self.dims(a), self.dims(b));
+        if da.is_empty() || db.is_empty() {
+            return invalid(format!("cannot multiply {} by {}", self.ty(a), self.ty(b)));
+        }
+        // Vectors become matrices, and lose the axis again at the end.
+        let (vector_a, vector_b) = (da.len() == 1, db.len() == 1);
+        let ma = if vector_a { vec![Dim::from(1), da[0].clone()] } else { da };
+        let mb = if vector_b { vec![db[0].clone(), Dim::from(1)] } else { db };
+        let (a, b) = (self.reshape(a, ma.clone())?, self.reshape(b, mb.clone())?);
+        self.equal(&ma[ma.len() - 1], &mb[mb.len() - 2])?;
+        let mut y = self.batched(a, b, out)?;
+        let mut dims = self.dims(y);
+        if vector_b {
+            dims.pop();
+        }
+        if vector_a {
+            let last = dims.len() - usize::from(!vector_b) - 1;
+            dims.remove(last);
+        }
+        y = self.reshape(y, dims)?;
+        Ok(y)
+    }
+
+    /// The product of matrices with leading axes that broadcast: an axis that only one operand really has is a free axis of it.
+    fn batched(&mut self, a: Value, b: Value, out: DType) -> Result<Value> {
+        let (da, db) = (self.dims(a), self.dims(b));
+        let lead = da.len().max(db.len()) - 2;
+        let (mut lhs, mut rhs, mut labels, mut dims) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut ka, mut kb) = (Vec::new(), Vec::new());
+        for i in 0..lead {
+            let at = |d: &[Dim]| (i + d.len()).checked_sub(lead + 2).map(|j| d[j].clone());
+            let (x, y) = (at(&da), at(&db));
+            let label = i as u8;
+            let real = |d: &Option<Dim>| d.clone().filter(|d| !d.is(1));
+            match (real(&x), real(&y)) {
+                (Some(x), Some(y)) => {
+                    self.equal(&x, &y)?;
+                    (lhs.push(label), ka.push(x.clone()));
+                    (rhs.push(label), kb.push(y));
+                    (labels.push(label), dims.push(x));
+                }
+                (Some(x), None) => {
+                    (lhs.push(label), ka.push(x.clone()));
+                    (labels.push(label), dims.push(x));
+                }
+                (None, Some(y)) => {
+                    (rhs.push(label), kb.push(y.clone()));
+                    (labels.push(label), dims.push(y));
+                }
+                (None, None) => dims.push(Dim::from(1)),
+            }
+        }
+        let [m, k, n] = [lead as u8, lead as u8 + 1, lead as u8 + 2];
+        lhs.extend([m, k]);
+        rhs.extend([k, n]);
+        labels.extend([m, n]);
+        ka.extend_from_slice(&da[da.len() - 2..]);
+        kb.extend_from_slice(&db[db.len() - 2..]);
+        dims.extend([da[da.len() - 2].clone(), db[db.len() - 1].clone()]);
+        let (a, b) = (self.reshape(a, ka)?, self.reshape(b, kb)?);
+        let y = self.add(Contract { lhs, rhs, out: labels, out_dtype: out }, &[a, b])?;
+        self.reshape(y, dims)
+    }
+}
+
+fn mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (a, b) = (cx.x(0)?, cx.x(1)?);
+    Ok(vec![cx.mat_mul(a, b, cx.dtype(a))?])
+}
+
+/// `alpha * A' B' + beta * C`.
+fn gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (a, b) = (cx.x(0)?, cx.x(1)?);
+    if cx.rank(a) != 2 || cx.rank(b) != 2 {
+        return invalid(format!("needs two matrices, got {} and {}", cx.ty(a), cx.ty(b)));
+    }
+    let (ta, tb) = (cx.flag("transA"), cx.flag("transB"));
+    let (da, db) = (cx.dims(a), cx.dims(b));
+    cx.equal(&da[usize::from(!ta)], &db[usize::from(tb)])?;
+    let order = |t: bool, x: u8, y: u8| if t { vec![y, x] } else { vec![x, y] };
+    let d = cx.dtype(a);
+    let mut y = cx.add(Contract { lhs: order(ta, 0, 1), rhs: order(tb, 1, 2), out: vec![0, 2], out_dtype: d }, &[a, b])?;
+    let (alpha, beta) = (cx.real("alpha", 1.0), cx.real("beta", 1.0));
+    if alpha != 1.0 {
+        y = cx.bin_num(BinOp::Mul, y, alpha)?;
+    }
+    if let Some(mut c) = cx.opt(2).filter(|_| beta != 0.0) {
+        if beta != 1.0 {
+            c = cx.bin_num(BinOp::Mul, c, beta)?;
+        }
+        y = cx.bin(BinOp::Add, y, c)?;
+    }
+    Ok(vec![y])
+}
+
+/// A matrix of 8-bit integers minus its zero point, widened; a zero point per row of the first or per column of the second operand.
+fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
+    let Some(zero) = zero else { return Ok(x) };
+    if let Some(t) = cx.try_constant(zero)?
+        && t.data.iter().all(|b| *b == 0)
+    {
+        return Ok(x);
+    }
+    let zero = if left && cx.rank(zero) == 1 && !cx.dims(zero)[0].is(1) {
+        let n = cx.dims(zero)[0].clone();
+        cx.reshape(zero, vec![n, Dim::from(1)])?
+    } else {
+        zero
+    };
+    let (x, zero) = (cx.cast(DType::I32, x)?, cx.cast(DType::I32, zero)?);
+    cx.bin(BinOp::Sub, x, zero)
+}
+
+fn mat_mul_integer(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (a, b) = (cx.x(0)?, cx.x(1)?);
+    let (a, b) = (centred(cx, a, cx.opt(2), true)?, centred(cx, b, cx.opt(3), false)?);
+    Ok(vec![cx.mat_mul(a, b, DType::I32)?])
+}
+
+fn q_linear_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (a, a_scale, a_zero, b, b_scale, b_zero) = (cx.x(0)?, cx.x(1)?, cx.x(2)?, cx.x(3)?, cx.x(4)?, cx.x(5)?);
+    let (y_scale, y_zero) = (cx.x(6)?, cx.x(7)?);
+    let (a, b) = (centred(cx, a, Some(a_zero), true)?, centred(cx, b, Some(b_zero), false)?);
+    let product = cx.mat_mul(a, b, DType::I32)?;
+    let d = cx.dtype(y_scale);
+    let real = cx.cast(d, product)?;
+    let a_scale = row_vector(cx, a_scale)?;
+    let scale = cx.bin(BinOp::Mul, a_scale, b_scale)?;
+    let real = cx.bin(BinOp::Mul, real, scale)?;
+    Ok(vec![quant::quantize_to(cx, real, y_scale, Some(y_zero))?])
+}
+
+/// A scale per row stands upright.
+fn row_vector(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<Value> {
+    match cx.dims(scale).as_slice() {
+        [n] if !n.is(1) => cx.reshape(scale, vec![n.clone(), Dim::from(1)]),
+        [_] => cx.reshape(scale, Vec::new()),
+        _ => Ok(scale),
+    }
+}
+
+/// `alpha * A' B'` where the last two axes of the operands may be swapped.
+fn fused_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (mut a, mut b) = (cx.x(0)?, cx.x(1)?);
+    if cx.flag("transBatchA") || cx.flag("transBatchB") {
+        return super::super::error::unsupported("moves batch axes of its operands");
+    }
+    for (flag, v) in [("transA", &mut a), ("transB", &mut b)] {
+        let rank = cx.rank(*v);
+        if cx.flag(flag) && rank >= 2 {
+            *v = cx.move_axis(*v, rank - 1, rank - 2)?;
+        }
+    }
+    let y = cx.mat_mul(a, b, cx.dtype(a))?;
+    let alpha = cx.real("alpha", 1.0);
+    Ok(vec![if alpha == 1.0 { y } else { cx.bin_num(BinOp::Mul, y, alpha)? }])
+}
+
+fn mat_mul_integer_to_float(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (a, b, a_scale, b_scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?, cx.x(3)?);
+    let (a, b) = (centred(cx, a, cx.opt(4), true)?, centred(cx, b, cx.opt(5), false)?);
+    let product = cx.mat_mul(a, b, DType::I32)?;
+    let real = cx.cast(cx.dtype(a_scale), product)?;
+    let scale = cx.bin(BinOp::Mul, a_scale, b_scale)?;
+    let mut y = cx.bin(BinOp::Mul, real, scale)?;
+    if let Some(bias) = cx.opt(6) {
+        y = cx.bin(BinOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}

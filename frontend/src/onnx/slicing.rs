@@ -1,0 +1,69 @@
+//! Bounds of slices: negative and far-away indices, as NumPy and ONNX read them.
+
+use transc_ir::Dim;
+
+use super::cx::OpCx;
+use super::error::{Result, invalid, unsupported};
+
+/// First index and size of the slice `start..end` by `step` of an axis.
+pub(super) fn range(cx: &mut OpCx<'_, '_>, extent: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<(Dim, Dim)> {
+    let (zero, one) = (Dim::from(0), Dim::from(1));
+    let start = from_front(cx, extent, start)?;
+    let end = from_front(cx, extent, end)?;
+    if step > 0 {
+        let start = cx.max(&upper(cx, &start, extent), &zero);
+        let end = cx.max(&upper(cx, &end, extent), &zero);
+        let span = not_negative(cx, &(&end - &start));
+        Ok((start, span.ceil_div(&Dim::from(step))))
+    } else if step < 0 {
+        let last = extent - &one;
+        let minus_one = Dim::from(-1);
+        let start = cx.max(&upper(cx, &start, &last), &minus_one);
+        let end = cx.max(&upper(cx, &end, &last), &minus_one);
+        let span = not_negative(cx, &(&start - &end));
+        let size = if step == i64::MIN { cx.min(&span, &one) } else { span.ceil_div(&Dim::from(-step)) };
+        Ok((start, size))
+    } else {
+        invalid("the step of a slice must not be 0")
+    }
+}
+
+/// An index with negative ones counted from the end; it may still lie outside.
+fn from_front(cx: &OpCx<'_, '_>, extent: &Dim, index: &Dim) -> Result<Dim> {
+    let (lo, hi) = index.bounds(&cx.imp.module.symbols);
+    if lo >= 0 {
+        Ok(index.clone())
+    } else if hi < 0 {
+        Ok(extent + index)
+    } else {
+        unsupported(format!("slices at {index}, which may count from the front or from the end"))
+    }
+}
+
+/// `min(index, end)`. A symbolic index is taken to lie inside: exporters slice tables by the length in use, and a model whose table
+/// is too short is refused when it runs. A constant index cuts what is longer.
+fn upper(cx: &mut OpCx<'_, '_>, index: &Dim, end: &Dim) -> Dim {
+    let room = end - index;
+    let (lo, hi) = room.bounds(&cx.imp.module.symbols);
+    if lo >= 0 {
+        index.clone()
+    } else if hi <= 0 {
+        end.clone()
+    } else if index.as_const().is_none() && cx.assume_not_negative(&room, "a slice ends inside its axis") {
+        index.clone()
+    } else {
+        cx.min(index, end)
+    }
+}
+
+/// `max(span, 0)`; a span that may be negative for some size is taken not to be.
+fn not_negative(cx: &mut OpCx<'_, '_>, span: &Dim) -> Dim {
+    let (lo, hi) = span.bounds(&cx.imp.module.symbols);
+    if hi <= 0 {
+        Dim::from(0)
+    } else if lo >= 0 || cx.assume_not_negative(span, "a slice starts before its end") {
+        span.clone()
+    } else {
+        span.max_with(&Dim::from(0))
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line: what scripts rely on.
+
+use crate::kit;
+
+fn ok(args: &[&str]) -> String {
+    let out = kit::transc(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("utf-8")
+}
+
+fn json(args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&ok(args)).expect("JSON on stdout")
+}
+
+fn digits() -> String {
+    kit::root().join("examples/digits-vit/model.onnx").display().to_string()
+}
+
+#[test]
+fn keys_that_scripts_rely_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let so = dir.path().join("digits.so").display().to_string();
+    let compiled = json(&["compile", &digits(), "-q", "-o", &so, "--json"]);
+    for key in ["schema_version", "phases_ms", "coverage", "macs_before", "macs_after", "artefact_bytes", "ledger"] {
+        assert!(compiled.get(key).is_some(), "compile --json has no `{key}`");
+    }
+    assert!(dir.path().join("digits.h").exists(), "the C header stands beside the library");
+    let inspected = json(&["inspect", &digits(), "--json"]);
+    for key in ["schema_version", "inputs", "outputs", "dims", "ops", "unsupported", "params", "macs", "coverage", "ledger"] {
+        assert!(inspected.get(key).is_some(), "inspect --json has no `{key}`");
+    }
+    let bench = json(&["bench", &so, "--iters", "3", "--warmup", "1", "--json"]);
+    for key in ["schema_version", "p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "iters", "threads", "dims"] {
+        assert!(bench.get(key).is_some(), "bench --json has no `{key}`");
+    }
+}
+
+#[test]
+fn run_compares_and_exits_with_5() {
+    let dir = kit::root().join("examples/digits-vit");
+    let (inputs, golden) = (dir.join("heldout.npz").display().to_string(), dir.join("golden.npz").display().to_string());
+    let text = ok(&["run", &digits(), "-q", "-i", &inputs, "--expect", &golden]);
+    assert!(text.starts_with("ok   logits max abs"), "{text}");
+    let out = kit::transc(&["run", &digits(), "-q", "-i", &inputs, "--expect", &golden, "--rtol", "0", "--atol", "0"]);
+    assert_eq!(out.status.code(), Some(5));
+}
+
+#[test]
+fn every_form_of_output_is_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let base = dir.path().join("m.so").display().to_string();
+    ok(&["compile", &digits(), "-q", "-o", &base, "--emit", "so,tsc,obj,tir,loops,llvm-ir,asm,dot"]);
+    for ext in ["so", "tsc", "o", "tir", "loops", "ll", "s", "dot"] {
+        let file = dir.path().join(format!("m.{ext}"));
+        assert!(std::fs::metadata(&file).is_ok_and(|m| m.len() > 0), "{}", file.display());
+    }
+    let tir = dir.path().join("m.tir");
+    let text = std::fs::read_to_string(tir).expect("text");
+    assert!(text.contains("fused"), "the last pass wraps everything into regions");
+}
+
+#[test]
+fn usage_errors_are_2_and_codes_are_explained() {
+    assert_eq!(kit::transc(&["compile"]).status.code(), Some(2));
+    assert_eq!(kit::transc(&["run", "x.onnx", "--dim", "batch"]).status.code(), Some(2));
+    assert!(ok(&["explain", "T0212"]).contains("T0212"));
+    assert_eq!(kit::transc(&["explain", "T9999"]).status.code(), Some(4));
+    assert_eq!(kit::transc(&["inspect", "no-such-file.onnx"]).status.code(), Some(7));
+}
+
+#[test]
+fn the_passes_and_the_machine_are_listed() {
+    assert!(ok(&["passes"]).contains("fuse"));
+    assert!(ok(&["doctor"]).contains("target"));
+    assert!(ok(&["completions", "bash"]).contains("transc"));
+    assert!(ok(&["opt", &digits(), "--until", "fuse"]).contains("fused"));
+}
