@@ -124,7 +124,8 @@ pub(crate) fn quote(name: &str) -> String {
             break;
         }
         // Format characters include the marks that reverse the direction of text.
-        let hidden = c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        let hidden = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
         if hidden {
             out.extend(c.escape_default());
         } else {

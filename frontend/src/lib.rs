@@ -1,4 +1,4 @@
-//! Reads models into the tensor IR: `.onnx` files, and the data files that stand beside models (`.npz`, ONNX tensor files).
+//! Reads models into the tensor IR: `.onnx` files, the text form `.tir`, and the data files that stand beside models (`.npz`, ONNX tensor files).
 //!
 //! Everything that is read is untrusted: sizes are checked before memory is taken, names never leave the model's directory, and
 //! nothing is executed. All problems of a file are reported at once; see [`FrontendError`].
@@ -11,6 +11,7 @@ pub mod weights;
 
 mod error;
 mod options;
+mod tir;
 
 pub use error::{FrontendError, Problem};
 pub use options::{DimOption, ImportOptions, Limits};
@@ -20,17 +21,18 @@ use std::path::Path;
 use transc_ir::Module;
 use transc_ir::diag::Fault;
 
-/// Reads a model by the kind of its path: an `.onnx` file.
+/// Reads a model by the kind of its path: an `.onnx` file, or the text form `.tir`.
 ///
 /// # Errors
 /// All problems of the model; see [`FrontendError`].
 pub fn load(path: &Path, options: &ImportOptions) -> Result<Module, FrontendError> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => onnx::load(path, options),
+        Some("tir") => tir::load(path, options),
         _ => Err(FrontendError::one(
             path,
             Problem::new("T0100", Fault::Unsupported, format!("cannot tell the kind of model of `{}`", path.display()))
-                .help("give a .onnx file"),
+                .help("give a .onnx or a .tir file"),
         )),
     }
 }

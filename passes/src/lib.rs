@@ -1,1 +1,24 @@
-//! placeholder
+//! The passes: tensor IR to tensor IR, ending in regions of which each becomes one kernel.
+//!
+//! * [`PASSES`] lists every pass; the name of a pass is the name of its file, of its folder of tests, and its name on the command line.
+//! * [`pipeline`] reads from top to bottom as the order in which they run.
+//! * This crate sees costs and limits, never a target.
+//!
+//! A pass is a function from module to module that keeps the meaning of the module within its [`Class`]. It reports what it did
+//! through [`PassCx`]: rules that fired, remarks about what it declined to do.
+#![forbid(unsafe_code)]
+
+mod analysis;
+mod context;
+pub mod dot;
+mod error;
+mod exact;
+pub mod pipeline;
+mod registry;
+mod verify;
+
+pub use context::{PassCx, PassStats, Remark};
+pub use error::PassError;
+pub use exact::fuse::check_region;
+pub use pipeline::{optimise, run};
+pub use registry::{Class, PASSES, PassInfo, Stage};

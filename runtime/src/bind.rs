@@ -1,121 +1,138 @@
 //! Binding: symbols from input shapes, then sizes, buffer offsets and launch extents.
 
-use std::collections::BTreeMap;
-
-use crate::abi::{Arg, Expr, Plan, TensorSpec};
-use crate::mem::ALIGN;
-use crate::tensor::TensorView;
 use crate::Error;
+use crate::abi::{Expr, Plan, TensorSpec};
+use crate::place;
+use crate::tensor::{TensorView, type_text};
 
 /// Everything about one set of dims: computed once, then cached.
+#[derive(Debug)]
 pub(crate) struct Binding {
+    /// Value of each symbol.
     pub(crate) symbols: Vec<i64>,
+    /// Extents of each input and output.
+    pub(crate) input_dims: Vec<Vec<usize>>,
     pub(crate) output_dims: Vec<Vec<usize>>,
+    /// Size of each input and output.
+    pub(crate) input_bytes: Vec<usize>,
+    pub(crate) output_bytes: Vec<usize>,
     /// Offset of each temporary in the arena.
     pub(crate) offsets: Vec<usize>,
     pub(crate) arena_bytes: usize,
     pub(crate) launches: Vec<BoundLaunch>,
+    /// Scratch memory per thread, enough for every launch.
     pub(crate) scratch_bytes: usize,
 }
 
 /// A launch with its numbers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct BoundLaunch {
+    /// Number of units, at least 0.
     pub(crate) extent: i64,
+    /// Estimated time of all units on one thread.
     pub(crate) cost_ns: i64,
 }
 
-/// The inputs in the plan's order.
-pub(crate) fn order_inputs<'a>(plan: &Plan, given: &[(&str, TensorView<'a>)]) -> Result<Vec<TensorView<'a>>, Error> {
-    let known = || plan.inputs.iter().map(|s| format!("`{}` {}", s.name, plan.type_text(s))).collect::<Vec<_>>().join(", ");
+/// Finds each input of the plan among the given ones; `order` receives their positions.
+pub(crate) fn order_inputs(plan: &Plan, given: &[(&str, TensorView<'_>)], order: &mut Vec<usize>) -> Result<(), Error> {
+    let known = || {
+        let all: Vec<String> = plan.inputs.iter().map(|s| format!("`{}` {}", s.name, plan.type_text(s))).collect();
+        if all.is_empty() { "none".to_string() } else { all.join(", ") }
+    };
     if let Some((name, _)) = given.iter().find(|(n, _)| plan.inputs.iter().all(|s| s.name != *n)) {
         return Err(Error::UnknownInput { name: (*name).to_string(), known: known() });
     }
-    plan.inputs
-        .iter()
-        .map(|s| {
-            let mut hits = given.iter().filter(|(n, _)| *n == s.name);
-            match (hits.next(), hits.next()) {
-                (Some((_, v)), None) => Ok(*v),
-                (None, _) => Err(Error::InputCount { name: s.name.clone(), what: "missing", known: known() }),
-                (Some(_), Some(_)) => Err(Error::InputCount { name: s.name.clone(), what: "given twice", known: known() }),
-            }
-        })
-        .collect()
+    order.clear();
+    for s in &plan.inputs {
+        let mut hits = given.iter().enumerate().filter(|(_, (n, _))| *n == s.name);
+        match (hits.next(), hits.next()) {
+            (Some((i, _)), None) => order.push(i),
+            (None, _) => return Err(Error::InputCount { name: s.name.clone(), what: "missing", known: known() }),
+            (Some(_), Some(_)) => return Err(Error::InputCount { name: s.name.clone(), what: "given twice", known: known() }),
+        }
+    }
+    Ok(())
 }
 
-/// Symbol values from input shapes.
-pub(crate) fn solve(plan: &Plan, inputs: &[TensorView<'_>]) -> Result<Vec<i64>, Error> {
+/// Element type and rank of each input, which do not depend on the symbols.
+pub(crate) fn check_types<'a>(plan: &Plan, inputs: impl Iterator<Item = TensorView<'a>>) -> Result<(), Error> {
     for (s, v) in plan.inputs.iter().zip(inputs) {
         if s.dtype != v.dtype() || s.dims.len() != v.shape().len() {
-            return Err(mismatch(plan, s, v));
+            return Err(mismatch(plan, s, &v));
         }
     }
-    let mut known: BTreeMap<u32, (i64, usize)> = BTreeMap::new();
-    // An expression of several symbols may wait for others, so sweep until nothing changes.
-    loop {
-        let before = known.len();
-        for (i, (s, v)) in plan.inputs.iter().zip(inputs).enumerate() {
-            for (e, d) in s.dims.iter().zip(v.shape()) {
-                let got = i64::try_from(*d).map_err(|_| Error::Arithmetic)?;
-                if let Expr::Sym(sym) = e
-                    && let Some((first, at)) = known.get(sym).filter(|(first, _)| *first != got)
-                {
-                    let (a, b) = (plan.inputs[*at].name.clone(), s.name.clone());
-                    return Err(Error::DimConflict { dim: plan.symbol_name(*sym), first: *first, a, second: got, b });
-                }
-                if let Some((sym, value)) = solve_one(e, got, &known) {
-                    known.insert(sym, (value, i));
-                }
-            }
-        }
-        if known.len() == before {
-            break;
+    Ok(())
+}
+
+/// Symbol values from the shapes of inputs of the right types.
+pub(crate) fn solve(plan: &Plan, inputs: &[TensorView<'_>]) -> Result<Vec<i64>, Error> {
+    // Value of each symbol, and the input that gave it.
+    let mut known: Vec<Option<(i64, usize)>> = vec![None; plan.symbols.len()];
+    let dims = || {
+        plan.inputs
+            .iter()
+            .zip(inputs)
+            .enumerate()
+            .flat_map(|(i, (s, v))| s.dims.iter().zip(v.shape()).map(move |(e, d)| (i, e, *d)))
+    };
+    // A dim of several symbols waits until others have solved all but one, so sweep until nothing changes.
+    let mut progress = true;
+    while std::mem::take(&mut progress) {
+        for (i, e, d) in dims() {
+            let value = |s: u32| known.get(s as usize).copied().flatten().map(|(v, _)| v);
+            let Some(a) = e.affine(&value).filter(|a| a.scale != 0) else { continue };
+            let rest = i64::try_from(d).ok().and_then(|d| d.checked_sub(a.rest));
+            let solved = rest.filter(|r| r.checked_rem(a.scale) == Some(0)).and_then(|r| r.checked_div(a.scale));
+            known[a.symbol as usize] = Some((solved.ok_or_else(|| mismatch(plan, &plan.inputs[i], &inputs[i]))?, i));
+            progress = true;
         }
     }
-    let symbols: Vec<i64> = (0..plan.symbols.len() as u32)
-        .map(|i| match known.get(&i) {
-            Some((v, _)) => Ok(*v),
-            None if plan.symbols[i as usize].min == plan.symbols[i as usize].max => Ok(plan.symbols[i as usize].min),
-            None => Err(Error::DimUnbound(plan.symbol_name(i))),
-        })
+    for (i, e, d) in dims() {
+        let got = i64::try_from(d).map_err(|_| Error::Arithmetic)?;
+        if let Expr::Sym(s) = e
+            && let Some((first, at)) = known[*s as usize].filter(|(v, _)| *v != got)
+        {
+            let (a, b) = (plan.inputs[at].name.clone(), plan.inputs[i].name.clone());
+            return Err(Error::DimConflict { dim: plan.symbol_name(*s), first, a, second: got, b });
+        }
+    }
+    let fixed = |s: &crate::abi::Symbol| (s.min == s.max).then_some(s.min);
+    let symbols: Vec<i64> = plan
+        .symbols
+        .iter()
+        .zip(&known)
+        .map(|(s, k)| k.map(|(v, _)| v).or_else(|| fixed(s)).ok_or_else(|| Error::DimUnbound(s.name.clone())))
         .collect::<Result<_, _>>()?;
-    for (s, v) in plan.inputs.iter().zip(inputs) {
-        for (e, d) in s.dims.iter().zip(v.shape()) {
-            if e.eval(&symbols).ok() != i64::try_from(*d).ok() {
-                return Err(mismatch(plan, s, v));
-            }
+    for (i, e, d) in dims() {
+        if e.eval(&symbols).ok() != i64::try_from(d).ok() {
+            return Err(mismatch(plan, &plan.inputs[i], &inputs[i]));
         }
     }
     Ok(symbols)
 }
 
-/// The value of the one unknown symbol of an expression that is affine in it.
-fn solve_one(e: &Expr, got: i64, known: &BTreeMap<u32, (i64, usize)>) -> Option<(u32, i64)> {
-    let mut unknown = Vec::new();
-    e.symbols(&mut |s| {
-        if !known.contains_key(&s) && !unknown.contains(&s) {
-            unknown.push(s);
+/// Symbol values from values by name; a dim with only one possible value may be left out.
+pub(crate) fn symbols_by_name(plan: &Plan, dims: &[(&str, i64)]) -> Result<Vec<i64>, Error> {
+    let known = || plan.symbols.iter().map(|s| format!("`{}` {}..{}", s.name, s.min, s.max)).collect::<Vec<_>>().join(", ");
+    for (i, (name, _)) in dims.iter().enumerate() {
+        if plan.symbols.iter().all(|s| s.name != *name) || dims[..i].iter().any(|(n, _)| n == name) {
+            return Err(Error::UnknownDim { name: (*name).to_string(), known: known() });
         }
-    });
-    let [sym] = unknown.as_slice() else { return None };
-    let at = |x: i64| e.try_eval(&|s| if s == *sym { Some(x) } else { known.get(&s).map(|(v, _)| *v) });
-    let (zero, one, two) = (at(0)?, at(1)?, at(2)?);
-    let slope = one.checked_sub(zero)?;
-    if slope == 0 || two.checked_sub(one)? != slope {
-        return None;
     }
-    let rest = got.checked_sub(zero)?;
-    (rest % slope == 0).then_some((*sym, rest / slope))
+    plan.symbols
+        .iter()
+        .map(|s| {
+            let given = dims.iter().find(|(n, _)| *n == s.name).map(|(_, v)| *v);
+            given.or((s.min == s.max).then_some(s.min)).ok_or_else(|| Error::DimUnbound(s.name.clone()))
+        })
+        .collect()
 }
 
 fn mismatch(plan: &Plan, s: &TensorSpec, v: &TensorView<'_>) -> Error {
-    let dims: Vec<String> = v.shape().iter().map(usize::to_string).collect();
-    let got = format!("{}[{}]", v.dtype().name(), dims.join(","));
-    Error::InputType { name: s.name.clone(), expected: plan.type_text(s), got }
+    Error::InputType { name: s.name.clone(), expected: plan.type_text(s), got: type_text(v.dtype(), v.shape()) }
 }
 
-/// Evaluates the plan for symbol values.
+/// Evaluates a valid plan for symbol values.
 pub(crate) fn bind(plan: &Plan, symbols: Vec<i64>) -> Result<Binding, Error> {
     for (s, v) in plan.symbols.iter().zip(&symbols) {
         if *v < s.min || *v > s.max {
@@ -129,94 +146,129 @@ pub(crate) fn bind(plan: &Plan, symbols: Vec<i64>) -> Result<Binding, Error> {
         }
     }
     let size = |e: &Expr| e.eval(&symbols).and_then(|v| usize::try_from(v).map_err(|_| Error::Arithmetic));
-    let output_dims =
-        plan.outputs.iter().map(|o| o.dims.iter().map(size).collect()).collect::<Result<Vec<Vec<usize>>, Error>>()?;
+    let dims = |specs: &[TensorSpec]| {
+        specs.iter().map(|t| t.dims.iter().map(size).collect()).collect::<Result<Vec<Vec<usize>>, Error>>()
+    };
+    let bytes = |specs: &[TensorSpec], dims: &[Vec<usize>]| {
+        let one = |(t, d): (&TensorSpec, &Vec<usize>)| d.iter().try_fold(t.dtype.size_bytes(), |a, d| a.checked_mul(*d));
+        specs.iter().zip(dims).map(one).collect::<Option<Vec<usize>>>().ok_or(Error::Arithmetic)
+    };
+    let (input_dims, output_dims) = (dims(&plan.inputs)?, dims(&plan.outputs)?);
+    let (input_bytes, output_bytes) = (bytes(&plan.inputs, &input_dims)?, bytes(&plan.outputs, &output_dims)?);
     let mut launches = Vec::with_capacity(plan.launches.len());
     let mut scratch_bytes = 0;
     for l in &plan.launches {
+        size(&l.extent)?;
+        // An estimate may overflow where the sizes do not: then it is large.
         launches.push(BoundLaunch { extent: l.extent.eval(&symbols)?, cost_ns: l.cost_ns.eval(&symbols).unwrap_or(i64::MAX) });
         scratch_bytes = scratch_bytes.max(size(&l.scratch_bytes)?);
     }
     let sizes = plan.temps.iter().map(|t| size(&t.size_bytes)).collect::<Result<Vec<_>, _>>()?;
-    let (offsets, arena_bytes) = place(&sizes, &lifetimes(plan)).ok_or(Error::Arithmetic)?;
-    Ok(Binding { symbols, output_dims, offsets, arena_bytes, launches, scratch_bytes })
-}
-
-/// First and last launch that touches each temporary.
-fn lifetimes(plan: &Plan) -> Vec<Option<(usize, usize)>> {
-    let mut all = vec![None; plan.temps.len()];
-    for (i, l) in plan.launches.iter().enumerate() {
-        for a in &l.args {
-            if let Arg::Temp(t) = a {
-                let life: &mut Option<(usize, usize)> = &mut all[*t as usize];
-                *life = Some(life.map_or((i, i), |(first, _)| (first, i)));
-            }
-        }
-    }
-    all
-}
-
-/// Offsets such that buffers that live at the same time do not overlap: largest first, each at the lowest place that fits.
-fn place(sizes: &[usize], lives: &[Option<(usize, usize)>]) -> Option<(Vec<usize>, usize)> {
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(sizes[*i]), *i));
-    let mut offsets = vec![0; sizes.len()];
-    let mut placed: Vec<(usize, usize, usize)> = Vec::new();
-    let mut total = 0;
-    for i in order {
-        let Some((first, last)) = lives[i] else { continue };
-        let size = sizes[i].checked_next_multiple_of(ALIGN)?;
-        let mut busy: Vec<(usize, usize)> = placed
-            .iter()
-            .filter(|(_, _, j)| lives[*j].is_some_and(|(f, l)| f <= last && first <= l))
-            .map(|(start, end, _)| (*start, *end))
-            .collect();
-        busy.sort_unstable();
-        let mut at = 0;
-        for (start, end) in busy {
-            if at + size <= start {
-                break;
-            }
-            at = at.max(end);
-        }
-        offsets[i] = at;
-        let end = at.checked_add(size)?;
-        placed.push((at, end, i));
-        total = total.max(end);
-    }
-    Some((offsets, total))
+    let (offsets, arena_bytes) = place::place(&sizes, &place::lives(plan)).ok_or(Error::Arithmetic)?;
+    Ok(Binding { symbols, input_dims, output_dims, input_bytes, output_bytes, offsets, arena_bytes, launches, scratch_bytes })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::abi::{ABI_VERSION, Check, DType, Symbol};
+
+    const BATCH: Expr = Expr::Sym(0);
+    const SEQ: Expr = Expr::Sym(1);
+
+    fn plan(inputs: &[(&str, &[Expr])]) -> Plan {
+        let symbol = |name: &str, max| Symbol { name: name.into(), min: 1, max };
+        let spec = |(name, dims): &(&str, &[Expr])| TensorSpec { name: (*name).into(), dtype: DType::F32, dims: dims.to_vec() };
+        Plan {
+            abi_version: ABI_VERSION,
+            name: String::new(),
+            producer: String::new(),
+            features: vec![],
+            symbols: vec![symbol("batch", 8), symbol("seq", 512)],
+            inputs: inputs.iter().map(spec).collect(),
+            outputs: vec![],
+            temps: vec![],
+            consts: vec![],
+            launches: vec![],
+            checks: vec![],
+            ledger: vec![],
+            facts: BTreeMap::new(),
+        }
+    }
+
+    fn bound(plan: &Plan, given: &[(&str, DType, &[usize])]) -> Result<Vec<i64>, Error> {
+        let bytes: Vec<Vec<u8>> = given.iter().map(|(_, d, s)| vec![0; s.iter().product::<usize>() * d.size_bytes()]).collect();
+        let views: Vec<_> =
+            given.iter().zip(&bytes).map(|((n, d, s), b)| (*n, TensorView::new(*d, s, b).expect("fits"))).collect();
+        let mut order = Vec::new();
+        order_inputs(plan, &views, &mut order)?;
+        let ordered: Vec<_> = order.iter().map(|i| views[*i].1).collect();
+        check_types(plan, ordered.iter().copied())?;
+        bind(plan, solve(plan, &ordered)?).map(|b| b.symbols)
+    }
+
+    const F: DType = DType::F32;
 
     #[test]
-    fn buffers_that_live_together_do_not_overlap() {
-        let mut seed = 7u64;
-        let mut next = |n: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % n
-        };
-        for _ in 0..200 {
-            let n = 1 + next(30) as usize;
-            let sizes: Vec<usize> = (0..n).map(|_| next(500) as usize).collect();
-            let lives: Vec<_> = (0..n)
-                .map(|_| {
-                    let first = next(40) as usize;
-                    Some((first, first + next(10) as usize))
-                })
-                .collect();
-            let (offsets, total) = place(&sizes, &lives).expect("small numbers");
-            for i in 0..n {
-                assert!(offsets[i] % ALIGN == 0 && offsets[i] + sizes[i] <= total);
-                for j in 0..i {
-                    let ((a, b), (c, d)) = (lives[i].expect("set"), lives[j].expect("set"));
-                    let together = a <= d && c <= b;
-                    let apart = offsets[i] + sizes[i] <= offsets[j] || offsets[j] + sizes[j] <= offsets[i];
-                    assert!(!together || apart, "{i} and {j} overlap");
-                }
-            }
-        }
+    fn symbols_follow_from_the_shapes() {
+        let p = plan(&[("x", &[BATCH, SEQ])]);
+        assert_eq!(bound(&p, &[("x", F, &[2, 7])]).expect("fits"), [2, 7]);
+        // The second dim needs `seq`, which only a later input gives; order of the given inputs does not matter.
+        let sum = Expr::Add(vec![Expr::Mul(vec![Expr::Const(3), BATCH]), SEQ, Expr::Const(-1)]);
+        let p = plan(&[("x", &[sum]), ("y", &[SEQ]), ("z", &[])]);
+        assert_eq!(bound(&p, &[("z", F, &[]), ("y", F, &[5]), ("x", F, &[10])]).expect("fits"), [2, 5]);
+        let mut p = plan(&[("x", &[BATCH])]);
+        p.symbols[1] = Symbol { name: "seq".into(), min: 4, max: 4 };
+        assert_eq!(bound(&p, &[("x", F, &[3])]).expect("fits"), [3, 4]);
+    }
+
+    #[test]
+    fn errors_say_what_was_expected_and_what_was_given() {
+        let p = plan(&[("x", &[BATCH, SEQ]), ("y", &[BATCH])]);
+        let message = |given: &[(&str, DType, &[usize])]| bound(&p, given).expect_err("bad").to_string();
+        assert_eq!(message(&[("x", F, &[4, 2]), ("y", F, &[8])]), "dim `batch` is 4 in `x` and 8 in `y`");
+        assert_eq!(message(&[("x", F, &[4])]), "input `y` is missing; the inputs are `x` f32[batch,seq], `y` f32[batch]");
+        assert!(message(&[("q", F, &[4])]).starts_with("`q` is not an input; the inputs are `x`"));
+        assert!(message(&[("y", F, &[4]), ("x", F, &[4, 1]), ("y", F, &[4])]).starts_with("input `y` is given twice"));
+        assert_eq!(message(&[("x", F, &[4]), ("y", F, &[4])]), "input `x` expects f32[batch,seq], got f32[4]");
+        assert_eq!(message(&[("x", DType::I64, &[4, 1]), ("y", F, &[4])]), "input `x` expects f32[batch,seq], got i64[4,1]");
+        assert_eq!(message(&[("x", F, &[9, 1]), ("y", F, &[9])]), "dim `batch` is 9, outside 1..8");
+        assert_eq!(message(&[("x", F, &[0, 1]), ("y", F, &[0])]), "dim `batch` is 0, outside 1..8");
+    }
+
+    #[test]
+    fn dims_that_have_no_solution_are_refused() {
+        let p = plan(&[("x", &[Expr::Mul(vec![Expr::Const(2), BATCH]), SEQ])]);
+        assert!(matches!(bound(&p, &[("x", F, &[3, 1])]), Err(Error::InputType { .. })));
+        let half = Expr::FloorDiv(Box::new(BATCH), Box::new(Expr::Const(2)));
+        assert!(matches!(bound(&plan(&[("x", &[half, SEQ])]), &[("x", F, &[3, 1])]), Err(Error::DimUnbound(_))));
+        let p = plan(&[("x", &[BATCH, Expr::Const(3), SEQ])]);
+        assert!(matches!(bound(&p, &[("x", F, &[1, 4, 1])]), Err(Error::InputType { .. })));
+        let p = plan(&[("x", &[BATCH, SEQ, Expr::Add(vec![BATCH, SEQ])])]);
+        assert!(matches!(bound(&p, &[("x", F, &[1, 2, 4])]), Err(Error::InputType { .. })));
+        let mut p = plan(&[("x", &[BATCH, SEQ])]);
+        p.checks.push(Check { lhs: BATCH, rhs: SEQ, message: "square".into() });
+        assert_eq!(bound(&p, &[("x", F, &[2, 3])]).expect_err("not square").to_string(), "square: 2 is not 3");
+    }
+
+    #[test]
+    fn dims_can_be_given_by_name() {
+        let p = plan(&[]);
+        assert_eq!(symbols_by_name(&p, &[("seq", 7), ("batch", 2)]).expect("all given"), [2, 7]);
+        assert!(matches!(symbols_by_name(&p, &[("seq", 7)]), Err(Error::DimUnbound(_))));
+        assert!(matches!(symbols_by_name(&p, &[("len", 7)]), Err(Error::UnknownDim { .. })));
+        assert!(matches!(symbols_by_name(&p, &[("seq", 7), ("seq", 7), ("batch", 1)]), Err(Error::UnknownDim { .. })));
+    }
+
+    #[test]
+    fn sizes_that_overflow_or_are_negative_are_refused() {
+        let huge = Expr::Mul(vec![Expr::Const(i64::MAX / 2), SEQ]);
+        let mut p = plan(&[]);
+        p.outputs.push(TensorSpec { name: "y".into(), dtype: DType::F64, dims: vec![huge.clone()] });
+        assert!(matches!(bind(&p, vec![1, 1]), Err(Error::Arithmetic)));
+        p.outputs[0].dims = vec![Expr::Const(-1)];
+        assert!(matches!(bind(&p, vec![1, 1]), Err(Error::Arithmetic)));
     }
 }

@@ -1,78 +1,108 @@
 //! Sessions: a model with threads and memory, ready to run.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::abi::{Arg, KernelStatus, Plan, Symbol, TensorSpec};
-use crate::bind::{self, Binding};
-use crate::exec::{Job, Pool};
-use crate::load::Model;
-use crate::mem::AlignedBytes;
-use crate::tensor::{Tensor, TensorView};
 use crate::Error;
-
-/// Launches estimated below this run on the calling thread: waking the others costs about as much.
-const PARALLEL_NS: i64 = 10_000;
+use crate::abi::{Plan, Symbol, TensorSpec};
+use crate::bind::{self, Binding};
+use crate::exec::Workspace;
+use crate::load::Model;
+use crate::tensor::{Tensor, TensorView, TensorViewMut, type_text};
 
 /// How many sets of dims a session remembers.
-const MAX_BINDINGS: usize = 16;
+const MAX_BINDINGS: usize = 8;
 
 /// Options of a session.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Number of threads; 0 means one per core.
+    /// Number of threads, the caller's included; 0 means one per core.
     pub threads: usize,
+    /// How long an idle thread watches for work before it sleeps. Waking it costs tens of microseconds; watching costs its core.
+    pub spin: Duration,
 }
 
-/// A model ready to run. `Send + Sync`; calls from several threads take turns.
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { threads: 0, spin: Duration::from_micros(50) }
+    }
+}
+
+/// A model ready to run. `Send + Sync`, and a clone is another handle of the same session. Calls from several threads are correct; they take
+/// turns, since each one uses all threads of the session.
+#[derive(Clone)]
 pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     model: Arc<Model>,
     threads: usize,
     state: Mutex<State>,
 }
 
 struct State {
-    pool: Pool,
-    arena: AlignedBytes,
-    bindings: BTreeMap<Vec<i64>, Arc<Binding>>,
-    pointers: Vec<*mut u8>,
+    workspace: Workspace,
+    /// Extents of all inputs in the plan's order, and what follows from them; the latest last.
+    bindings: Vec<(Vec<usize>, Arc<Binding>)>,
+    // Of the current run, kept for their capacity only.
+    order: Vec<usize>,
+    key: Vec<usize>,
 }
 
-// SAFETY: `pointers` is refilled by each run under the lock and not read otherwise.
-unsafe impl Send for State {}
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("model", self.model()).field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
 
-/// An output buffer of the caller.
-pub struct OutputSlot<'a> {
-    /// Extents that the caller expects.
-    pub shape: &'a [usize],
-    /// The bytes to fill.
-    pub data: &'a mut [u8],
+/// Sizes at given dims, see [`Session::bind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Extents of each input.
+    pub inputs: Vec<Vec<usize>>,
+    /// Extents of each output.
+    pub outputs: Vec<Vec<usize>>,
+    /// Memory for everything between inputs and outputs, in bytes.
+    pub plan_bytes: usize,
+    /// Scratch memory per thread, in bytes.
+    pub scratch_bytes: usize,
+}
+
+impl From<&Binding> for Sizes {
+    fn from(b: &Binding) -> Self {
+        Self {
+            inputs: b.input_dims.clone(),
+            outputs: b.output_dims.clone(),
+            plan_bytes: b.arena_bytes,
+            scratch_bytes: b.scratch_bytes,
+        }
+    }
 }
 
 impl Session {
-    /// A session with its own threads.
+    /// A session with its own threads, of a [`Model`] or of an `Arc<Model>` that others use too.
     ///
     /// # Errors
     /// If threads or memory are not to be had.
-    pub fn new(model: Model, options: SessionOptions) -> Result<Self, Error> {
-        Self::shared(Arc::new(model), options)
-    }
-
-    /// A session of a model that others use too.
-    ///
-    /// # Errors
-    /// As [`Session::new`].
-    pub fn shared(model: Arc<Model>, options: SessionOptions) -> Result<Self, Error> {
+    pub fn new(model: impl Into<Arc<Model>>, options: SessionOptions) -> Result<Self, Error> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if options.threads == 0 { cores() } else { options.threads };
-        let state = State { pool: Pool::new(threads)?, arena: AlignedBytes::zeroed(0)?, bindings: BTreeMap::new(), pointers: Vec::new() };
-        Ok(Self { model, threads, state: Mutex::new(state) })
+        let workspace = Workspace::new(threads, options.spin)?;
+        let threads = workspace.threads();
+        let state = State { workspace, bindings: Vec::with_capacity(MAX_BINDINGS), order: Vec::new(), key: Vec::new() };
+        Ok(Self { inner: Arc::new(Inner { model: model.into(), threads, state: Mutex::new(state) }) })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.inner.model
     }
 
     /// The plan.
     pub fn plan(&self) -> &Plan {
-        self.model.plan()
+        self.inner.model.plan()
     }
 
     /// The inputs.
@@ -90,154 +120,109 @@ impl Session {
         &self.plan().symbols
     }
 
-    /// Number of threads.
+    /// Number of threads, the caller's included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.inner.threads
     }
 
-    /// Bytes of the arena for symbol values.
+    /// The sizes of everything at dims given by name; a dim with only one possible value may be left out.
     ///
     /// # Errors
-    /// Values outside their ranges.
-    pub fn plan_bytes(&self, symbols: &[i64]) -> Result<usize, Error> {
-        Ok(bind::bind(self.plan(), symbols.to_vec())?.arena_bytes)
+    /// Unknown or missing names, values out of range, or dims that the model refuses.
+    pub fn bind(&self, dims: &[(&str, i64)]) -> Result<Sizes, Error> {
+        let symbols = bind::symbols_by_name(self.plan(), dims)?;
+        Ok(Sizes::from(&bind::bind(self.plan(), symbols)?))
     }
 
-    /// The extents of the outputs for inputs of these shapes.
+    /// The sizes of everything for inputs of these shapes.
     ///
     /// # Errors
     /// Inputs that do not fit the model.
-    pub fn output_shapes(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Vec<usize>>, Error> {
-        let ordered = bind::order_inputs(self.plan(), inputs)?;
-        let symbols = bind::solve(self.plan(), &ordered)?;
-        Ok(bind::bind(self.plan(), symbols)?.output_dims)
+    pub fn bind_inputs(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Sizes, Error> {
+        let mut state = self.lock();
+        Ok(Sizes::from(&*self.binding(&mut state, inputs)?))
     }
 
-    /// Runs the model and allocates its outputs, in the plan's order.
+    /// Runs the model and allocates its outputs, which come in the plan's order.
     ///
     /// # Errors
-    /// Inputs that do not fit the model, or data that a kernel refuses.
+    /// Inputs that do not fit the model, data that a kernel refuses, or memory that is not to be had.
     pub fn run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, Tensor)>, Error> {
         self.run_timed(inputs, None)
     }
 
-    /// As [`Session::run`], and the nanoseconds of each launch with the user's node.
+    /// Runs the model and gives the nanoseconds of each launch, with the user's node, in order.
     ///
     /// # Errors
     /// As [`Session::run`].
     pub fn profile_run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, u64)>, Error> {
-        let mut times = Vec::new();
+        let mut times = Vec::with_capacity(self.plan().launches.len());
         self.run_timed(inputs, Some(&mut times))?;
         Ok(self.plan().launches.iter().map(|l| l.node.clone()).zip(times).collect())
     }
 
     fn run_timed(&self, inputs: &[(&str, TensorView<'_>)], times: Option<&mut Vec<u64>>) -> Result<Vec<(String, Tensor)>, Error> {
-        let ordered = bind::order_inputs(self.plan(), inputs)?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let binding = self.binding(&mut state, &ordered)?;
+        let mut state = self.lock();
+        let binding = self.binding(&mut state, inputs)?;
         let mut outputs = Vec::with_capacity(self.outputs().len());
         for (spec, dims) in self.outputs().iter().zip(&binding.output_dims) {
             outputs.push((spec.name.clone(), Tensor::zeros(spec.dtype, dims)?));
         }
-        let mut slots: Vec<&mut [u8]> = outputs.iter_mut().map(|(_, t)| t.bytes_mut()).collect();
-        self.execute(&mut state, &binding, &ordered, &mut slots, times)?;
+        let State { workspace, order, .. } = &mut *state;
+        let ordered = order.iter().map(|i| inputs[*i].1);
+        workspace.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(|(_, t)| t.bytes_mut()), times)?;
         Ok(outputs)
     }
 
-    /// Runs the model into buffers of the caller, in the plan's order; allocates nothing once a size has been seen.
+    /// Runs the model into buffers of the caller, in the plan's order. Allocates nothing once the same shapes have been seen.
     ///
     /// # Errors
-    /// As [`Session::run`]; also output buffers of the wrong shape or length.
-    pub fn run_into(&self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [OutputSlot<'_>]) -> Result<(), Error> {
-        let ordered = bind::order_inputs(self.plan(), inputs)?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let binding = self.binding(&mut state, &ordered)?;
+    /// As [`Session::run`]; also buffers of another type or shape than the outputs.
+    pub fn run_into(&self, inputs: &[(&str, TensorView<'_>)], outputs: &mut [TensorViewMut<'_>]) -> Result<(), Error> {
+        let mut state = self.lock();
+        let binding = self.binding(&mut state, inputs)?;
         if outputs.len() != self.outputs().len() {
-            return Err(Error::BadTensor(format!("the model has {} outputs, got buffers for {}", self.outputs().len(), outputs.len())));
+            return Err(Error::BadTensor(format!(
+                "the model has {} outputs, got buffers for {}",
+                self.outputs().len(),
+                outputs.len()
+            )));
         }
-        for ((spec, dims), slot) in self.outputs().iter().zip(&binding.output_dims).zip(outputs.iter()) {
-            let want: usize = dims.iter().product::<usize>() * spec.dtype.size_bytes();
-            if slot.shape != dims.as_slice() || slot.data.len() != want {
-                let message = format!("output `{}` has shape {dims:?} ({want} bytes), got a buffer of {:?}", spec.name, slot.shape);
-                return Err(Error::BadTensor(message));
+        for ((spec, dims), buffer) in self.outputs().iter().zip(&binding.output_dims).zip(outputs.iter()) {
+            if buffer.dtype() != spec.dtype || buffer.shape() != dims {
+                let (expected, got) = (type_text(spec.dtype, dims), type_text(buffer.dtype(), buffer.shape()));
+                return Err(Error::OutputBuffer { name: spec.name.clone(), expected, got });
             }
         }
-        let mut slots: Vec<&mut [u8]> = outputs.iter_mut().map(|s| &mut *s.data).collect();
-        self.execute(&mut state, &binding, &ordered, &mut slots, None)
+        let State { workspace, order, .. } = &mut *state;
+        let ordered = order.iter().map(|i| inputs[*i].1);
+        workspace.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(TensorViewMut::bytes_mut), None)
     }
 
-    fn binding(&self, state: &mut State, inputs: &[TensorView<'_>]) -> Result<Arc<Binding>, Error> {
-        let symbols = bind::solve(self.plan(), inputs)?;
-        if let Some(b) = state.bindings.get(&symbols) {
-            return Ok(Arc::clone(b));
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every run refills what it uses, so a panic elsewhere in the process leaves nothing half done that matters.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The binding for inputs; leaves their order in `state`.
+    fn binding(&self, state: &mut State, inputs: &[(&str, TensorView<'_>)]) -> Result<Arc<Binding>, Error> {
+        let State { bindings, order, key, .. } = state;
+        bind::order_inputs(self.plan(), inputs, order)?;
+        bind::check_types(self.plan(), order.iter().map(|i| inputs[*i].1))?;
+        key.clear();
+        key.extend(order.iter().flat_map(|i| inputs[*i].1.shape()));
+        let (key, binding) = match bindings.iter().position(|(k, _)| k == key) {
+            Some(at) => bindings.remove(at),
+            None => {
+                let ordered: Vec<TensorView<'_>> = order.iter().map(|i| inputs[*i].1).collect();
+                let symbols = bind::solve(self.plan(), &ordered)?;
+                (key.clone(), Arc::new(bind::bind(self.plan(), symbols)?))
+            }
+        };
+        if bindings.len() >= MAX_BINDINGS {
+            bindings.remove(0);
         }
-        let binding = Arc::new(bind::bind(self.plan(), symbols.clone())?);
-        if state.bindings.len() >= MAX_BINDINGS {
-            state.bindings.clear();
-        }
-        state.bindings.insert(symbols, Arc::clone(&binding));
+        bindings.push((key, Arc::clone(&binding)));
         Ok(binding)
-    }
-
-    fn execute(
-        &self,
-        state: &mut State,
-        binding: &Binding,
-        inputs: &[TensorView<'_>],
-        outputs: &mut [&mut [u8]],
-        mut times: Option<&mut Vec<u64>>,
-    ) -> Result<(), Error> {
-        if state.arena.len() < binding.arena_bytes {
-            state.arena = AlignedBytes::zeroed(binding.arena_bytes)?;
-        }
-        state.pool.reserve_scratch(binding.scratch_bytes)?;
-        // Kernels want aligned inputs; a caller's misaligned buffer is copied.
-        let mut copies = Vec::new();
-        let mut input_ptrs = Vec::with_capacity(inputs.len());
-        for v in inputs {
-            let ptr = v.bytes().as_ptr();
-            if (ptr as usize).is_multiple_of(v.dtype().size_bytes()) {
-                input_ptrs.push(ptr.cast_mut());
-            } else {
-                let copy = Tensor::from_bytes(v.dtype(), v.shape(), v.bytes())?;
-                input_ptrs.push(copy.bytes().as_ptr().cast_mut());
-                copies.push(copy);
-            }
-        }
-        let plan = self.plan();
-        for (launch, bound) in plan.launches.iter().zip(&binding.launches) {
-            state.pointers.clear();
-            for a in &launch.args {
-                state.pointers.push(match *a {
-                    Arg::Input(i) => input_ptrs[i as usize],
-                    Arg::Output(i) => outputs[i as usize].as_mut_ptr(),
-                    // An offset inside the arena, which is large enough for the binding.
-                    Arg::Temp(i) => state.arena.as_ptr().wrapping_add(binding.offsets[i as usize]),
-                    Arg::Const(i) => self.model.weights()[plan.consts[i as usize].offset as usize..].as_ptr().cast_mut(),
-                });
-            }
-            let job = Job {
-                kernel: self.model.kernels()[launch.kernel as usize],
-                bufs: state.pointers.as_ptr(),
-                syms: binding.symbols.as_ptr(),
-                extent: bound.extent,
-            };
-            let start = times.is_some().then(Instant::now);
-            // SAFETY: the plan was validated at load, so every pointer is that of its buffer, sized for this binding; kernels stay inside the
-            // buffers that the plan gives them (the compiler's contract), constants are only read, and everything outlives the call.
-            let status = unsafe { state.pool.run(job, bound.cost_ns >= PARALLEL_NS) };
-            if let (Some(t), Some(start)) = (times.as_deref_mut(), start) {
-                t.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            }
-            if status != 0 {
-                let what = match status {
-                    s if s == KernelStatus::IndexOutOfRange as i32 => "an index is out of range",
-                    s if s == KernelStatus::DivisionByZero as i32 => "an integer is divided by zero",
-                    _ => "the kernel stopped",
-                };
-                return Err(Error::Kernel { node: launch.node.clone(), what });
-            }
-        }
-        Ok(())
     }
 }

@@ -1,17 +1,19 @@
-//! Tensors of the interface.
+//! Tensors of the interface: dense, row-major, little endian.
 
-use crate::abi::DType;
-use crate::mem::AlignedBytes;
+use std::fmt;
+
 use crate::Error;
+use crate::abi::DType;
+use crate::mem::{self, AlignedBytes};
 
-/// An owned dense tensor, row-major, 64-byte aligned.
+/// An owned tensor, 64-byte aligned.
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: AlignedBytes,
 }
 
-/// A borrowed dense tensor.
+/// A borrowed tensor.
 #[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     dtype: DType,
@@ -19,24 +21,30 @@ pub struct TensorView<'a> {
     data: &'a [u8],
 }
 
-/// Element types of Rust that tensors hold.
-pub trait Element: Copy {
-    /// The type's number.
-    const DTYPE: DType;
-    /// Appends the little-endian bytes.
-    fn put(self, out: &mut [u8]);
-    /// Reads the little-endian bytes.
-    fn get(bytes: &[u8]) -> Self;
+/// A borrowed tensor to write.
+pub struct TensorViewMut<'a> {
+    dtype: DType,
+    shape: &'a [usize],
+    data: &'a mut [u8],
 }
 
-macro_rules! element {
-    ($($t:ty => $d:ident),*) => { $(impl Element for $t {
-        const DTYPE: DType = DType::$d;
-        fn put(self, out: &mut [u8]) { out.copy_from_slice(&self.to_le_bytes()); }
-        fn get(bytes: &[u8]) -> Self { let mut b = [0; size_of::<$t>()]; b.copy_from_slice(bytes); Self::from_le_bytes(b) }
-    })* };
+mod sealed {
+    pub trait Sealed {}
 }
-element!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64);
+
+/// Numbers of Rust that tensors hold. For the other types, and for `bool`, use the bytes.
+pub trait Element: sealed::Sealed + Copy {
+    /// The element type.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($t:ty => $d:ident),*) => { $(
+        impl sealed::Sealed for $t {}
+        impl Element for $t { const DTYPE: DType = DType::$d; }
+    )* };
+}
+elements!(f32 => F32, f64 => F64, u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64);
 
 fn byte_len(dtype: DType, shape: &[usize]) -> Result<usize, Error> {
     shape
@@ -45,11 +53,45 @@ fn byte_len(dtype: DType, shape: &[usize]) -> Result<usize, Error> {
         .ok_or_else(|| Error::BadTensor(format!("a tensor of shape {shape:?} is too large")))
 }
 
+fn checked_len(dtype: DType, shape: &[usize], got: usize) -> Result<(), Error> {
+    match byte_len(dtype, shape)? {
+        want if want == got => Ok(()),
+        want => Err(Error::BadTensor(format!("a {} tensor of shape {shape:?} needs {want} bytes, got {got}", dtype.name()))),
+    }
+}
+
+/// `f32[2,3]`.
+pub(crate) fn type_text(dtype: DType, shape: &[usize]) -> String {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    format!("{}[{}]", dtype.name(), dims.join(","))
+}
+
+/// Type and shape, without the values.
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&type_text(self.dtype, &self.shape))
+    }
+}
+
+/// Type and shape, without the values.
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&type_text(self.dtype, self.shape))
+    }
+}
+
+/// Type and shape, without the values.
+impl fmt::Debug for TensorViewMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&type_text(self.dtype, self.shape))
+    }
+}
+
 impl Tensor {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// If the memory is not to be had.
+    /// If the shape is too large or the memory not to be had.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self, Error> {
         Ok(Self { dtype, shape: shape.to_vec(), data: AlignedBytes::zeroed(byte_len(dtype, shape)?)? })
     }
@@ -57,41 +99,34 @@ impl Tensor {
     /// A copy of row-major little-endian bytes.
     ///
     /// # Errors
-    /// If their number does not fit the shape.
+    /// If their number does not fit the shape, or the memory is not to be had.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Self, Error> {
-        let mut t = Self::zeros(dtype, shape)?;
-        if bytes.len() != t.data.len() {
-            return Err(Error::BadTensor(format!("a tensor of shape {shape:?} needs {} bytes, got {}", t.data.len(), bytes.len())));
-        }
-        t.data.as_mut_slice().copy_from_slice(bytes);
-        Ok(t)
+        checked_len(dtype, shape, bytes.len())?;
+        Ok(Self { dtype, shape: shape.to_vec(), data: AlignedBytes::copied(bytes)? })
     }
 
     /// A copy of row-major elements.
     ///
     /// # Errors
-    /// If their number does not fit the shape.
+    /// As [`Tensor::from_bytes`].
     pub fn from_slice<T: Element>(shape: &[usize], values: &[T]) -> Result<Self, Error> {
-        let mut t = Self::zeros(T::DTYPE, shape)?;
-        let size = size_of::<T>();
-        if values.len() * size != t.data.len() {
-            return Err(Error::BadTensor(format!("a tensor of shape {shape:?} cannot hold {} elements", values.len())));
-        }
-        for (v, b) in values.iter().zip(t.data.as_mut_slice().chunks_exact_mut(size)) {
-            v.put(b);
-        }
-        Ok(t)
+        Self::from_bytes(T::DTYPE, shape, mem::bytes_of(values))
     }
 
     /// The elements.
     ///
     /// # Errors
     /// If the tensor holds another type.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
+        self.view().as_slice()
+    }
+
+    /// A copy of the elements.
+    ///
+    /// # Errors
+    /// If the tensor holds another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, Error> {
-        if self.dtype != T::DTYPE {
-            return Err(Error::BadTensor(format!("the tensor holds {}, not {}", self.dtype.name(), T::DTYPE.name())));
-        }
-        Ok(self.bytes().chunks_exact(size_of::<T>()).map(T::get).collect())
+        Ok(self.as_slice()?.to_vec())
     }
 
     /// Element type.
@@ -99,7 +134,7 @@ impl Tensor {
         self.dtype
     }
 
-    /// Extents.
+    /// Extents in elements, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -116,22 +151,42 @@ impl Tensor {
 
     /// A borrow.
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, data: self.bytes() }
+        TensorView { dtype: self.dtype, shape: &self.shape, data: self.data.as_slice() }
+    }
+
+    /// A borrow to write.
+    pub fn view_mut(&mut self) -> TensorViewMut<'_> {
+        TensorViewMut { dtype: self.dtype, shape: &self.shape, data: self.data.as_mut_slice() }
     }
 }
 
 impl<'a> TensorView<'a> {
-    /// A view of row-major little-endian bytes.
+    /// A view of row-major little-endian bytes, of any alignment.
     ///
     /// # Errors
     /// If their number does not fit the shape.
     pub fn new(dtype: DType, shape: &'a [usize], data: &'a [u8]) -> Result<Self, Error> {
-        let want = byte_len(dtype, shape)?;
-        if data.len() == want {
-            Ok(Self { dtype, shape, data })
-        } else {
-            Err(Error::BadTensor(format!("a tensor of shape {shape:?} needs {want} bytes, got {}", data.len())))
+        checked_len(dtype, shape, data.len())?;
+        Ok(Self { dtype, shape, data })
+    }
+
+    /// A view of row-major elements.
+    ///
+    /// # Errors
+    /// If their number does not fit the shape.
+    pub fn from_slice<T: Element>(shape: &'a [usize], values: &'a [T]) -> Result<Self, Error> {
+        Self::new(T::DTYPE, shape, mem::bytes_of(values))
+    }
+
+    /// The elements.
+    ///
+    /// # Errors
+    /// If the tensor holds another type, or its bytes are not aligned for it.
+    pub fn as_slice<T: Element>(&self) -> Result<&'a [T], Error> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::BadTensor(format!("the tensor holds {}, not {}", self.dtype.name(), T::DTYPE.name())));
         }
+        mem::elements(self.data).ok_or_else(|| Error::BadTensor(format!("the bytes are not aligned for {}", T::DTYPE.name())))
     }
 
     /// Element type.
@@ -139,7 +194,7 @@ impl<'a> TensorView<'a> {
         self.dtype
     }
 
-    /// Extents.
+    /// Extents in elements, outermost first.
     pub fn shape(&self) -> &'a [usize] {
         self.shape
     }
@@ -147,5 +202,57 @@ impl<'a> TensorView<'a> {
     /// The bytes.
     pub fn bytes(&self) -> &'a [u8] {
         self.data
+    }
+}
+
+impl<'a> TensorViewMut<'a> {
+    /// A view of row-major little-endian bytes, aligned to their element size.
+    ///
+    /// # Errors
+    /// If their number does not fit the shape, or they are misaligned.
+    pub fn new(dtype: DType, shape: &'a [usize], data: &'a mut [u8]) -> Result<Self, Error> {
+        checked_len(dtype, shape, data.len())?;
+        if !data.as_ptr().addr().is_multiple_of(dtype.size_bytes()) {
+            return Err(Error::BadTensor(format!(
+                "an output buffer of {} must be aligned to {} bytes",
+                dtype.name(),
+                dtype.size_bytes()
+            )));
+        }
+        Ok(Self { dtype, shape, data })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extents in elements, outermost first.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_and_lengths_are_checked() {
+        let t = Tensor::from_slice(&[2, 2], &[1i64, -2, 3, 4]).expect("fits");
+        assert_eq!(t.as_slice::<i64>().expect("its type"), [1, -2, 3, 4]);
+        assert!(matches!(t.as_slice::<f64>(), Err(Error::BadTensor(_))));
+        assert!(Tensor::from_slice(&[3], &[1.0f32]).is_err());
+        assert!(Tensor::zeros(DType::F32, &[usize::MAX, 2]).is_err());
+        assert!(TensorView::new(DType::F32, &[1], &[0; 5]).is_err());
+        let scalar = Tensor::from_slice(&[], &[2.5f32]).expect("rank 0");
+        assert_eq!(scalar.to_vec::<f32>().expect("its type"), [2.5]);
+        let mut bytes = Tensor::zeros(DType::U8, &[5]).expect("memory");
+        assert!(TensorViewMut::new(DType::F32, &[1], &mut bytes.bytes_mut()[1..]).is_err());
     }
 }

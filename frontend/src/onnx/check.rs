@@ -42,21 +42,28 @@ pub(super) fn subgraphs(n: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 /// Versions by domain.
 ///
 /// # Errors
-/// A domain twice, no default domain, a version outside the supported range.
+/// A domain twice, a version of the default domain outside the supported range.
 pub(super) fn opsets(imports: &[OperatorSetIdProto]) -> Result<BTreeMap<String, i64>, Problem> {
     let mut out = BTreeMap::new();
     for o in imports {
         if out.insert(domain(o.domain()).to_owned(), o.version()).is_some_and(|v| v != o.version()) {
-            return Err(Problem::invalid("T0108", format!("two versions of the operator set {} are imported", quote(o.domain()))));
+            return Err(Problem::invalid(
+                "T0108",
+                format!("two versions of the operator set {} are imported", quote(o.domain())),
+            ));
         }
     }
     match out.get("") {
-        None => Err(Problem::invalid("T0108", "no version of the default operator set is imported")),
+        None => Ok(out),
         Some(v) if *v < 1 => Err(Problem::invalid("T0108", format!("the operator set version {v} does not exist"))),
-        Some(v) if *v > MAX_OPSET => Err(Problem::new("T0109", Fault::Unsupported, format!("opset {v} is newer than the newest supported, {MAX_OPSET}"))
-            .help("export the model with an older opset")),
-        Some(v) if *v < MIN_OPSET => Err(Problem::new("T0109", Fault::Unsupported, format!("opset {v} is older than the oldest supported, {MIN_OPSET}"))
-            .help("export the model with a newer opset, or run the ONNX version converter")),
+        Some(v) if *v > MAX_OPSET => {
+            Err(Problem::new("T0109", Fault::Unsupported, format!("opset {v} is newer than the newest supported, {MAX_OPSET}"))
+                .help("export the model with an older opset"))
+        }
+        Some(v) if *v < MIN_OPSET => {
+            Err(Problem::new("T0109", Fault::Unsupported, format!("opset {v} is older than the oldest supported, {MIN_OPSET}"))
+                .help("export the model with a newer opset, or run the ONNX version converter"))
+        }
         Some(_) => Ok(out),
     }
 }
@@ -71,7 +78,13 @@ pub(super) fn check(model: &ModelProto, limits: &Limits) -> Result<(), Vec<Probl
         cx.problems.push(p);
     }
     match &model.graph {
-        Some(g) => cx.graph(g, &mut Vec::new()),
+        Some(g) => {
+            let versioned = model.opset_import.iter().any(|o| domain(o.domain()).is_empty());
+            if !versioned && g.node.iter().any(|n| domain(n.domain()).is_empty()) {
+                cx.problems.push(Problem::invalid("T0108", "no version of the default operator set is imported"));
+            }
+            cx.graph(g, &mut Vec::new());
+        }
         None => cx.problems.push(Problem::invalid("T0108", "the model has no graph")),
     }
     cx.functions(&model.functions);
@@ -141,7 +154,10 @@ impl Check<'_> {
         for n in nodes {
             for o in n.output.iter().filter(|o| !o.is_empty()) {
                 if !names.insert(o) {
-                    self.problems.push(Problem::invalid("T0110", format!("the value {} is defined twice", quote(o))).at(node_name(n), n.op_type()));
+                    self.problems.push(
+                        Problem::invalid("T0110", format!("the value {} is defined twice", quote(o)))
+                            .at(node_name(n), n.op_type()),
+                    );
                 }
             }
             for t in n.attribute.iter().flat_map(|a| a.t.iter().chain(&a.tensors)) {
@@ -152,7 +168,9 @@ impl Check<'_> {
         for n in nodes {
             for i in n.input.iter().filter(|i| !i.is_empty()) {
                 if !names.contains(i.as_str()) && !outer.iter().any(|s| s.contains(i.as_str())) {
-                    self.problems.push(Problem::invalid("T0111", format!("the value {} is not defined", quote(i))).at(node_name(n), n.op_type()));
+                    self.problems.push(
+                        Problem::invalid("T0111", format!("the value {} is not defined", quote(i))).at(node_name(n), n.op_type()),
+                    );
                 }
             }
         }
@@ -195,8 +213,11 @@ fn free_names<'a>(g: &'a GraphProto, out: &mut BTreeSet<&'a str>) {
 /// # Errors
 /// The nodes of a cycle, in order.
 pub(super) fn order(nodes: &[NodeProto]) -> Result<Vec<usize>, Vec<usize>> {
-    let producer: HashMap<&str, usize> =
-        nodes.iter().enumerate().flat_map(|(i, n)| n.output.iter().filter(|o| !o.is_empty()).map(move |o| (o.as_str(), i))).collect();
+    let producer: HashMap<&str, usize> = nodes
+        .iter()
+        .enumerate()
+        .flat_map(|(i, n)| n.output.iter().filter(|o| !o.is_empty()).map(move |o| (o.as_str(), i)))
+        .collect();
     let operands: Vec<Vec<usize>> = nodes
         .iter()
         .map(|n| {
@@ -204,7 +225,8 @@ pub(super) fn order(nodes: &[NodeProto]) -> Result<Vec<usize>, Vec<usize>> {
             for g in subgraphs(n) {
                 free_names(g, &mut free);
             }
-            let mut d: Vec<usize> = n.input.iter().map(String::as_str).chain(free).filter_map(|i| producer.get(i).copied()).collect();
+            let mut d: Vec<usize> =
+                n.input.iter().map(String::as_str).chain(free).filter_map(|i| producer.get(i).copied()).collect();
             d.sort_unstable();
             d.dedup();
             d

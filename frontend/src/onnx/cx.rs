@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use transc_ir::interp::Tensor;
 use transc_ir::op::{self, ReduceKind, TypeError};
 use transc_ir::scalar::{BinOp, Body, BodyBuilder, Literal, Ref, UnOp};
-use transc_ir::tensor::ConstData;
 use transc_ir::{DType, Dim, Loc, Op, TensorType, Value};
 
 use super::error::{OpError, Result, data_dependent, invalid};
@@ -26,15 +25,15 @@ pub(super) struct OpCx<'i, 'a> {
     /// Version of the operator set of the node's domain.
     pub(super) opset: i64,
     pub(super) loc: Loc,
-    /// Operator and version for messages.
-    pub(super) label: &'i str,
 }
 
 /// Operands.
 impl OpCx<'_, '_> {
     /// Operand `i`, which must be there.
     pub(super) fn x(&self, i: usize) -> Result<Value> {
-        self.opt(i).ok_or_else(|| OpError::Type(TypeError::arity(self.node.op_type(), &format!("at least {}", i + 1), self.operands.len())))
+        self.opt(i).ok_or_else(|| {
+            OpError::Type(TypeError::arity(self.node.op_type(), &format!("at least {}", i + 1), self.operands.len()))
+        })
     }
 
     /// Operand `i`, if it is there.
@@ -268,8 +267,10 @@ impl OpCx<'_, '_> {
 
     /// A constant from numbers, converted to a type.
     pub(super) fn table(&mut self, dtype: DType, dims: &[usize], values: impl IntoIterator<Item = f64>) -> Result<Value> {
-        let data: Vec<u8> =
-            values.into_iter().flat_map(|v| Literal::from_f64(dtype, v).bits.to_le_bytes().into_iter().take(dtype.size_bytes())).collect();
+        let data: Vec<u8> = values
+            .into_iter()
+            .flat_map(|v| Literal::from_f64(dtype, v).bits.to_le_bytes().into_iter().take(dtype.size_bytes()))
+            .collect();
         self.imp.tensor("", Tensor { dtype, dims: dims.to_vec(), data })
     }
 
@@ -277,10 +278,6 @@ impl OpCx<'_, '_> {
     pub(super) fn int_table(&mut self, dims: &[usize], values: impl IntoIterator<Item = i64>) -> Result<Value> {
         let data: Vec<u8> = values.into_iter().flat_map(i64::to_le_bytes).collect();
         self.imp.tensor("", Tensor { dtype: DType::I64, dims: dims.to_vec(), data })
-    }
-
-    pub(super) fn constant(&mut self, data: ConstData) -> Result<Value> {
-        self.imp.constant("", data)
     }
 
     pub(super) fn reshape(&mut self, x: Value, dims: impl Into<Vec<Dim>>) -> Result<Value> {

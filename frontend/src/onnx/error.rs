@@ -37,9 +37,13 @@ pub(super) fn unsupported<T>(message: impl Into<String>) -> Result<T> {
 
 /// A value that must be known when the model is compiled, but depends on the inputs' contents.
 pub(super) fn data_dependent<T>(what: &str) -> Result<T> {
-    Err(Problem::new("T0304", Fault::Unsupported, format!("{what} depends on the contents of an input, so shapes are not known before the model runs"))
-        .help("make it a constant of the model, or fix the input at import")
-        .into())
+    Err(Problem::new(
+        "T0304",
+        Fault::Unsupported,
+        format!("{what} depends on the contents of an input, so shapes are not known before the model runs"),
+    )
+    .help("make it a constant of the model, or fix the input at import")
+    .into())
 }
 
 /// A node that breaks the rules of its operator.

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
 use transc_ir::tensor::ConstData;
-use transc_ir::{Builder, Dim, Loc, Module, TensorType, Value, op};
+use transc_ir::tensor::rewrite::compact;
+use transc_ir::{Builder, Dim, Loc, Module, TensorType, Value};
 
 use super::check::{self, FunctionKey};
 use super::cx::{Attrs, OpCx};
@@ -16,10 +17,10 @@ use super::ops::{self, OpRow};
 use super::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 use super::tensor::TensorReader;
 use super::{MAX_OPSET, inputs};
+use crate::Problem;
 use crate::error::quote;
 use crate::options::ImportOptions;
 use crate::weights::ModelDir;
-use crate::Problem;
 
 /// What a name of the file stands for.
 #[derive(Clone, Copy)]
@@ -95,6 +96,8 @@ pub(super) fn import(model: &ModelProto, dir: Option<ModelDir>, options: &Import
     if !imp.problems.is_empty() {
         return Err(imp.problems);
     }
+    // Shape arithmetic has become dims: what computed it is no longer used.
+    imp.module.main = compact(&imp.module.main);
     Ok(imp.module)
 }
 
@@ -205,7 +208,10 @@ impl<'a> Importer<'a> {
         if self.built > self.options.limits.nodes {
             self.exhausted = true;
             let max = self.options.limits.nodes;
-            self.problems.push(Problem::limit("T0115", format!("the model expands to more than {max} nodes")).at(check::node_name(n), n.op_type()));
+            self.problems.push(
+                Problem::limit("T0115", format!("the model expands to more than {max} nodes"))
+                    .at(check::node_name(n), n.op_type()),
+            );
             return;
         }
         let path = format!("{}{}", self.scopes[scope].path, check::node_name(n));
@@ -215,7 +221,7 @@ impl<'a> Importer<'a> {
             Some(v) => format!("{}, opset {v}", n.op_type()),
             None => n.op_type().to_owned(),
         };
-        let mut outputs = match self.build(scope, n, domain, version, &path, &label) {
+        let mut outputs = match self.build(scope, n, domain, version, &path) {
             Ok(values) => values.into_iter().map(|v| v.map_or(Binding::Poison, Binding::Value)).collect(),
             Err(e) => {
                 self.report(e, &path, &label);
@@ -229,7 +235,6 @@ impl<'a> Importer<'a> {
                 self.scopes[scope].names.insert(o, b);
             }
         }
-        self.facts.propagate(&self.module);
     }
 
     /// The results of a node; `None` for one that depends on a node that failed.
@@ -240,11 +245,11 @@ impl<'a> Importer<'a> {
         domain: &str,
         version: Option<i64>,
         path: &str,
-        label: &str,
     ) -> super::error::Result<Vec<Option<Value>>> {
         let mut attrs = Attrs::new();
         for a in &n.attribute {
-            let bound = if a.ref_attr_name().is_empty() { Some(a) } else { self.scopes[scope].attrs.get(a.ref_attr_name()).copied() };
+            let bound =
+                if a.ref_attr_name().is_empty() { Some(a) } else { self.scopes[scope].attrs.get(a.ref_attr_name()).copied() };
             attrs.extend(bound.map(|b| (a.name(), b)));
         }
         let function = self.functions.get(&check::callee(n)).copied();
@@ -265,9 +270,11 @@ impl<'a> Importer<'a> {
         let version = version.unwrap_or(1);
         // A retry removes a symbol, so there are no more retries than symbols.
         for _ in 0..=self.module.symbols.len() {
-            let mut cx = OpCx { imp: self, scope, node: n, attrs: &attrs, operands: &operands, opset: version, loc: Loc::new(path), label };
+            self.facts.propagate(&self.module);
+            let mut cx =
+                OpCx { imp: self, scope, node: n, attrs: &attrs, operands: &operands, opset: version, loc: Loc::new(path) };
             match build(&mut cx) {
-                Err(OpError::Retry) => self.facts.propagate(&self.module),
+                Err(OpError::Retry) => {}
                 done => return done.map(|v| v.into_iter().map(Some).collect()),
             }
         }
@@ -288,9 +295,15 @@ impl<'a> Importer<'a> {
         let mut attrs: Attrs<'a> = f.attribute_proto.iter().map(|a| (a.name(), a)).collect();
         attrs.extend(given);
         if operands.len() > f.input.len() {
-            return super::error::invalid(format!("the function {} takes {} inputs, {} are given", quote(f.name()), f.input.len(), operands.len()));
+            return super::error::invalid(format!(
+                "the function {} takes {} inputs, {} are given",
+                quote(f.name()),
+                f.input.len(),
+                operands.len()
+            ));
         }
-        let opsets: BTreeMap<String, i64> = f.opset_import.iter().map(|o| (check::domain(o.domain()).to_owned(), o.version())).collect();
+        let opsets: BTreeMap<String, i64> =
+            f.opset_import.iter().map(|o| (check::domain(o.domain()).to_owned(), o.version())).collect();
         let names = f.input.iter().zip(operands).filter_map(|(name, v)| Some((name.as_str(), Binding::Value((*v)?)))).collect();
         let path = format!("{path}/").into();
         self.scopes.push(Scope { parent: None, names, opsets: Rc::new(opsets), attrs: Rc::new(attrs), path, depth });
@@ -317,7 +330,13 @@ impl<'a> Importer<'a> {
     }
 
     /// Builds a nested graph whose inputs are `operands`; `None` if one of its results is not known.
-    pub(super) fn subgraph(&mut self, scope: usize, g: &'a GraphProto, operands: &[Value], path: &str) -> super::error::Result<Option<Vec<Value>>> {
+    pub(super) fn subgraph(
+        &mut self,
+        scope: usize,
+        g: &'a GraphProto,
+        operands: &[Value],
+        path: &str,
+    ) -> super::error::Result<Option<Vec<Value>>> {
         let depth = self.enter(scope)?;
         let outer = &self.scopes[scope];
         let inner = Scope {
@@ -347,7 +366,8 @@ impl<'a> Importer<'a> {
 /// The row of the operator of a node.
 fn find_row(n: &NodeProto, domain: &str, version: Option<i64>) -> Result<&'static OpRow, Problem> {
     let full = if domain.is_empty() { n.op_type().to_owned() } else { format!("{domain}.{}", n.op_type()) };
-    let gap = |why: String| Problem::new("T0301", Fault::Unsupported, format!("the operator {} is not supported{why}", quote(&full)));
+    let gap =
+        |why: String| Problem::new("T0301", Fault::Unsupported, format!("the operator {} is not supported{why}", quote(&full)));
     let mut rows = ops::rows(domain, n.op_type()).peekable();
     if rows.peek().is_none() {
         return Err(gap(String::new()));

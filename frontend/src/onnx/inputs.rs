@@ -47,7 +47,8 @@ pub(super) fn declare<'a>(imp: &mut Importer<'a>, g: &'a GraphProto) {
     for (name, _) in &imp.options.dims {
         if !names.used.contains(name) {
             let known: Vec<&str> = names.used.iter().map(String::as_str).collect();
-            let help = if known.is_empty() { "it has no symbolic dims".to_owned() } else { format!("it has: {}", known.join(", ")) };
+            let help =
+                if known.is_empty() { "it has no symbolic dims".to_owned() } else { format!("it has: {}", known.join(", ")) };
             imp.problems.push(Problem::invalid("T0116", format!("the model has no symbolic dim {}", quote(name))).help(help));
         }
     }
@@ -93,12 +94,17 @@ fn input_type<'a>(imp: &mut Importer<'_>, names: &mut Names<'a>, i: &'a ValueInf
         return Err(Problem::new("T0310", Fault::Unsupported, format!("{what} has no shape; its number of axes must be known")));
     };
     if shape.dim.len() > imp.options.limits.rank {
-        return Err(Problem::limit("T0107", format!("{what} has {} axes, the limit is {}", shape.dim.len(), imp.options.limits.rank)));
+        return Err(Problem::limit(
+            "T0107",
+            format!("{what} has {} axes, the limit is {}", shape.dim.len(), imp.options.limits.rank),
+        ));
     }
     let mut dims = Vec::new();
     for (axis, d) in shape.dim.iter().enumerate() {
         dims.push(match &d.value {
-            Some(DimValue::DimValue(v)) if *v < 0 => return Err(Problem::invalid("T0121", format!("{what} has the negative dimension {v}"))),
+            Some(DimValue::DimValue(v)) if *v < 0 => {
+                return Err(Problem::invalid("T0121", format!("{what} has the negative dimension {v}")));
+            }
             Some(DimValue::DimValue(v)) => Dim::from(*v),
             Some(DimValue::DimParam(p)) if !p.is_empty() => named(imp, names, p)?,
             _ => named(imp, names, &format!("{}_dim{axis}", i.name()))?,
@@ -126,8 +132,10 @@ fn symbol(imp: &mut Importer<'_>, names: &mut Names<'_>, text: &str) -> Result<D
     let name = match names.symbols.get(text) {
         Some(n) => n.clone(),
         None => {
-            let mut n: String = text.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-            if n.is_empty() || n.starts_with(|c: char| c.is_ascii_digit()) {
+            let mut n: String =
+                text.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+            // Digits in front, and the functions of dim expressions, are not names.
+            if n.is_empty() || n.starts_with(|c: char| c.is_ascii_digit()) || matches!(n.as_str(), "floordiv" | "mod" | "min" | "max") {
                 n.insert(0, 'd');
             }
             // `a/b` and `a_b` must not become one.
@@ -155,7 +163,9 @@ fn symbol(imp: &mut Importer<'_>, names: &mut Names<'_>, text: &str) -> Result<D
 }
 
 fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// A sum of products as exporters write dims: `past_length + 1`, `2*s0`.

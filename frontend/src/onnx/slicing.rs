@@ -11,15 +11,19 @@ pub(super) fn range(cx: &mut OpCx<'_, '_>, extent: &Dim, start: &Dim, end: &Dim,
     let start = from_front(cx, extent, start)?;
     let end = from_front(cx, extent, end)?;
     if step > 0 {
-        let start = cx.max(&upper(cx, &start, extent), &zero);
-        let end = cx.max(&upper(cx, &end, extent), &zero);
+        let start = upper(cx, &start, extent);
+        let start = cx.max(&start, &zero);
+        let end = upper(cx, &end, extent);
+        let end = cx.max(&end, &zero);
         let span = not_negative(cx, &(&end - &start));
         Ok((start, span.ceil_div(&Dim::from(step))))
     } else if step < 0 {
         let last = extent - &one;
         let minus_one = Dim::from(-1);
-        let start = cx.max(&upper(cx, &start, &last), &minus_one);
-        let end = cx.max(&upper(cx, &end, &last), &minus_one);
+        let start = upper(cx, &start, &last);
+        let start = cx.max(&start, &minus_one);
+        let end = upper(cx, &end, &last);
+        let end = cx.max(&end, &minus_one);
         let span = not_negative(cx, &(&start - &end));
         let size = if step == i64::MIN { cx.min(&span, &one) } else { span.ceil_div(&Dim::from(-step)) };
         Ok((start, size))

@@ -9,10 +9,10 @@ use transc_ir::{DType, Dim, TensorType};
 
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{SparseTensorProto, StringStringEntryProto, TensorProto};
+use crate::Problem;
 use crate::error::quote;
 use crate::options::Limits;
 use crate::weights::ModelDir;
-use crate::Problem;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,9 @@ pub(super) fn dtype(number: i32, what: &str) -> Result<DType, Problem> {
         return Ok(d);
     }
     match DataType::try_from(number) {
-        Ok(DataType::Undefined) | Err(_) => Err(Problem::invalid("T0120", format!("{what} has the unknown element type {number}"))),
+        Ok(DataType::Undefined) | Err(_) => {
+            Err(Problem::invalid("T0120", format!("{what} has the unknown element type {number}")))
+        }
         Ok(t) => Err(Problem::new(
             "T0310",
             Fault::Unsupported,
@@ -116,7 +118,11 @@ enum Payload<'a> {
 /// The one payload of a tensor, its length checked.
 fn payload<'a>(t: &'a TensorProto, h: &Header) -> Result<Payload<'a>, Problem> {
     if t.segment.is_some() {
-        return Err(Problem::new("T0310", Fault::Unsupported, format!("{} is stored in segments, which is not supported", h.name)));
+        return Err(Problem::new(
+            "T0310",
+            Fault::Unsupported,
+            format!("{} is stored in segments, which is not supported", h.name),
+        ));
     }
     let mut all = Vec::new();
     let raw = t.raw_data.as_ref().filter(|r| !r.is_empty());
@@ -137,10 +143,16 @@ fn payload<'a>(t: &'a TensorProto, h: &Header) -> Result<Payload<'a>, Problem> {
         all.push(Payload::U64(&t.uint64_data));
     }
     if !t.external_data.is_empty() {
-        return Err(Problem::invalid("T0122", format!("{} has external data entries, but says that its data is embedded", h.name)));
+        return Err(Problem::invalid(
+            "T0122",
+            format!("{} has external data entries, but says that its data is embedded", h.name),
+        ));
     }
     if all.len() > 1 {
-        return Err(Problem::invalid("T0122", format!("{} has an ambiguous payload: data stands in {} fields", h.name, all.len())));
+        return Err(Problem::invalid(
+            "T0122",
+            format!("{} has an ambiguous payload: data stands in {} fields", h.name, all.len()),
+        ));
     }
     let payload = all.pop().unwrap_or(Payload::Empty);
     let wide = matches!(h.storage, Storage::Nibbles(_));
@@ -166,7 +178,10 @@ fn payload<'a>(t: &'a TensorProto, h: &Header) -> Result<Payload<'a>, Problem> {
         _ => false,
     };
     if !fits {
-        return Err(Problem::invalid("T0122", format!("{} of type {} has its data in a field of another type", h.name, type_name(t.data_type()))));
+        return Err(Problem::invalid(
+            "T0122",
+            format!("{} of type {} has its data in a field of another type", h.name, type_name(t.data_type())),
+        ));
     }
     Ok(payload)
 }
@@ -204,7 +219,11 @@ impl TensorReader<'_> {
     fn external(&mut self, t: &TensorProto, h: &Header) -> Result<ConstData, Problem> {
         let e = External::parse(t)?;
         let Some(dir) = self.dir.as_deref_mut() else {
-            return Err(Problem::new("T0100", Fault::Environment, format!("{} lies in another file, but the model has no directory", h.name)));
+            return Err(Problem::new(
+                "T0100",
+                Fault::Environment,
+                format!("{} lies in another file, but the model has no directory", h.name),
+            ));
         };
         let file = dir.read(&e.location)?;
         let len = e.length.unwrap_or(h.bytes as u64);
@@ -238,7 +257,10 @@ impl TensorReader<'_> {
         let (v, ix) = (self.read(values)?, self.read(indices)?);
         let bad = |what: String| Problem::invalid("T0123", format!("sparse {}: {what}", h.name));
         if h.count > self.limits.fold_elements {
-            return Err(Problem::limit("T0107", format!("sparse {} has {} elements, the limit is {}", h.name, h.count, self.limits.fold_elements)));
+            return Err(Problem::limit(
+                "T0107",
+                format!("sparse {} has {} elements, the limit is {}", h.name, h.count, self.limits.fold_elements),
+            ));
         }
         let (nnz, rank) = (v.dims(), h.dims.len());
         let (&[n], true) = (nnz.as_slice(), ix.ty().dtype == DType::I64) else {
@@ -253,9 +275,10 @@ impl TensorReader<'_> {
         let mut dense = vec![0u8; h.count * size];
         for i in 0..n {
             let at = if coords {
-                indices[i * rank..(i + 1) * rank].iter().zip(&h.dims).try_fold(0usize, |a, (x, d)| {
-                    usize::try_from(*x).ok().filter(|x| x < d).map(|x| a * d + x)
-                })
+                indices[i * rank..(i + 1) * rank]
+                    .iter()
+                    .zip(&h.dims)
+                    .try_fold(0usize, |a, (x, d)| usize::try_from(*x).ok().filter(|x| x < d).map(|x| a * d + x))
             } else {
                 usize::try_from(indices[i]).ok().filter(|x| *x < h.count)
             };
@@ -277,7 +300,9 @@ fn internal(h: &Header) -> Problem {
 /// A constant from checked bytes: nibbles are widened, truth values become 0 or 1.
 fn finish(h: &Header, bytes: Bytes) -> Result<ConstData, Problem> {
     let (d, bytes) = match h.storage {
-        Storage::Plain(DType::Bool) if bytes.iter().any(|b| *b > 1) => (DType::Bool, bytes.iter().map(|b| u8::from(*b != 0)).collect()),
+        Storage::Plain(DType::Bool) if bytes.iter().any(|b| *b > 1) => {
+            (DType::Bool, bytes.iter().map(|b| u8::from(*b != 0)).collect())
+        }
         Storage::Plain(d) => (d, bytes),
         Storage::Nibbles(d) => {
             let nibble = |i: usize| (bytes[i / 2] >> (4 * (i % 2))) & 0xf;
@@ -298,11 +323,19 @@ struct External {
 
 impl External {
     fn parse(t: &TensorProto) -> Result<External, Problem> {
-        let bad = |what: String| Problem::invalid("T0130", format!("tensor {} has a bad external data entry: {what}", quote(t.name())));
+        let bad =
+            |what: String| Problem::invalid("T0130", format!("tensor {} has a bad external data entry: {what}", quote(t.name())));
         let embedded = t.raw_data.as_ref().is_some_and(|r| !r.is_empty())
-            || !(t.float_data.is_empty() && t.int32_data.is_empty() && t.int64_data.is_empty() && t.double_data.is_empty() && t.uint64_data.is_empty());
+            || !(t.float_data.is_empty()
+                && t.int32_data.is_empty()
+                && t.int64_data.is_empty()
+                && t.double_data.is_empty()
+                && t.uint64_data.is_empty());
         if embedded {
-            return Err(Problem::invalid("T0122", format!("tensor {} has an ambiguous payload: embedded and external", quote(t.name()))));
+            return Err(Problem::invalid(
+                "T0122",
+                format!("tensor {} has an ambiguous payload: embedded and external", quote(t.name())),
+            ));
         }
         let (mut location, mut offset, mut length) = (None, None, None);
         for StringStringEntryProto { key, value } in &t.external_data {

@@ -3,7 +3,7 @@
 //! A dim that is one symbol is replaced everywhere by the dim that it must equal. Otherwise nothing can be proven at compile time and
 //! the model is not supported.
 
-use transc_ir::tensor::substitute_dims;
+use transc_ir::tensor::rewrite::substitute_dims;
 use transc_ir::types::{Atom, Symbol};
 use transc_ir::{Dim, Value};
 
@@ -114,12 +114,23 @@ impl OpCx<'_, '_> {
         }
     }
 
+    /// From here on the axes of a value from `first` on are not empty.
+    pub(super) fn assume_not_empty(&mut self, v: Value, first: usize) {
+        for d in self.dims(v).into_iter().skip(first) {
+            self.assume_not_negative(&(&d - &Dim::from(1)), "windows fit their input");
+        }
+    }
+
     /// From here on `d` is not negative: the range of its only symbol shrinks, or the model checks it when it runs. False if it is
     /// always negative.
     pub(super) fn assume_not_negative(&mut self, d: &Dim, why: &str) -> bool {
         let (lo, hi) = d.bounds(&self.imp.module.symbols);
         if lo >= 0 || hi < 0 {
             return lo >= 0;
+        }
+        // `floordiv(a, c) + k >= 0` is `a + k * c >= 0`.
+        if let Some(inner) = without_quotient(d) {
+            return self.assume_not_negative(&inner, why);
         }
         if let Some((symbol, factor, constant)) = linear(d)
             && let Some(r) = self.imp.module.symbols.get_mut(&symbol)
@@ -139,6 +150,22 @@ impl OpCx<'_, '_> {
         }
         true
     }
+}
+
+/// `a + k * c` of `floordiv(a, c) + k`, for a constant divisor.
+fn without_quotient(d: &Dim) -> Option<Dim> {
+    let (mut quotient, mut constant) = (None, 0);
+    for (m, k) in d.terms() {
+        match m.as_slice() {
+            [] => constant = k,
+            [Atom::FloorDiv(a, c)] if k == 1 && quotient.is_none() => {
+                quotient = Some((a.clone(), c.as_const().filter(|c| *c > 0)?))
+            }
+            _ => return None,
+        }
+    }
+    let (a, c) = quotient?;
+    Some(&a + &Dim::from(constant.checked_mul(c)?))
 }
 
 /// Symbol, factor and constant of `factor * symbol + constant`.
@@ -189,7 +216,7 @@ impl Importer<'_> {
         }
         let map = |s: &Symbol| (*s == symbol).then(|| by.clone());
         substitute_dims(&mut self.module, &map);
-        self.facts.substitute(&map);
+        self.facts.reset();
         true
     }
 }

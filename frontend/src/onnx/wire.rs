@@ -33,8 +33,8 @@ impl Message {
     /// The message in a field; `None` for strings, bytes and packed numbers.
     fn child(self, field: u64) -> Option<Message> {
         use Message::{
-            Annotation, Attribute, Function, Graph, Leaf, MapType, Model, Node, Shape, Sparse, Tensor, TensorType, Training, Type,
-            ValueInfo, WrappedType,
+            Annotation, Attribute, Function, Graph, Leaf, MapType, Model, Node, Shape, Sparse, Tensor, TensorType, Training,
+            Type, ValueInfo, WrappedType,
         };
         Some(match (self, field) {
             (Model, 7) | (Training, 1 | 2) | (Attribute, 6 | 11) => Graph,
@@ -134,7 +134,10 @@ fn walk(bytes: &[u8], root: Message) -> Result<(), Problem> {
                     let rest = end - at;
                     return Err(Problem::invalid(
                         "T0104",
-                        format!("the file is cut off or damaged: field {field} of a {} at byte {start} is {len} bytes long, but only {rest} follow", message.name()),
+                        format!(
+                            "the file is cut off or damaged: field {field} of a {} at byte {start} is {len} bytes long, but only {rest} follow",
+                            message.name()
+                        ),
                     ));
                 };
                 match message.child(field) {

@@ -48,8 +48,11 @@ impl ModelDir {
         let path = self.dir.join(&relative).canonicalize().map_err(io)?;
         let inside = path.starts_with(&root) || self.hub_blobs().is_some_and(|blobs| path.starts_with(blobs));
         if !inside {
-            return Err(Problem::invalid("T0132", format!("the path {} resolves outside the model's directory", quote(location)))
-                .help("put the file beside the model"));
+            return Err(Problem::invalid(
+                "T0132",
+                format!("the path {} resolves outside the model's directory", quote(location)),
+            )
+            .help("put the file beside the model"));
         }
         Ok(path)
     }
@@ -112,7 +115,10 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Problem> {
     let file = File::open(path).map_err(io)?;
     let len = file.metadata().map_err(io)?.len();
     if len > limit {
-        return Err(Problem::limit("T0106", format!("{} has {len} bytes, the limit is {limit}", quote(&path.display().to_string()))));
+        return Err(Problem::limit(
+            "T0106",
+            format!("{} has {len} bytes, the limit is {limit}", quote(&path.display().to_string())),
+        ));
     }
     read_exactly(file, len).map_err(|e| match e {
         ReadError::Io(e) => environment(path, &e),

@@ -5,7 +5,8 @@ use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Reg, Status,
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::{DType, Dim, Symbol};
 
-/// Builds a [`Kernel`]. Equal pure instructions of one block are shared.
+/// Builds a [`Kernel`]. Equal pure instructions of one block are shared. A clone is a snapshot to return to.
+#[derive(Clone)]
 pub struct KernelBuilder {
     kernel: Kernel,
     blocks: Vec<Block>,

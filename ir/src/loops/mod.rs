@@ -7,6 +7,7 @@
 mod build;
 mod inst;
 mod kernel;
+mod print;
 
 pub use build::KernelBuilder;
 pub use inst::{Inst, ReduceOp, TargetInst, Ty};

@@ -17,8 +17,11 @@ pub const DESCRIPTOR_MAGIC: u64 = u64::from_le_bytes(*b"transc\0D");
 /// The name under which a compiled library exports its descriptor.
 pub const DESCRIPTOR_SYMBOL: &str = "transc_model_descriptor";
 
-/// A kernel does the units `lo..hi` of a launch. `bufs`: one pointer per argument; `syms`: the values of the plan's symbols; `scratch`:
-/// the calling thread's block of the launch's `scratch_bytes`, 64-byte aligned. Returns 0 or a [`KernelStatus`].
+/// A kernel does the units `lo..hi` of a launch. Units are independent: several threads call with disjoint ranges, in any order.
+///
+/// `bufs`: one pointer per argument. Temporaries and constants are 64-byte aligned, inputs and outputs aligned to their element size; only
+/// outputs and temporaries may be written. `syms`: the values of the plan's symbols. `scratch`: the calling thread's block of at least the
+/// launch's `scratch_bytes`, 64-byte aligned, with unspecified content. Returns 0, or a [`KernelStatus`] and stops at the first unit that fails.
 pub type KernelFn = unsafe extern "C" fn(bufs: *const *mut u8, syms: *const i64, scratch: *mut u8, lo: i64, hi: i64) -> i32;
 
 /// Why a kernel stopped.
@@ -29,6 +32,17 @@ pub enum KernelStatus {
     IndexOutOfRange = 1,
     /// An integer division by zero.
     DivisionByZero = 2,
+}
+
+impl KernelStatus {
+    /// What the number of a kernel means, in words.
+    pub(crate) fn text(status: i32) -> &'static str {
+        match status {
+            s if s == Self::IndexOutOfRange as i32 => "an index from the data is out of range",
+            s if s == Self::DivisionByZero as i32 => "an integer is divided by zero",
+            _ => "the kernel stopped with an unknown status",
+        }
+    }
 }
 
 /// What a compiled library exports. Plan and weights are null in the kernels section of a `.tsc`.
@@ -52,10 +66,10 @@ pub struct ModelDescriptor {
     pub weights_len: u64,
 }
 
-// SAFETY: the descriptor is constant data of a loaded library.
+// SAFETY: the descriptor and what it points to are constant data of a loaded library, only ever read.
 unsafe impl Sync for ModelDescriptor {}
 
-/// An element type, with the numbers of ONNX.
+/// An element type, with the numbers of ONNX. Elements are little endian; `bool` is one byte, anything but 0 is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 #[repr(i32)]

@@ -1,35 +1,35 @@
 //! The plan of a compiled model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ABI_VERSION, DType, Expr};
-use crate::Error;
+use crate::{Error, mem};
 
 /// A symbolic dim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {
-    /// Name.
+    /// Name, unique in the plan.
     pub name: String,
-    /// Smallest value.
+    /// Smallest value, at least 0.
     pub min: i64,
     /// Largest value.
     pub max: i64,
 }
 
-/// An input or output.
+/// An input or output: a dense row-major tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
-    /// Name.
+    /// Name, unique among the inputs or among the outputs.
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Extents.
+    /// Extents in elements, outermost first; empty for rank 0.
     pub dims: Vec<Expr>,
 }
 
-/// A buffer between launches.
+/// A buffer between launches, alive from the first launch that names it to the last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Temp {
     /// Size.
@@ -67,7 +67,7 @@ pub struct Launch {
     pub args: Vec<Arg>,
     /// Number of independent units.
     pub extent: Expr,
-    /// Estimated nanoseconds on one thread.
+    /// Estimated nanoseconds of all units together on one thread; decides how many threads take part.
     pub cost_ns: Expr,
     /// Scratch memory per thread.
     pub scratch_bytes: Expr,
@@ -75,7 +75,7 @@ pub struct Launch {
     pub node: String,
 }
 
-/// Two expressions that must be equal.
+/// Two expressions that must be equal once the symbols are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// Left side.
@@ -95,7 +95,7 @@ pub struct LedgerEntry {
     pub codec: String,
     /// Its parameters.
     pub parameters: String,
-    /// Measured error on the calibration inputs.
+    /// Measured error on the calibration inputs, if there were any.
     pub error: Option<f64>,
 }
 
@@ -108,7 +108,7 @@ pub struct Plan {
     pub name: String,
     /// Version of the compiler.
     pub producer: String,
-    /// Processor features that the code uses, as Rust names them.
+    /// Processor features that the code uses, as Rust names them (`avx512f`).
     pub features: Vec<String>,
     /// Symbolic dims.
     pub symbols: Vec<Symbol>,
@@ -131,27 +131,31 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The bytes of the artefact's section.
+    /// The bytes of the artefact's plan section.
     ///
     /// # Errors
-    /// Never for a plan made by the compiler.
+    /// [`Error::BadPlan`]; never for a plan that [`Plan::validate`] accepts.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
         postcard::to_allocvec(self).map_err(|e| Error::BadPlan(e.to_string()))
     }
 
-    /// Reads [`Plan::encode`]'s bytes.
+    /// Reads the bytes of [`Plan::encode`]. The result is not yet validated.
     ///
     /// # Errors
-    /// Bytes that are not a plan of this version.
+    /// [`Error::Version`] for a plan of another version, [`Error::BadPlan`] for bytes that are no plan.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let (found, _) = postcard::take_from_bytes::<u32>(bytes).map_err(|e| Error::BadPlan(e.to_string()))?;
+        let bad = |e: postcard::Error| Error::BadPlan(format!("it cannot be decoded ({e})"));
+        let (found, _) = postcard::take_from_bytes::<u32>(bytes).map_err(bad)?;
         if found != ABI_VERSION {
-            return Err(Error::Version { found, ours: ABI_VERSION });
+            return Err(Error::Version { what: "interface", found, ours: ABI_VERSION });
         }
-        postcard::from_bytes(bytes).map_err(|e| Error::BadPlan(e.to_string()))
+        match postcard::take_from_bytes(bytes).map_err(bad)? {
+            (plan, []) => Ok(plan),
+            (_, rest) => Err(Error::BadPlan(format!("{} bytes follow it", rest.len()))),
+        }
     }
 
-    /// The name of a symbol.
+    /// The name of a symbol; empty if there is none at this position.
     pub fn symbol_name(&self, i: u32) -> String {
         self.symbols.get(i as usize).map_or_else(String::new, |s| s.name.clone())
     }
@@ -162,24 +166,39 @@ impl Plan {
         format!("{}[{}]", spec.dtype.name(), dims.join(","))
     }
 
-    /// Checks every index and range, so that running cannot leave a table.
+    /// Checks every index, range and name, so that running cannot leave a table. `weights_len`: bytes of the weights.
     ///
     /// # Errors
-    /// The first contradiction.
+    /// [`Error::Version`], or [`Error::BadPlan`] with the first contradiction.
     pub fn validate(&self, n_kernels: usize, weights_len: usize) -> Result<(), Error> {
+        if self.abi_version != ABI_VERSION {
+            return Err(Error::Version { what: "interface", found: self.abi_version, ours: ABI_VERSION });
+        }
         let bad = |what: String| Err(Error::BadPlan(what));
-        let n = self.symbols.len();
+        for (kind, names) in [
+            ("symbols", self.symbols.iter().map(|s| &s.name).collect::<Vec<_>>()),
+            ("inputs", self.inputs.iter().map(|s| &s.name).collect()),
+            ("outputs", self.outputs.iter().map(|s| &s.name).collect()),
+        ] {
+            // The C interface hands names out as C strings.
+            if names.iter().any(|n| n.contains('\0')) || names.iter().collect::<BTreeSet<_>>().len() != names.len() {
+                return bad(format!("the names of the {kind} are not usable or not unique"));
+            }
+        }
+        if let Some(s) = self.symbols.iter().find(|s| s.min < 0 || s.min > s.max) {
+            return bad(format!("dim `{}` has the range {}..{}", s.name, s.min, s.max));
+        }
         let exprs = self.inputs.iter().chain(&self.outputs).flat_map(|t| &t.dims);
         let exprs = exprs.chain(self.temps.iter().map(|t| &t.size_bytes));
         let exprs = exprs.chain(self.launches.iter().flat_map(|l| [&l.extent, &l.cost_ns, &l.scratch_bytes]));
         let mut exprs = exprs.chain(self.checks.iter().flat_map(|c| [&c.lhs, &c.rhs]));
-        if !exprs.all(|e| e.valid(n)) {
+        if !exprs.all(|e| e.valid(self.symbols.len())) {
             return bad("an expression is too deep or names an unknown symbol".into());
         }
-        for c in &self.consts {
+        for (i, c) in self.consts.iter().enumerate() {
             let end = c.offset.checked_add(c.len_bytes);
-            if c.offset % 64 != 0 || end.is_none_or(|e| e > weights_len as u64) {
-                return bad("a constant lies outside the weights".into());
+            if c.offset % mem::ALIGN as u64 != 0 || end.is_none_or(|e| e > weights_len as u64) {
+                return bad(format!("constant {i} is misaligned or outside the weights"));
             }
         }
         for l in &self.launches {
@@ -194,5 +213,91 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let n = Expr::Sym(0);
+        let spec = |name: &str| TensorSpec { name: name.into(), dtype: DType::F32, dims: vec![n.clone()] };
+        Plan {
+            abi_version: ABI_VERSION,
+            name: "m".into(),
+            producer: "0".into(),
+            features: vec![],
+            symbols: vec![Symbol { name: "n".into(), min: 1, max: 9 }],
+            inputs: vec![spec("x")],
+            outputs: vec![spec("y")],
+            temps: vec![Temp { size_bytes: n.clone() }],
+            consts: vec![ConstSpec { offset: 64, len_bytes: 36 }],
+            launches: vec![Launch {
+                kernel: 0,
+                args: vec![Arg::Input(0), Arg::Const(0), Arg::Temp(0), Arg::Output(0)],
+                extent: n.clone(),
+                cost_ns: n.clone(),
+                scratch_bytes: n.clone(),
+                node: "add".into(),
+            }],
+            checks: vec![Check { lhs: n.clone(), rhs: n, message: "n".into() }],
+            ledger: vec![LedgerEntry { site: "s".into(), codec: "c".into(), parameters: "p".into(), error: Some(0.5) }],
+            facts: BTreeMap::from([("a".into(), "b".into())]),
+        }
+    }
+
+    #[test]
+    fn a_plan_comes_back_from_its_bytes() {
+        let bytes = plan().encode().expect("encodes");
+        assert_eq!(Plan::decode(&bytes).expect("decodes"), plan());
+        plan().validate(1, 100).expect("valid");
+    }
+
+    #[test]
+    fn damaged_bytes_never_panic() {
+        let bytes = plan().encode().expect("encodes");
+        for cut in 0..bytes.len() {
+            assert!(Plan::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(matches!(Plan::decode(&longer), Err(Error::BadPlan(_))));
+        for i in 0..bytes.len() * 8 {
+            let mut broken = bytes.clone();
+            broken[i / 8] ^= 1 << (i % 8);
+            if let Ok(p) = Plan::decode(&broken) {
+                let _ = p.validate(1, 100);
+            }
+        }
+        let mut newer = bytes;
+        newer[0] = ABI_VERSION as u8 + 1;
+        assert!(matches!(Plan::decode(&newer), Err(Error::Version { .. })));
+    }
+
+    #[test]
+    fn every_contradiction_is_refused() {
+        let breaks: [fn(&mut Plan); 14] = [
+            |p| p.abi_version += 1,
+            |p| p.symbols[0].min = 10,
+            |p| p.symbols[0].min = -1,
+            |p| p.symbols.push(p.symbols[0].clone()),
+            |p| p.inputs.push(p.inputs[0].clone()),
+            |p| p.outputs[0].name = "a\0b".into(),
+            |p| p.outputs[0].dims[0] = Expr::Sym(1),
+            |p| p.consts[0].offset = 1,
+            |p| p.consts[0].len_bytes = 37,
+            |p| p.consts[0].offset = u64::MAX - 63,
+            |p| p.launches[0].kernel = 1,
+            |p| p.launches[0].args[0] = Arg::Input(1),
+            |p| p.launches[0].args[2] = Arg::Temp(1),
+            |p| p.checks[0].rhs = (0..100).fold(Expr::Const(1), |e, _| Expr::Add(vec![e])),
+        ];
+        for (i, f) in breaks.iter().enumerate() {
+            let mut p = plan();
+            f(&mut p);
+            let e = p.validate(1, 100).expect_err("a contradiction");
+            assert!(matches!(e, Error::BadPlan(_) | Error::Version { .. }), "{i}: {e}");
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! Running launches on threads.
+//! Running launches: threads, and the workspace that they run in.
 
 mod pool;
+mod workspace;
 
-pub(crate) use pool::{Job, Pool};
+pub(crate) use workspace::Workspace;

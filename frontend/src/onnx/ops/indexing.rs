@@ -108,9 +108,13 @@ fn scatter_nd(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 /// give `off` everywhere.
 fn one_hot(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (index, depth, values) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
-    let depth = match cx.extents(depth, "the depth")?.as_slice() {
-        [d] => d.clone(),
-        _ => return invalid("the depth must be one number"),
+    // The standard allows a depth in any type of number.
+    let depth = match cx.known_scalar(depth)? {
+        Some(d) => d,
+        None => match cx.reals(depth, "the depth")?.as_slice() {
+            [d] => Dim::from(*d as i64),
+            _ => return invalid("the depth must be one number"),
+        },
     };
     let rank = cx.rank(index) + 1;
     let axis = cx.axis(cx.int("axis", -1), rank)?;

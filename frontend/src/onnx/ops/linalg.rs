@@ -47,42 +47,53 @@ impl OpCx<'_, '_> {
     fn batched(&mut self, a: Value, b: Value, out: DType) -> Result<Value> {
         let (da, db) = (self.dims(a), self.dims(b));
         let lead = da.len().max(db.len()) - 2;
-        let (mut lhs, mut rhs, mut labels, mut dims) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut ka, mut kb) = (Vec::new(), Vec::new());
+        let (mut left, mut right, mut result) = (Axes::default(), Axes::default(), Axes::default());
+        let mut dims = Vec::new();
         for i in 0..lead {
-            let at = |d: &[Dim]| (i + d.len()).checked_sub(lead + 2).map(|j| d[j].clone());
-            let (x, y) = (at(&da), at(&db));
-            let label = i as u8;
-            let real = |d: &Option<Dim>| d.clone().filter(|d| !d.is(1));
-            match (real(&x), real(&y)) {
-                (Some(x), Some(y)) => {
-                    self.equal(&x, &y)?;
-                    (lhs.push(label), ka.push(x.clone()));
-                    (rhs.push(label), kb.push(y));
-                    (labels.push(label), dims.push(x));
-                }
-                (Some(x), None) => {
-                    (lhs.push(label), ka.push(x.clone()));
-                    (labels.push(label), dims.push(x));
-                }
-                (None, Some(y)) => {
-                    (rhs.push(label), kb.push(y.clone()));
-                    (labels.push(label), dims.push(y));
-                }
-                (None, None) => dims.push(Dim::from(1)),
+            let real = |d: &[Dim]| (i + d.len()).checked_sub(lead + 2).map(|j| d[j].clone()).filter(|d| !d.is(1));
+            let (x, y) = (real(&da), real(&db));
+            if let (Some(x), Some(y)) = (&x, &y) {
+                self.equal(x, y)?;
             }
+            let label = i as u8;
+            for (side, d) in [(&mut left, &x), (&mut right, &y), (&mut result, &x.clone().or(y.clone()))] {
+                if let Some(d) = d {
+                    side.push(label, d);
+                }
+            }
+            dims.push(x.or(y).unwrap_or_else(|| Dim::from(1)));
         }
         let [m, k, n] = [lead as u8, lead as u8 + 1, lead as u8 + 2];
-        lhs.extend([m, k]);
-        rhs.extend([k, n]);
-        labels.extend([m, n]);
-        ka.extend_from_slice(&da[da.len() - 2..]);
-        kb.extend_from_slice(&db[db.len() - 2..]);
-        dims.extend([da[da.len() - 2].clone(), db[db.len() - 1].clone()]);
-        let (a, b) = (self.reshape(a, ka)?, self.reshape(b, kb)?);
-        let y = self.add(Contract { lhs, rhs, out: labels, out_dtype: out }, &[a, b])?;
+        let ([rows, inner], [inner_b, columns]) = (last_two(&da), last_two(&db));
+        left.push(m, rows);
+        left.push(k, inner);
+        right.push(k, inner_b);
+        right.push(n, columns);
+        result.push(m, rows);
+        result.push(n, columns);
+        dims.extend([rows.clone(), columns.clone()]);
+        let (a, b) = (self.reshape(a, left.dims)?, self.reshape(b, right.dims)?);
+        let y = self.add(Contract { lhs: left.labels, rhs: right.labels, out: result.labels, out_dtype: out }, &[a, b])?;
         self.reshape(y, dims)
     }
+}
+
+/// The labelled axes of an operand of a contraction.
+#[derive(Default)]
+struct Axes {
+    labels: Vec<u8>,
+    dims: Vec<Dim>,
+}
+
+impl Axes {
+    fn push(&mut self, label: u8, d: &Dim) {
+        self.labels.push(label);
+        self.dims.push(d.clone());
+    }
+}
+
+fn last_two(d: &[Dim]) -> [&Dim; 2] {
+    [&d[d.len() - 2], &d[d.len() - 1]]
 }
 
 fn mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {

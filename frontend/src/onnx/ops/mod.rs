@@ -5,9 +5,9 @@
 
 mod activation;
 mod attention;
+mod contrib;
 mod control;
 mod conv;
-mod contrib;
 mod creation;
 mod einsum;
 mod elementwise;
@@ -20,6 +20,7 @@ mod reduce;
 mod resize;
 mod shape;
 mod signal;
+mod spatial;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -81,7 +82,7 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
 });
 
 /// The rows of an operator.
-pub(super) fn rows(domain: &str, name: &str) -> impl Iterator<Item = &'static OpRow> {
+pub(super) fn rows<'a>(domain: &'a str, name: &'a str) -> impl Iterator<Item = &'static OpRow> + use<'a> {
     TABLE.get(&(domain, name)).into_iter().flatten().copied()
 }
 

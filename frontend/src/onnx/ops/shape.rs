@@ -461,7 +461,11 @@ impl OpCx<'_, '_> {
     fn mismatch(&self, x: Value, dims: &[Dim]) -> OpError {
         let to = transc_ir::TensorType::new(self.dtype(x), dims);
         let from = self.ty(x);
-        transc_ir::op::TypeError::dims("Reshape", format!("cannot turn {from} ({} elements) into {to} ({} elements)", from.count(), to.count())).into()
+        transc_ir::op::TypeError::dims(
+            "Reshape",
+            format!("cannot turn {from} ({} elements) into {to} ({} elements)", from.count(), to.count()),
+        )
+        .into()
     }
 
     /// The quotient of two dims that the model promises to divide evenly.

@@ -1,0 +1,59 @@
+//! Errors of code generation.
+
+use transc_ir::diag::{Diagnose, Diagnostic, Fault, Place};
+
+/// What goes wrong between a module and an artefact.
+#[derive(Debug, thiserror::Error)]
+pub enum CodegenError {
+    /// A node without a lowering.
+    #[error("`{op}` of {ty} has no lowering")]
+    NoLowering {
+        /// Mnemonic.
+        op: String,
+        /// Type of the result.
+        ty: String,
+        /// The user's node.
+        node: String,
+    },
+    /// A target that is not known.
+    #[error("there is no target `{0}`")]
+    UnknownTarget(String),
+    /// A kernel that the back end refuses.
+    #[error("kernel `{kernel}`: {message}")]
+    Backend {
+        /// Symbol name.
+        kernel: String,
+        /// What LLVM says.
+        message: String,
+    },
+    /// No linker, or it failed.
+    #[error("the linker failed: {0}")]
+    Linker(String),
+    /// A file that cannot be written.
+    #[error(transparent)]
+    Runtime(#[from] transc_runtime::Error),
+    /// Something that this build leaves out.
+    #[error("this build has no {0}")]
+    NotBuilt(&'static str),
+}
+
+impl Diagnose for CodegenError {
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        let (code, fault, help) = match self {
+            CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
+            CodegenError::UnknownTarget(_) => ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4"),
+            CodegenError::Backend { .. } => ("T0603", Fault::Bug, ""),
+            CodegenError::Linker(_) => ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found"),
+            CodegenError::NotBuilt(_) => ("T0605", Fault::Environment, "build transc with the feature `llvm-out`"),
+            CodegenError::Runtime(e) => {
+                let fault = if e.fault() == transc_runtime::Fault::Environment { Fault::Environment } else { Fault::Bug };
+                (e.code(), fault, e.help())
+            }
+        };
+        let place = match self {
+            CodegenError::NoLowering { node, .. } if !node.is_empty() => Some(Place { node: node.clone(), ..Place::default() }),
+            _ => None,
+        };
+        vec![Diagnostic { code, fault, message: self.to_string(), place, help: help.into() }]
+    }
+}

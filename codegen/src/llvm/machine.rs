@@ -1,0 +1,59 @@
+//! From LLVM IR text to optimised code.
+
+use inkwell::OptimizationLevel;
+use inkwell::context::Context;
+use inkwell::memory_buffer::MemoryBuffer;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{CodeModel, FileType, InitializationConfig, RelocMode, Target as LlvmTarget, TargetMachine, TargetTriple};
+use transc_ir::loops::Kernel;
+
+use super::emit;
+use crate::{CodegenError, Target};
+
+/// A form of generated code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// ELF object.
+    Object,
+    /// Assembly text.
+    Assembly,
+    /// Optimised LLVM IR text.
+    Ir,
+}
+
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+fn machine(target: &Target, level: u8) -> Result<TargetMachine, String> {
+    LlvmTarget::initialize_x86(&InitializationConfig::default());
+    let triple = TargetTriple::create(TRIPLE);
+    let llvm = LlvmTarget::from_triple(&triple).map_err(|e| e.to_string())?;
+    let effort = if level == 0 { OptimizationLevel::Less } else { OptimizationLevel::Aggressive };
+    llvm.create_target_machine(&triple, target.name(), &target.llvm_features(), effort, RelocMode::PIC, CodeModel::Small)
+        .ok_or_else(|| format!("LLVM has no machine for {}", target.name()))
+}
+
+/// Compiles one kernel, in an LLVM context of its own, so that kernels can be compiled side by side.
+pub(crate) fn compile_kernel(kernel: &Kernel, target: &Target, level: u8, form: Form) -> Result<Vec<u8>, CodegenError> {
+    let error = |message: String| CodegenError::Backend { kernel: kernel.name.clone(), message };
+    let text = emit::kernel(kernel, target);
+    let context = Context::create();
+    // LLVM reads a buffer that ends in a zero byte.
+    let buffer = MemoryBuffer::create_from_memory_range_copy(format!("{text}\0").as_bytes(), "kernel");
+    let module = context.create_module_from_ir(buffer).map_err(|e| error(format!("{e}\n{text}")))?;
+    module.set_name(&kernel.name);
+    module.set_source_file_name(&kernel.name);
+    let machine = machine(target, level).map_err(error)?;
+    module.set_triple(&machine.get_triple());
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    let options = PassBuilderOptions::create();
+    options.set_loop_vectorization(true);
+    options.set_loop_slp_vectorization(true);
+    let pipeline = format!("default<O{}>", level.max(1));
+    module.run_passes(&pipeline, &machine, options).map_err(|e| error(e.to_string()))?;
+    let bytes = |kind| machine.write_to_memory_buffer(&module, kind).map(|b| b.as_slice().to_vec()).map_err(|e| error(e.to_string()));
+    match form {
+        Form::Object => bytes(FileType::Object),
+        Form::Assembly => bytes(FileType::Assembly),
+        Form::Ir => Ok(module.print_to_string().to_string().into_bytes()),
+    }
+}

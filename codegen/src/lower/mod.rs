@@ -1,0 +1,123 @@
+//! Lowering: every `fused` region becomes one kernel, through a template or the generic nest.
+
+mod anchor;
+mod element;
+mod index;
+mod nest;
+mod products;
+mod region;
+mod rows;
+mod strided;
+
+use std::collections::HashMap;
+
+use transc_ir::loops::Kernel;
+use transc_ir::op::Op;
+use transc_ir::tensor::{ConstId, Loc};
+use transc_ir::types::Dim;
+use transc_ir::{Module, Value};
+
+use crate::program::{Arg, Launch, PackedConst, Packing, Program};
+use crate::{CodegenError, Target};
+
+use region::Region;
+
+/// A kernel with the buffers of its launch, before numbering.
+pub(crate) struct Lowered {
+    kernel: Kernel,
+    /// In the order of the kernel's parameters.
+    args: Vec<Source>,
+    cost_ns: Dim,
+}
+
+/// Where a kernel parameter comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Operand of the region.
+    Operand(usize),
+    /// Result of the region.
+    Result(usize),
+    /// A constant in a layout.
+    Const(ConstId, Packing),
+}
+
+/// Lowers a module after the `fuse` pass.
+///
+/// # Errors
+/// An op without a lowering.
+pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
+    let f = &m.main;
+    let mut p = Program {
+        name: m.name.clone(),
+        symbols: m.symbols.clone(),
+        constraints: m.constraints.clone(),
+        inputs: f.params().iter().map(|(n, v)| (n.clone(), f.ty(*v).clone())).collect(),
+        outputs: f.results().iter().map(|(n, v)| (n.clone(), f.ty(*v).clone())).collect(),
+        temps: Vec::new(),
+        consts: Vec::new(),
+        kernels: Vec::new(),
+        launches: Vec::new(),
+    };
+    let mut places: Vec<Option<Arg>> = vec![None; f.value_count()];
+    for (i, (_, v)) in f.params().iter().enumerate() {
+        places[v.index()] = Some(Arg::Input(i));
+    }
+    let mut outputs: HashMap<Value, usize> = HashMap::new();
+    for (i, (_, v)) in f.results().iter().enumerate() {
+        outputs.insert(*v, i);
+    }
+    let mut known: HashMap<Kernel, usize> = HashMap::new();
+    let mut packed: HashMap<(ConstId, Packing), usize> = HashMap::new();
+    for (_, node) in f.nodes() {
+        if let Op::Constant(c) = &node.op {
+            // A constant outside every region is read from where it lies.
+            places[node.results[0].index()] = Some(Arg::Const(pack(&mut p, &mut packed, m, c.id, Packing::Raw)));
+            continue;
+        }
+        let region = Region::new(f, node, m);
+        let lowered = nest::lower_region(&region, target)?;
+        for v in &node.results {
+            let place = match outputs.get(v) {
+                Some(i) => Arg::Output(*i),
+                None => {
+                    p.temps.push(f.ty(*v).clone());
+                    Arg::Temp(p.temps.len() - 1)
+                }
+            };
+            places[v.index()] = Some(place);
+        }
+        let mut args = Vec::with_capacity(lowered.args.len());
+        for a in lowered.args {
+            let place = match a {
+                Source::Operand(i) => places[node.operands[i].index()],
+                Source::Result(i) => places[node.results[i].index()],
+                Source::Const(id, packing) => Some(Arg::Const(pack(&mut p, &mut packed, m, id, packing))),
+            };
+            args.push(place.ok_or_else(|| no_lowering(&node.op, f.ty(node.results[0]), &node.loc))?);
+        }
+        // Equal layers share one kernel: the name takes no part in the comparison.
+        let mut kernel = lowered.kernel;
+        let schedule = std::mem::take(&mut kernel.name);
+        let index = *known.entry(kernel.clone()).or_insert_with(|| {
+            kernel.name = format!("k{}_{schedule}", p.kernels.len());
+            p.kernels.push(kernel);
+            p.kernels.len() - 1
+        });
+        p.launches.push(Launch { kernel: index, args, cost_ns: lowered.cost_ns, loc: node.loc.clone() });
+    }
+    Ok(p)
+}
+
+/// The place of a constant in a layout; each pair is packed once.
+fn pack(p: &mut Program, packed: &mut HashMap<(ConstId, Packing), usize>, m: &Module, id: ConstId, packing: Packing) -> usize {
+    *packed.entry((id, packing)).or_insert_with(|| {
+        if let Some(source) = m.consts.get(id) {
+            p.consts.push(PackedConst { source: source.clone(), packing });
+        }
+        p.consts.len() - 1
+    })
+}
+
+pub(crate) fn no_lowering(op: &Op, ty: &transc_ir::TensorType, loc: &Loc) -> CodegenError {
+    CodegenError::NoLowering { op: op.mnemonic().into(), ty: ty.to_string(), node: loc.path().into() }
+}

@@ -1,0 +1,286 @@
+//! Contractions and attention through their templates, where operands are strided views in `f32`.
+
+use transc_ir::Value;
+use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
+use transc_ir::op::{Contract, Op};
+use transc_ir::scalar::Literal;
+use transc_ir::tensor::Node;
+use transc_ir::types::{DType, Dim};
+
+use super::element::{Elements, Lanes, Stuck};
+use super::index::Index;
+use super::nest::{is_f32, results, store};
+use super::region::Region;
+use super::strided::{Strided, merged, strided};
+use super::Lowered;
+use crate::Target;
+use crate::program::Packing;
+use crate::template::attention::{self, AttentionProblem};
+use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
+use crate::template::tile;
+
+/// Multiply-adds per nanosecond that one core reaches about.
+const MACS_PER_NS: i64 = 40;
+
+/// A contraction as batched matrix product: which label plays which part.
+struct Roles {
+    batch: Vec<u8>,
+    rows: Vec<u8>,
+    columns: Vec<u8>,
+    inner: Vec<u8>,
+}
+
+fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
+    let pick = |labels: &[u8], f: &dyn Fn(&u8) -> bool| labels.iter().filter(|l| f(l)).copied().collect::<Vec<_>>();
+    Roles {
+        batch: pick(&c.out, &|l| lhs.contains(l) && rhs.contains(l)),
+        rows: pick(&c.out, &|l| lhs.contains(l) && !rhs.contains(l)),
+        columns: pick(&c.out, &|l| rhs.contains(l) && !lhs.contains(l)),
+        inner: pick(lhs, &|l| !c.out.contains(l)),
+    }
+}
+
+/// An operand with its labels.
+struct Operand {
+    labels: Vec<u8>,
+    view: Strided,
+    dims: Vec<Dim>,
+}
+
+impl Operand {
+    fn axes(&self, labels: &[u8]) -> Vec<(Dim, Dim)> {
+        let at = |l: &u8| self.labels.iter().position(|m| m == l);
+        labels.iter().filter_map(at).map(|i| (self.dims[i].clone(), self.view.strides[i].clone())).collect()
+    }
+}
+
+/// The kernel of a contraction by the matrix template; `None` where it does not fit.
+pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
+    let Op::Contract(c) = &node.op else { return None };
+    let root = r.roots()[0];
+    if !node.operands.iter().all(|v| is_f32(r.ty(*v).dtype)) || !is_f32(c.out_dtype) || r.ty(root).dims != r.ty(anchor).dims {
+        return None;
+    }
+    let operand = |i: usize, labels: &[u8]| {
+        let v = node.operands[i];
+        Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
+    };
+    let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
+    // Columns are neighbours in the result, so the operand that owns its last label is the right one.
+    let last = c.out.last()?;
+    if !b.labels.contains(last) || a.labels.contains(last) {
+        std::mem::swap(&mut a, &mut b);
+    }
+    let roles = roles(c, &a.labels, &b.labels);
+    let [column] = roles.columns.as_slice() else { return None };
+    if column != last || roles.inner.is_empty() {
+        return None;
+    }
+    let k_axes = (a.axes(&roles.inner), b.axes(&roles.inner));
+    let (a_k, b_k) = (merged(&k_axes.0)?, merged(&k_axes.1)?);
+    let extents = |o: &Operand, labels: &[u8]| o.axes(labels).into_iter().map(|(d, _)| d).collect::<Vec<Dim>>();
+    let (rows, batch) = (extents(&a, &roles.rows), extents(&a, &roles.batch));
+    let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |x, y| &x * y);
+    let n = b.axes(&[*column])[0].clone();
+    let p = MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.0.clone(), k: product(&extents(&a, &roles.inner)) };
+    let s = matmul::Schedule::choose(target.lanes(), &p.n);
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width());
+    let kind = if packing.is_some() { "w" } else { "a" };
+    let mut kb = KernelBuilder::new(&format!("{s}{kind}"), r.symbols.clone(), s.extent(&p));
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let a_buf = e.buffer(&mut kb, a.view.base)?;
+    let b_base = b.view.base;
+    let b_buf = match packing {
+        Some((id, packing)) => e.constant(&mut kb, b_base, id, packing),
+        None => e.buffer(&mut kb, b_base)?,
+    };
+    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let row_axes = a.axes(&roles.rows);
+    let (a_batch, b_batch) = (a.axes(&roles.batch), b.axes(&roles.batch));
+    let mut row = |kb: &mut KernelBuilder, at: &[Reg], m: Reg| {
+        let start = offset(kb, &a.view.offset, &a_batch, at);
+        match merged(&row_axes) {
+            Some(stride) => {
+                let stride = kb.dim(&stride);
+                let step = kb.mul(m, stride);
+                kb.add(start, step)
+            }
+            None => {
+                let idx = tile::unflatten(kb, m, &rows);
+                let zero = Dim::from(0);
+                let inside = offset(kb, &zero, &row_axes, &idx);
+                kb.add(start, inside)
+            }
+        }
+    };
+    let mut base = |kb: &mut KernelBuilder, at: &[Reg]| offset(kb, &b.view.offset, &b_batch, at);
+    let mut lhs = Lhs { buf: a_buf, row: &mut row, k_stride: a_k };
+    let mut rhs = match packing {
+        Some(_) => Rhs::Packed { buf: b_buf, batched: !batch.is_empty() },
+        None => Rhs::Strided { buf: b_buf, base: &mut base, k_stride: b_k.clone(), n_stride: n.1.clone() },
+    };
+    let ty = r.ty(root).clone();
+    let mut stuck = None;
+    let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
+        let rows_at = tile::unflatten(kb, m, &rows);
+        let index: Vec<Index> = c
+            .out
+            .iter()
+            .map(|l| {
+                let from = |labels: &[u8], regs: &[Reg]| labels.iter().position(|m| m == l).map(|i| Index::scalar(regs[i]));
+                from(&roles.batch, at)
+                    .or_else(|| from(&roles.rows, &rows_at))
+                    .unwrap_or(Index { reg: n, step: 1, aligned: true })
+            })
+            .collect();
+        if let Err(s) = finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count) {
+            stuck = Some(s);
+        }
+    };
+    matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
+    if stuck.is_some() {
+        return None;
+    }
+    let macs = p.batch.iter().fold(&(&p.m * &p.n) * &p.k, |a, d| &a * d);
+    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&MACS_PER_NS.into()) })
+}
+
+/// The layout of a constant right operand.
+fn panels(
+    r: &Region,
+    b: &Operand,
+    p: &MatmulProblem,
+    roles: &Roles,
+    (k_stride, n_stride): (&Dim, &Dim),
+    width: i64,
+) -> Option<(transc_ir::ConstId, Packing)> {
+    let Op::Constant(c) = &r.body.def_node(b.view.base)?.op else { return None };
+    let batch_axes = b.axes(&roles.batch);
+    let batch_stride = if batch_axes.is_empty() { Dim::from(0) } else { merged(&batch_axes)? };
+    if !b.view.offset.is(0) {
+        return None;
+    }
+    let packing = Packing::Panels {
+        batch: p.batch.iter().try_fold(1, |a, d| Some(a * d.as_usize()?))?,
+        k: p.k.as_usize()?,
+        n: p.n.as_usize()?,
+        k_stride: k_stride.as_usize()?,
+        n_stride: n_stride.as_usize()?,
+        batch_stride: batch_stride.as_usize()?,
+        width: usize::try_from(width).ok()?,
+    };
+    Some((c.id, packing))
+}
+
+/// `start + sum of at[i] * stride[i]`.
+fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[(Dim, Dim)], at: &[Reg]) -> Reg {
+    let mut sum = kb.dim(start);
+    for ((_, stride), i) in axes.iter().zip(at) {
+        let stride = kb.dim(stride);
+        let step = kb.mul(*i, stride);
+        sum = kb.add(sum, step);
+    }
+    sum
+}
+
+/// Applies the epilogue to a vector of the anchor and stores it.
+#[expect(clippy::too_many_arguments, reason = "the parts of one vector")]
+fn finish(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    (anchor, root): (Value, Value),
+    out: Buf,
+    ty: &transc_ir::TensorType,
+    idx: &[Index],
+    x: Reg,
+    count: Option<Reg>,
+) -> Result<(), Stuck> {
+    let lanes = Lanes { n: kb.ty(x).lanes, count };
+    e.bound = Some((anchor, x));
+    let mark = e.mark();
+    let y = e.at(kb, root, idx, lanes);
+    e.release(mark);
+    e.bound = None;
+    store(kb, out, ty, idx, y?, lanes)
+}
+
+/// The kernel of an attention by its template; `None` where it does not fit.
+pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
+    let Op::Attention(a) = &node.op else { return None };
+    let root = r.roots()[0];
+    let [q, k, v] = [0, 1, 2].map(|i| node.operands[i]);
+    if ![q, k, v].iter().all(|x| is_f32(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
+        return None;
+    }
+    let (qd, kd, vd) = (r.ty(q).dims.clone(), r.ty(k).dims.clone(), r.ty(v).dims.clone());
+    let p = AttentionProblem {
+        b: qd[0].clone(),
+        h: qd[1].clone(),
+        g: kd[1].clone(),
+        sq: qd[2].clone(),
+        sk: kd[2].clone(),
+        d: qd[3].clone(),
+        e: vd[3].clone(),
+        scale: a.scale.0,
+        softcap: a.softcap.0,
+        causal: a.causal.clone(),
+    };
+    let s = attention::Schedule::choose(target.lanes(), &p);
+    let name = format!("{s}{}{}", if p.causal.is_some() { "c" } else { "" }, if node.operands.len() > 3 { "m" } else { "" });
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), s.extent(&p));
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {
+        let view = strided(r, x)?;
+        let strides: [Dim; 4] = view.strides.try_into().ok()?;
+        Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset, strides })
+    };
+    let (qo, ko, vo) = (operand(q, &mut e, &mut kb)?, operand(k, &mut e, &mut kb)?, operand(v, &mut e, &mut kb)?);
+    if !vo.strides[3].is(1) {
+        return None;
+    }
+    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let ty = r.ty(root).clone();
+    let e = std::cell::RefCell::new(e);
+    let stuck = std::cell::Cell::new(None);
+    let mut mask = |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
+        let m = node.operands[3];
+        let dims = r.ty(m).dims.clone();
+        let full = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: key, step: 1, aligned: true }];
+        let idx: Vec<Index> = dims
+            .iter()
+            .zip(&full[4 - dims.len()..])
+            .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
+            .collect();
+        let mut e = e.borrow_mut();
+        let mark = e.mark();
+        let x = e.at(kb, m, &idx, Lanes { n: lanes, count });
+        e.release(mark);
+        match x {
+            Ok(x) if r.ty(m).dtype == DType::Bool => {
+                let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
+                let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
+                kb.select(x, on, off)
+            }
+            Ok(x) => x,
+            Err(s) => {
+                stuck.set(Some(s));
+                let zero = kb.lit(Literal::f32(0.0));
+                kb.splat(lanes, zero)
+            }
+        }
+    };
+    let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], n: Reg, x: Reg, count: Option<Reg>| {
+        let idx = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
+        if let Err(s) = finish(&mut e.borrow_mut(), kb, (anchor, root), out, &ty, &idx, x, count) {
+            stuck.set(Some(s));
+        }
+    };
+    let masked: Option<&mut attention::Mask<'_>> = if node.operands.len() > 3 { Some(&mut mask) } else { None };
+    attention::build(&mut kb, &p, s, [&qo, &ko, &vo], masked, &mut epilogue);
+    if stuck.get().is_some() {
+        return None;
+    }
+    let work = &(&(&p.b * &p.h) * &(&p.sq * &p.sk)) * &(&p.d + &p.e);
+    let args = e.into_inner().args;
+    Some(Lowered { kernel: kb.finish(), args, cost_ns: work.floor_div(&(MACS_PER_NS / 2).into()) })
+}

@@ -1,0 +1,75 @@
+//! One region: its body, its anchor, and where its values come from.
+
+use transc_ir::op::Op;
+use transc_ir::tensor::{Func, Loc, Node};
+use transc_ir::types::{Symbol, TensorType};
+use transc_ir::{Module, Value};
+
+/// A region of the `fuse` pass, or a bare node as a region of one.
+pub(crate) struct Region {
+    /// The body; its parameters are the operands.
+    pub(crate) body: Func,
+    /// The node that needs its own loops, if there is one.
+    pub(crate) anchor: Option<Value>,
+    /// The module's symbols in order.
+    pub(crate) symbols: Vec<Symbol>,
+    /// The module's constants.
+    pub(crate) consts: std::sync::Arc<transc_ir::tensor::ConstPool>,
+    /// Provenance.
+    pub(crate) loc: Loc,
+}
+
+impl Region {
+    /// The region of a node of `main`.
+    pub(crate) fn new(main: &Func, node: &Node, m: &Module) -> Self {
+        let body = match &node.op {
+            Op::Fused(f) => (*f.body.0).clone(),
+            _ => bare(main, node),
+        };
+        let anchor = body.nodes().find(|(_, n)| is_anchor(&n.op)).map(|(_, n)| n.results[0]);
+        let symbols = m.symbols.keys().cloned().collect();
+        Self { body, anchor, symbols, consts: m.consts.clone(), loc: node.loc.clone() }
+    }
+
+    /// The results.
+    pub(crate) fn roots(&self) -> Vec<Value> {
+        self.body.results().iter().map(|(_, v)| *v).collect()
+    }
+
+    /// The type of a value of the body.
+    pub(crate) fn ty(&self, v: Value) -> &TensorType {
+        self.body.ty(v)
+    }
+}
+
+/// A function of one node.
+fn bare(main: &Func, node: &Node) -> Func {
+    let mut f = Func::new("region");
+    let operands: Vec<Value> = node.operands.iter().map(|v| f.add_param("", main.ty(*v).clone())).collect();
+    let types = node.results.iter().map(|v| main.ty(*v).clone()).collect();
+    let id = f.push_node(node.op.clone(), &operands, types, node.loc.clone());
+    for v in f.node(id).results.clone() {
+        f.add_result("", v);
+    }
+    f
+}
+
+/// True for ops that need their own loops; all others are element functions.
+pub(crate) fn is_anchor(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Reduce(_)
+            | Op::ArgReduce(_)
+            | Op::Scan(_)
+            | Op::TopK(_)
+            | Op::Contract(_)
+            | Op::Window(_)
+            | Op::Conv(_)
+            | Op::Softmax(_)
+            | Op::LayerNorm(_)
+            | Op::RmsNorm(_)
+            | Op::Attention(_)
+            | Op::ScatterElements(_)
+            | Op::ScatterNd(_)
+    )
+}

@@ -1,0 +1,128 @@
+//! Programs as the runtime's plans, and their weights as one block.
+
+use rayon::prelude::*;
+use transc_ir::types::{Atom, Dim, TensorType};
+use transc_runtime::abi::{ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, Expr, Launch, Plan, Symbol, Temp, TensorSpec};
+
+use crate::scratch::scratch_len;
+use crate::program::{Arg, Program};
+use crate::Target;
+
+/// The plan of a program.
+pub(crate) fn plan(p: &Program, target: &Target) -> Plan {
+    let symbols = p.symbols.iter().map(|(s, r)| Symbol { name: s.name().into(), min: r.min, max: r.max }).collect();
+    let expr = |d: &Dim| expr(p, d);
+    let spec = |(name, ty): &(String, TensorType)| TensorSpec {
+        name: name.clone(),
+        // The two crates number element types alike, as ONNX does.
+        dtype: DType::from_number(ty.dtype.onnx_number()).unwrap_or(DType::U8),
+        dims: ty.dims.iter().map(expr).collect(),
+    };
+    let launches = p.launches.iter().map(|l| {
+        let k = &p.kernels[l.kernel];
+        Launch {
+            kernel: l.kernel as u32,
+            args: l.args.iter().map(|a| arg(*a)).collect(),
+            extent: expr(&k.extent),
+            cost_ns: expr(&l.cost_ns),
+            scratch_bytes: expr(&scratch_len(k)),
+            node: l.loc.path().into(),
+        }
+    });
+    Plan {
+        abi_version: ABI_VERSION,
+        name: p.name.clone(),
+        producer: env!("CARGO_PKG_VERSION").into(),
+        features: target.features().into_iter().map(String::from).collect(),
+        symbols,
+        inputs: p.inputs.iter().map(spec).collect(),
+        outputs: p.outputs.iter().map(spec).collect(),
+        temps: p.temps.iter().map(|t| Temp { size_bytes: expr(&(&t.count() * &Dim::from(t.dtype.size_bytes()))) }).collect(),
+        consts: layout(p).0,
+        launches: launches.collect(),
+        checks: p.constraints.iter().map(|(a, b, why)| Check { lhs: expr(a), rhs: expr(b), message: why.clone() }).collect(),
+        ledger: Vec::new(),
+        facts: [("target".to_string(), target.name().to_string()), ("kernels".to_string(), p.kernels.len().to_string())].into(),
+    }
+}
+
+fn arg(a: Arg) -> PlanArg {
+    match a {
+        Arg::Input(i) => PlanArg::Input(i as u32),
+        Arg::Output(i) => PlanArg::Output(i as u32),
+        Arg::Temp(i) => PlanArg::Temp(i as u32),
+        Arg::Const(i) => PlanArg::Const(i as u32),
+    }
+}
+
+fn expr(p: &Program, d: &Dim) -> Expr {
+    let two = |a: &Dim, b: &Dim| (Box::new(expr(p, a)), Box::new(expr(p, b)));
+    let atom = |a: &Atom| match a {
+        // Every symbol of a dim is declared; the verifier saw to it.
+        Atom::Sym(s) => Expr::Sym(p.symbols.get_index_of(s).unwrap_or(usize::MAX) as u32),
+        Atom::FloorDiv(a, b) => {
+            let (a, b) = two(a, b);
+            Expr::FloorDiv(a, b)
+        }
+        Atom::Mod(a, b) => {
+            let (a, b) = two(a, b);
+            Expr::Mod(a, b)
+        }
+        Atom::Min(a, b) => {
+            let (a, b) = two(a, b);
+            Expr::Min(a, b)
+        }
+        Atom::Max(a, b) => {
+            let (a, b) = two(a, b);
+            Expr::Max(a, b)
+        }
+    };
+    if let Some(c) = d.as_const() {
+        return Expr::Const(c);
+    }
+    let mut terms: Vec<Expr> = d
+        .terms()
+        .iter()
+        .map(|(m, c)| {
+            let mut factors: Vec<Expr> = m.iter().map(atom).collect();
+            if *c != 1 || factors.is_empty() {
+                factors.insert(0, Expr::Const(*c));
+            }
+            if factors.len() == 1 { factors.remove(0) } else { Expr::Mul(factors) }
+        })
+        .collect();
+    if terms.len() == 1 { terms.remove(0) } else { Expr::Add(terms) }
+}
+
+/// Places of the constants, and the length of the block.
+fn layout(p: &Program) -> (Vec<ConstSpec>, usize) {
+    let mut at = 0usize;
+    let specs = p
+        .consts
+        .iter()
+        .map(|c| {
+            let spec = ConstSpec { offset: at as u64, len_bytes: c.len_bytes() as u64 };
+            at = (at + c.len_bytes()).next_multiple_of(64);
+            spec
+        })
+        .collect();
+    (specs, at)
+}
+
+/// Length of the block of weights in bytes.
+pub(crate) fn weights_len(p: &Program) -> usize {
+    layout(p).1
+}
+
+/// Packs all constants into a zeroed block.
+pub(crate) fn write_weights(p: &Program, out: &mut [u8]) {
+    let (specs, _) = layout(p);
+    let mut rest = out;
+    let mut pieces = Vec::with_capacity(specs.len());
+    for s in &specs {
+        let (piece, tail) = rest.split_at_mut((s.len_bytes as usize).next_multiple_of(64));
+        pieces.push(&mut piece[..s.len_bytes as usize]);
+        rest = tail;
+    }
+    p.consts.par_iter().zip(pieces).for_each(|(c, piece)| c.write(piece));
+}

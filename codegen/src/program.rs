@@ -1,0 +1,142 @@
+//! Programs: kernels, launches and buffers, before code.
+
+use std::fmt;
+
+use transc_ir::loops::Kernel;
+use transc_ir::tensor::{ConstData, Loc};
+use transc_ir::types::{Dim, Ranges, TensorType};
+
+/// A model lowered to loops.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Name of the model.
+    pub name: String,
+    /// Symbolic dims; kernels read their values in this order.
+    pub symbols: Ranges,
+    /// Dims that must be equal when the model runs, with the reason.
+    pub constraints: Vec<(Dim, Dim, String)>,
+    /// Inputs.
+    pub inputs: Vec<(String, TensorType)>,
+    /// Outputs.
+    pub outputs: Vec<(String, TensorType)>,
+    /// Buffers between launches.
+    pub temps: Vec<TensorType>,
+    /// Constants as the kernels read them.
+    pub consts: Vec<PackedConst>,
+    /// Kernels, each once.
+    pub kernels: Vec<Kernel>,
+    /// Launches in order.
+    pub launches: Vec<Launch>,
+}
+
+/// One call of a kernel.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which kernel.
+    pub kernel: usize,
+    /// Its buffers.
+    pub args: Vec<Arg>,
+    /// Estimated nanoseconds on one thread.
+    pub cost_ns: Dim,
+    /// The user's node.
+    pub loc: Loc,
+}
+
+/// A buffer of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arg {
+    /// An input of the model.
+    Input(usize),
+    /// An output of the model.
+    Output(usize),
+    /// A buffer between launches.
+    Temp(usize),
+    /// A constant.
+    Const(usize),
+}
+
+/// How a constant is laid out for its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// As in the model: row-major.
+    Raw,
+    /// Column panels of a matrix `[batch, k, n]`: `[batch][ceil(n/width)][k][width]`, zero padded.
+    Panels {
+        /// Number of matrices.
+        batch: usize,
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+        /// Distance between rows in the source, in elements.
+        k_stride: usize,
+        /// Distance between columns in the source, in elements.
+        n_stride: usize,
+        /// Distance between matrices in the source, in elements.
+        batch_stride: usize,
+        /// Width of a panel.
+        width: usize,
+    },
+}
+
+/// A constant and its layout.
+#[derive(Clone, Debug)]
+pub struct PackedConst {
+    /// The constant.
+    pub source: ConstData,
+    /// The layout.
+    pub packing: Packing,
+}
+
+impl PackedConst {
+    /// Length in bytes.
+    pub fn len_bytes(&self) -> usize {
+        match self.packing {
+            Packing::Raw => self.source.bytes().len(),
+            Packing::Panels { batch, k, n, width, .. } => batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes(),
+        }
+    }
+
+    /// Fills `out`, which has [`PackedConst::len_bytes`] zero bytes.
+    pub fn write(&self, out: &mut [u8]) {
+        let src = self.source.bytes();
+        let Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } = self.packing else {
+            out.copy_from_slice(src);
+            return;
+        };
+        let size = self.source.ty().dtype.size_bytes();
+        let row_bytes = width * size;
+        for b in 0..batch {
+            for panel in 0..n.div_ceil(width) {
+                let columns = panel * width..n.min((panel + 1) * width);
+                for row in 0..k {
+                    let to = ((b * n.div_ceil(width) + panel) * k + row) * row_bytes;
+                    let from = b * batch_stride + row * k_stride;
+                    if n_stride == 1 {
+                        let (start, end) = ((from + columns.start) * size, (from + columns.end) * size);
+                        out[to..to + end - start].copy_from_slice(&src[start..end]);
+                        continue;
+                    }
+                    for (i, c) in columns.clone().enumerate() {
+                        let at = (from + c * n_stride) * size;
+                        out[to + i * size..to + (i + 1) * size].copy_from_slice(&src[at..at + size]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    /// Launches, then the loop IR of the kernels.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for l in &self.launches {
+            let args: Vec<String> = l.args.iter().map(|a| format!("{a:?}").to_lowercase()).collect();
+            writeln!(f, "launch {}({})  // {}", self.kernels[l.kernel].name, args.join(", "), l.loc.path())?;
+        }
+        for k in &self.kernels {
+            write!(f, "\n{k}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,5 @@
+//! Kernel templates: one file each, with its contract, its schedule and the code that builds it.
+
+pub mod attention;
+pub mod matmul;
+pub mod tile;

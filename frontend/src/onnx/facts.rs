@@ -1,0 +1,144 @@
+//! What is known of values while a model is imported: shape arithmetic as expressions, and constants.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use transc_ir::interp::{EvalCx, SymTensor, Tensor, sym_eval};
+use transc_ir::tensor::{Node, NodeId};
+use transc_ir::types::Symbol;
+use transc_ir::{Dim, Module, Op, TensorType, Value};
+
+use super::error::{Result, invalid, limit};
+
+/// Knowledge about the values of one function. It grows with the function; see [`Facts::propagate`].
+#[derive(Default)]
+pub(super) struct Facts {
+    known: Vec<Option<SymTensor>>,
+    /// Which values depend on nothing but constants.
+    constant: Vec<bool>,
+    folded: BTreeMap<Value, Rc<Tensor>>,
+    done: usize,
+}
+
+impl Facts {
+    /// Takes in the nodes that were added since the last call.
+    pub(super) fn propagate(&mut self, m: &Module) {
+        let f = &m.main;
+        self.known.resize(f.value_count(), None);
+        self.constant.resize(f.value_count(), false);
+        for i in self.done..f.node_count() {
+            let node = f.node(NodeId(i as u32));
+            let operands: Vec<Option<&SymTensor>> = node.operands.iter().map(|v| self.known[v.index()].as_ref()).collect();
+            let types: Vec<&TensorType> = node.operands.iter().map(|v| f.ty(*v)).collect();
+            let results: Vec<TensorType> = node.results.iter().map(|v| f.ty(*v).clone()).collect();
+            if let Some(values) = sym_eval(&node.op, &operands, &types, &results, &m.consts, &m.symbols) {
+                for (v, t) in node.results.iter().zip(values) {
+                    self.known[v.index()] = Some(t);
+                }
+            }
+            let constant = node.operands.iter().all(|v| self.constant[v.index()])
+                && results.iter().all(|t| t.static_dims().is_some())
+                && !mentions_symbols(node);
+            for v in &node.results {
+                self.constant[v.index()] = constant;
+            }
+        }
+        self.done = f.node_count();
+    }
+
+    /// Forgets what was derived, since symbols were replaced: more may be known now.
+    pub(super) fn reset(&mut self) {
+        self.known.clear();
+        self.constant.clear();
+        self.done = 0;
+    }
+
+    /// The elements of a small tensor of whole numbers as dims, if they are known.
+    pub(super) fn symbolic(&self, v: Value) -> Option<&[Dim]> {
+        self.known.get(v.index())?.as_ref().map(|t| t.values.as_slice())
+    }
+
+    /// The elements of an integer tensor as dims, if they are known.
+    ///
+    /// # Errors
+    /// As [`Facts::constant`].
+    pub(super) fn dims(&mut self, m: &Module, v: Value, max: usize) -> Result<Option<Vec<Dim>>> {
+        if m.main.ty(v).dtype.is_float() {
+            return invalid(format!("needs integers, got {}", m.main.ty(v)));
+        }
+        if let Some(values) = self.symbolic(v) {
+            return Ok(Some(values.to_vec()));
+        }
+        Ok(self.constant(m, v, max)?.map(|t| (0..t.count()).map(|i| Dim::from(t.get_i64(i))).collect()))
+    }
+
+    /// The value of a tensor that depends on constants only.
+    ///
+    /// # Errors
+    /// A tensor on the way that has more than `max` elements, or an evaluation that fails.
+    pub(super) fn constant(&mut self, m: &Module, v: Value, max: usize) -> Result<Option<Tensor>> {
+        if let Some(t) = self.known.get(v.index()).and_then(Option::as_ref)
+            && let Some(values) = t.as_ints()
+        {
+            let dtype = m.main.ty(v).dtype;
+            let mut out = Tensor { dtype, dims: t.dims.clone(), data: vec![0; values.len() * dtype.size_bytes()] };
+            for (i, x) in values.into_iter().enumerate() {
+                out.set(i, transc_ir::scalar::Literal::from_i64(dtype, x));
+            }
+            return Ok(Some(out));
+        }
+        if !self.constant.get(v.index()).is_some_and(|c| *c) {
+            return Ok(None);
+        }
+        // Operands first, without recursion: chains may be long.
+        let mut stack = vec![v];
+        while let Some(top) = stack.last().copied() {
+            let Some(node) = m.main.def_node(top).filter(|_| !self.folded.contains_key(&top)) else {
+                stack.pop();
+                continue;
+            };
+            let missing: Vec<Value> = node.operands.iter().copied().filter(|o| !self.folded.contains_key(o)).collect();
+            if missing.is_empty() {
+                self.fold(m, node, max)?;
+                stack.pop();
+            } else {
+                stack.extend(missing);
+            }
+        }
+        Ok(self.folded.get(&v).map(|t| (**t).clone()))
+    }
+
+    fn fold(&mut self, m: &Module, node: &Node, max: usize) -> Result<()> {
+        for r in &node.results {
+            let count = m.main.ty(*r).static_dims().and_then(|d| d.iter().try_fold(1i64, |n, d| n.checked_mul(*d)));
+            // A weight is already there; what is computed from it is bounded.
+            if !matches!(node.op, Op::Constant(_)) && count.is_none_or(|n| n as u64 > max as u64) {
+                return limit(format!(
+                    "a constant of type {} would be computed; the folding limit is {max} elements",
+                    m.main.ty(*r)
+                ));
+            }
+        }
+        let operands: Vec<Rc<Tensor>> = node.operands.iter().filter_map(|o| self.folded.get(o).cloned()).collect();
+        let refs: Vec<&Tensor> = operands.iter().map(Rc::as_ref).collect();
+        let cx = EvalCx { consts: &m.consts, symbols: &|_| None };
+        match node.op.eval(&refs, &cx) {
+            Ok(results) => {
+                self.folded.extend(node.results.iter().copied().zip(results.into_iter().map(Rc::new)));
+                Ok(())
+            }
+            Err(e) => invalid(format!("a constant has no value: {e}")),
+        }
+    }
+}
+
+fn mentions_symbols(node: &Node) -> bool {
+    let seen = Cell::new(false);
+    let mut op = node.op.clone();
+    op.map_dims(&|_: &Symbol| {
+        seen.set(true);
+        None
+    });
+    seen.get()
+}

@@ -1,0 +1,284 @@
+//! Operators that ONNX Runtime's transformer optimiser writes (domain `com.microsoft`).
+
+use transc_ir::scalar::{BinOp, BodyBuilder, Ref};
+use transc_ir::{DType, Dim, Value};
+
+use super::super::cx::OpCx;
+use super::super::error::{Result, invalid, unsupported};
+use super::activation::{gelu_erf, gelu_tanh, scaled_silu};
+use super::attention::{Heads, join_heads, rotate, split_heads};
+use super::{OpRow, contrib, norm};
+
+pub(super) static ROWS: &[OpRow] = &[
+    contrib("Attention", attention),
+    contrib("BiasGelu", |cx| with_bias(cx, gelu_erf)),
+    contrib("EmbedLayerNormalization", embed_layer_norm),
+    contrib("FastGelu", |cx| with_bias(cx, gelu_tanh)),
+    contrib("Gelu", |cx| with_bias(cx, gelu_erf)),
+    contrib("GroupQueryAttention", group_query_attention),
+    contrib("MultiHeadAttention", multi_head_attention),
+    contrib("QuickGelu", |cx| {
+        let alpha = cx.real("alpha", 1.702);
+        with_bias(cx, |b, d, x| scaled_silu(b, d, x, alpha))
+    }),
+    contrib("RotaryEmbedding", rotary),
+];
+
+fn with_bias(cx: &mut OpCx<'_, '_>, f: impl FnOnce(&mut BodyBuilder, DType, Ref) -> Ref) -> Result<Vec<Value>> {
+    let mut x = cx.x(0)?;
+    if let Some(bias) = cx.opt(1) {
+        x = cx.bin(BinOp::Add, x, bias)?;
+    }
+    Ok(vec![cx.map1(x, f)?])
+}
+
+fn optional_scale(cx: &OpCx<'_, '_>) -> Option<f64> {
+    cx.attr("scale").map(|a| f64::from(a.f())).filter(|s| *s != 0.0)
+}
+
+/// Masks of these operators: `[B, Sk]` of 0 and 1, `[B]` of lengths, or `[B, Sq, Sk]`.
+fn key_mask(cx: &mut OpCx<'_, '_>, mask: Value, keys: &Dim) -> Result<Value> {
+    let dims = cx.dims(mask);
+    let one = Dim::from(1);
+    let shape = match dims.as_slice() {
+        [b, k] => vec![b.clone(), one.clone(), one, k.clone()],
+        [b, q, k] => vec![b.clone(), one, q.clone(), k.clone()],
+        [b] => {
+            let lengths = cx.cast(DType::I64, mask)?;
+            let lengths = cx.reshape(lengths, vec![b.clone(), one.clone(), one.clone(), one])?;
+            let at = cx.iota(keys, 3, 4)?;
+            return cx.bin(BinOp::Lt, at, lengths);
+        }
+        _ => return unsupported(format!("has the mask {}", cx.ty(mask))),
+    };
+    let m = cx.reshape(mask, shape)?;
+    cx.cast(DType::Bool, m)
+}
+
+/// A boolean mask and an additive bias as one mask.
+fn merged(cx: &mut OpCx<'_, '_>, mask: Option<Value>, bias: Option<Value>) -> Result<Option<Value>> {
+    Ok(match (mask, bias) {
+        (Some(m), Some(b)) => {
+            let low = cx.num(cx.dtype(b), f64::NEG_INFINITY)?;
+            Some(cx.select(m, b, low)?)
+        }
+        (m, b) => m.or(b),
+    })
+}
+
+/// Operands: input, weights of the packed projection, bias, mask, past, additive bias.
+fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, w) = (cx.x(0)?, cx.x(1)?);
+    if cx.flag("do_rotary") || cx.opt(6).is_some() {
+        return unsupported("rotates inside, or shares the buffer of its past");
+    }
+    let heads = cx.int("num_heads", 0);
+    let mut packed = cx.mat_mul(x, w, cx.dtype(x))?;
+    if let Some(bias) = cx.opt(2) {
+        packed = cx.bin(BinOp::Add, packed, bias)?;
+    }
+    let sizes = match cx.int_list("qkv_hidden_sizes").filter(|s| !s.is_empty()) {
+        Some(s) => s.into_iter().map(Dim::from).collect::<Vec<_>>(),
+        None => vec![cx.dims(packed)[2].floor_div(&Dim::from(3)); 3],
+    };
+    let [sq, sk, sv] = sizes.as_slice() else { return invalid("needs three hidden sizes") };
+    let zero = Dim::from(0);
+    let (at_k, at_v) = (sq.clone(), sq + sk);
+    let mut parts = Vec::new();
+    for (start, size) in [(&zero, sq), (&at_k, sk), (&at_v, sv)] {
+        let p = cx.slice(packed, 2, start, size, 1)?;
+        parts.push(split_heads(cx, p, heads)?);
+    }
+    let (q, mut k, mut v) = (parts[0], parts[1], parts[2]);
+    let mut past = Dim::from(0);
+    if let Some(p) = cx.opt(4) {
+        past = cx.dims(p).get(3).cloned().unwrap_or(past);
+        (k, v) = (joined_past(cx, p, 0, k)?, joined_past(cx, p, 1, v)?);
+    }
+    let keys = cx.dims(k)[2].clone();
+    let mask = match cx.opt(3) {
+        Some(m) => Some(key_mask(cx, m, &keys)?),
+        None => None,
+    };
+    let mask = merged(cx, mask, cx.opt(5))?;
+    let causal = cx.flag("unidirectional").then_some(past);
+    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal }.build(cx)?;
+    let y = join_heads(cx, y)?;
+    if !cx.wants(1) {
+        return Ok(vec![y]);
+    }
+    let mut present = Vec::new();
+    for p in [k, v] {
+        let mut dims = cx.dims(p);
+        dims.insert(0, Dim::from(1));
+        present.push(cx.reshape(p, dims)?);
+    }
+    Ok(vec![y, cx.concat(&present, 0)?])
+}
+
+/// The half of a packed past `[2, B, H, P, D]`, with new keys or values behind it.
+fn joined_past(cx: &mut OpCx<'_, '_>, past: Value, half: i64, new: Value) -> Result<Value> {
+    let p = cx.slice(past, 0, &Dim::from(half), &Dim::from(1), 1)?;
+    let mut dims = cx.dims(p);
+    dims.remove(0);
+    let p = cx.reshape(p, dims)?;
+    cx.concat(&[p, new], 2)
+}
+
+/// Operands: query, key, value, bias, mask, additive bias, past key, past value.
+fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let heads = cx.int("num_heads", 0);
+    let q = cx.x(0)?;
+    let (Some(k), Some(v)) = (cx.opt(1), cx.opt(2)) else { return unsupported("has packed queries, keys and values") };
+    if cx.rank(q) != 3 {
+        return unsupported(format!("has packed queries {}", cx.ty(q)));
+    }
+    let mut parts = [q, k, v];
+    if let Some(bias) = cx.opt(3) {
+        let mut start = Dim::from(0);
+        for p in &mut parts {
+            if cx.rank(*p) != 3 {
+                return unsupported("adds a bias to keys that are already split into heads");
+            }
+            let n = cx.dims(*p)[2].clone();
+            let b = cx.slice(bias, 0, &start, &n, 1)?;
+            *p = cx.bin(BinOp::Add, *p, b)?;
+            start = &start + &n;
+        }
+    }
+    for p in &mut parts {
+        // Keys of cross-attention may come split.
+        if cx.rank(*p) == 3 {
+            *p = split_heads(cx, *p, heads)?;
+        }
+    }
+    let [q, mut k, mut v] = parts;
+    let mut past = Dim::from(0);
+    if let (Some(pk), Some(pv)) = (cx.opt(6), cx.opt(7)) {
+        past = cx.dims(pk).get(2).cloned().unwrap_or(past);
+        (k, v) = (cx.concat(&[pk, k], 2)?, cx.concat(&[pv, v], 2)?);
+    }
+    let keys = cx.dims(k).get(2).cloned().unwrap_or_else(|| Dim::from(0));
+    let mask = match cx.opt(4) {
+        Some(m) => Some(key_mask(cx, m, &keys)?),
+        None => None,
+    };
+    let mask = merged(cx, mask, cx.opt(5))?;
+    let causal = cx.flag("unidirectional").then_some(past);
+    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal }.build(cx)?;
+    Ok(vec![join_heads(cx, y)?, k, v])
+}
+
+/// Operands: query, key, value, past key, past value, lengths minus one, total length, cosines, sines. The past holds exactly the
+/// tokens before the query.
+fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (h, g) = (cx.int("num_heads", 0), cx.int("kv_num_heads", 0));
+    if cx.int("local_window_size", -1) > 0 || cx.flag("smooth_softmax") {
+        return unsupported("limits its window, or smooths its softmax");
+    }
+    let (Some(k), Some(v)) = (cx.opt(1), cx.opt(2)) else { return unsupported("has packed queries, keys and values") };
+    let q = cx.x(0)?;
+    let (mut q, mut k, mut v) = (split_heads(cx, q, h)?, split_heads(cx, k, g)?, split_heads(cx, v, g)?);
+    let past = match cx.opt(3) {
+        Some(p) => cx.dims(p).get(2).cloned().unwrap_or_else(|| Dim::from(0)),
+        None => Dim::from(0),
+    };
+    if cx.flag("do_rotary") {
+        let (cos, sin) = (cx.x(7)?, cx.x(8)?);
+        let n = cx.dims(q)[2].clone();
+        let end = &past + &n;
+        let rows = cx.dims(cos)[0].clone();
+        if !cx.assume_not_negative(&(&rows - &end), "the rotary tables are long enough") {
+            return invalid("has rotary tables that are too short");
+        }
+        let mut tables = [cos, sin];
+        for t in &mut tables {
+            let part = cx.slice(*t, 0, &past, &n, 1)?;
+            let mut dims = cx.dims(part);
+            dims.insert(0, Dim::from(1));
+            *t = cx.reshape(part, dims)?;
+        }
+        let interleaved = cx.flag("rotary_interleaved");
+        q = rotate(cx, q, tables[0], tables[1], interleaved, 1)?;
+        k = rotate(cx, k, tables[0], tables[1], interleaved, 1)?;
+    }
+    if let (Some(pk), Some(pv)) = (cx.opt(3), cx.opt(4)) {
+        (k, v) = (cx.concat(&[pk, k], 2)?, cx.concat(&[pv, v], 2)?);
+    }
+    let keys = cx.dims(k)[2].clone();
+    let lengths = cx.x(5)?;
+    let batch = cx.ty(lengths).count();
+    let lengths = cx.reshape(lengths, vec![batch])?;
+    let lengths = cx.bin_num(BinOp::Add, lengths, 1.0)?;
+    let mask = Some(key_mask(cx, lengths, &keys)?);
+    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: cx.real("softcap", 0.0), causal: Some(past) }.build(cx)?;
+    Ok(vec![join_heads(cx, y)?, k, v])
+}
+
+/// Operands: x, position ids, cosines, sines.
+fn rotary(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, ids, mut cos, mut sin) = (cx.x(0)?, cx.x(1)?, cx.x(2)?, cx.x(3)?);
+    let dims = cx.dims(x);
+    let sequence = match dims.as_slice() {
+        [_, s, _] => s.clone(),
+        [_, _, s, _] => s.clone(),
+        _ => return invalid(format!("cannot rotate {}", cx.ty(x))),
+    };
+    let ids = if cx.rank(ids) == 1 {
+        // One number: the position of the first token.
+        let first = cx.reshape(ids, vec![Dim::from(1), Dim::from(1)])?;
+        let at = cx.iota(&sequence, 1, 2)?;
+        cx.bin(BinOp::Add, at, first)?
+    } else {
+        ids
+    };
+    (cos, sin) = (cx.gather(cos, ids, 0)?, cx.gather(sin, ids, 0)?);
+    let interleaved = cx.flag("interleaved");
+    if dims.len() == 4 {
+        return Ok(vec![rotate(cx, x, cos, sin, interleaved, 1)?]);
+    }
+    let half = cx.dims(cos).last().cloned().unwrap_or_else(|| Dim::from(0));
+    let heads = match cx.int("num_heads", 0) {
+        0 => dims[2].exact_div(&(&half + &half)),
+        n => Some(Dim::from(n)),
+    };
+    let size = heads.as_ref().and_then(|h| dims[2].exact_div(h));
+    let (Some(heads), Some(size)) = (heads, size) else { return invalid(format!("cannot split {} into heads", cx.ty(x))) };
+    let y = cx.reshape(x, vec![dims[0].clone(), dims[1].clone(), heads, size])?;
+    let y = rotate(cx, y, cos, sin, interleaved, 2)?;
+    Ok(vec![cx.reshape(y, dims)?])
+}
+
+/// Operands: ids, segment ids, word, position and segment tables, scale, bias, mask, position ids.
+fn embed_layer_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (ids, words, positions) = (cx.x(0)?, cx.x(2)?, cx.x(3)?);
+    let mut sum = cx.gather(words, ids, 0)?;
+    let place = match cx.opt(8) {
+        Some(p) => cx.gather(positions, p, 0)?,
+        None => {
+            let (rows, n) = (cx.dims(positions)[0].clone(), cx.dims(ids)[1].clone());
+            if !cx.assume_not_negative(&(&rows - &n), "the table of positions is long enough") {
+                return invalid("has a table of positions that is too short");
+            }
+            cx.slice(positions, 0, &Dim::from(0), &n, 1)?
+        }
+    };
+    sum = cx.bin(BinOp::Add, sum, place)?;
+    if let (Some(segments), Some(table)) = (cx.opt(1), cx.opt(4)) {
+        let s = cx.gather(table, segments, 0)?;
+        sum = cx.bin(BinOp::Add, sum, s)?;
+    }
+    let y = norm::layer_norm(cx, sum, cx.opt(5), cx.opt(6), 2, cx.real("epsilon", 1e-12))?;
+    let lengths = if cx.wants(1) {
+        match cx.opt(7) {
+            Some(m) => {
+                let m = cx.cast(DType::I32, m)?;
+                cx.reduce(transc_ir::op::ReduceKind::Sum, m, &[1], false)?
+            }
+            None => return unsupported("gives the lengths of sequences without a mask"),
+        }
+    } else {
+        y
+    };
+    Ok(vec![y, lengths, sum])
+}

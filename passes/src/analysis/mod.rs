@@ -1,0 +1,5 @@
+//! Analyses: facts about functions, computed on demand and never stored in nodes.
+
+pub mod cost;
+pub mod strided;
+pub mod uses;

@@ -1,0 +1,78 @@
+//! What a pass sees besides the module, and what it reports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use transc_ir::Loc;
+
+/// Something worth telling the user: what a pass declined to do, where and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The pass.
+    pub pass: &'static str,
+    /// The user's node.
+    pub loc: Loc,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What one run of a pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassStats {
+    /// The pass.
+    pub pass: &'static str,
+    /// Nodes of the entry function and of its regions before the pass.
+    pub nodes_before: usize,
+    /// The same after it.
+    pub nodes_after: usize,
+    /// How often each rule fired.
+    pub fired: BTreeMap<&'static str, u32>,
+    /// How long it took; for people, never read by a pass.
+    pub time: Duration,
+}
+
+/// Options of the passes, and their reports.
+#[derive(Clone, Debug)]
+pub struct PassCx {
+    /// What the passes had to say, in order.
+    pub remarks: Vec<Remark>,
+    /// One entry per pass that ran, in order.
+    pub stats: Vec<PassStats>,
+    /// Verify after every pass instead of only where the stage changes.
+    pub verify_each: bool,
+    /// Mnemonics of the named ops that pass `decompose` expands: those for which the back end has no kernel of its own.
+    pub decompose: Vec<&'static str>,
+    pub(crate) current: Current,
+}
+
+/// The pass that is running.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Current {
+    pub(crate) pass: &'static str,
+    pub(crate) fired: BTreeMap<&'static str, u32>,
+}
+
+impl Default for PassCx {
+    /// Decomposes the named ops that are pointwise: `rope`, `quantize`, `dequantize`.
+    fn default() -> Self {
+        Self {
+            remarks: Vec::new(),
+            stats: Vec::new(),
+            verify_each: false,
+            decompose: vec!["rope", "quantize", "dequantize"],
+            current: Current::default(),
+        }
+    }
+}
+
+impl PassCx {
+    /// Counts one firing of a rule of the running pass.
+    pub(crate) fn fired(&mut self, rule: &'static str) {
+        *self.current.fired.entry(rule).or_default() += 1;
+    }
+
+    /// Adds a remark of the running pass.
+    pub(crate) fn remark(&mut self, loc: &Loc, message: impl Into<String>) {
+        self.remarks.push(Remark { pass: self.current.pass, loc: loc.clone(), message: message.into() });
+    }
+}

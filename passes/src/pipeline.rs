@@ -1,0 +1,90 @@
+//! The order of the passes, and the runner.
+
+use std::time::Instant;
+
+use transc_ir::op::Op;
+use transc_ir::{Func, Module};
+
+use crate::context::{Current, PassCx, PassStats};
+use crate::error::PassError;
+use crate::registry::{self, Stage};
+use crate::verify;
+
+/// The default pipeline.
+const DEFAULT: &[&str] = &[
+    // Sizes become dims and constants, so that later passes see static structure.
+    "simplify-shapes",
+    "fold-constants",
+    "algebra",
+    // Pointwise named ops open up before views move past them.
+    "decompose",
+    "cse",
+    "move-views",
+    "linearise-contract",
+    // Views that met have composed; what they hid folds now.
+    "simplify-shapes",
+    "fold-constants",
+    "algebra",
+    "cse",
+    "dce",
+    "fuse",
+];
+
+/// Names of the passes of the default pipeline, in order.
+pub fn default() -> Vec<&'static str> {
+    DEFAULT.to_vec()
+}
+
+/// The default pipeline up to the last run of a pass; empty if it does not contain the pass.
+pub fn until(name: &str) -> Vec<&'static str> {
+    let end = DEFAULT.iter().rposition(|p| *p == name).map_or(0, |i| i + 1);
+    DEFAULT[..end].to_vec()
+}
+
+/// Runs the default pipeline.
+///
+/// # Errors
+/// As [`run`].
+pub fn optimise(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
+    run(module, DEFAULT, cx)
+}
+
+/// Runs passes by name, verifying before the first, wherever the stage changes and after the last; with [`PassCx::verify_each`] after
+/// every pass.
+///
+/// # Errors
+/// An unknown pass, a pass for another stage than the module's, or a bug: a pass that made an invalid module. The module is then in
+/// an unspecified state.
+pub fn run(module: &mut Module, names: &[&str], cx: &mut PassCx) -> Result<(), PassError> {
+    let passes = names.iter().map(|n| registry::find(n)).collect::<Result<Vec<_>, _>>()?;
+    let mut stage = stage_of(module);
+    verify::verify(module, stage, "as it was given")?;
+    for (i, pass) in passes.iter().enumerate() {
+        if pass.stage_in != stage {
+            return Err(PassError::Stage { pass: pass.name, want: pass.stage_in.name(), got: stage.name() });
+        }
+        let (nodes_before, start) = (node_count(module), Instant::now());
+        cx.current = Current { pass: pass.name, ..Current::default() };
+        (pass.run)(module, cx)?;
+        let fired = std::mem::take(&mut cx.current).fired;
+        cx.stats.push(PassStats { pass: pass.name, nodes_before, nodes_after: node_count(module), fired, time: start.elapsed() });
+        if cx.verify_each || stage != pass.stage_out || i + 1 == passes.len() {
+            verify::verify(module, pass.stage_out, &format!("after pass `{}`", pass.name))?;
+        }
+        stage = pass.stage_out;
+    }
+    Ok(())
+}
+
+/// The stage that a module is at, from its ops.
+fn stage_of(module: &Module) -> Stage {
+    if module.main.nodes().any(|(_, n)| matches!(n.op, Op::Fused(_))) { Stage::Fused } else { Stage::Tensor }
+}
+
+/// Nodes that compute: those of the entry function, a region counting as what it contains.
+fn node_count(module: &Module) -> usize {
+    fn count(f: &Func) -> usize {
+        f.nodes().map(|(_, n)| if let Op::Fused(r) = &n.op { count(&r.body) } else { 1 }).sum()
+    }
+    count(&module.main)
+}

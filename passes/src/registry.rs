@@ -1,0 +1,98 @@
+//! The table of passes.
+
+use transc_ir::Module;
+
+use crate::context::PassCx;
+use crate::error::PassError;
+use crate::exact;
+
+/// How far a pass may change results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Every bit stays, under the reference interpreter.
+    Exact,
+    /// Equal over the reals; rounding may differ.
+    Reassoc,
+}
+
+impl Class {
+    /// The name in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Exact => "exact",
+            Class::Reassoc => "reassoc",
+        }
+    }
+}
+
+/// What a module consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Any op but `fused`.
+    Tensor,
+    /// The entry function holds `fused` regions only; see the docs of pass `fuse`.
+    Fused,
+}
+
+impl Stage {
+    /// The name in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Tensor => "tensor",
+            Stage::Fused => "fused",
+        }
+    }
+}
+
+/// A row of the table.
+pub struct PassInfo {
+    /// Name.
+    pub name: &'static str,
+    /// The stage of the module that it takes.
+    pub stage_in: Stage,
+    /// The stage of the module that it gives.
+    pub stage_out: Stage,
+    /// How far it may change results.
+    pub class: Class,
+    /// One line.
+    pub summary: &'static str,
+    /// The pass.
+    ///
+    /// # Errors
+    /// Only for a bug in the pass.
+    pub run: fn(&mut Module, &mut PassCx) -> Result<(), PassError>,
+}
+
+const fn tensor(
+    name: &'static str,
+    class: Class,
+    run: fn(&mut Module, &mut PassCx) -> Result<(), PassError>,
+    summary: &'static str,
+) -> PassInfo {
+    PassInfo { name, stage_in: Stage::Tensor, stage_out: Stage::Tensor, class, summary, run }
+}
+
+/// Every pass, sorted by name.
+pub const PASSES: &[PassInfo] = &[
+    tensor("algebra", Class::Exact, exact::algebra::run, "element-wise identities that keep every bit; scalar constants move into bodies"),
+    tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
+    tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
+    tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),
+    tensor("fold-constants", Class::Exact, exact::fold_constants::run, "nodes with constant operands and a small result are evaluated"),
+    PassInfo {
+        name: "fuse",
+        stage_in: Stage::Tensor,
+        stage_out: Stage::Fused,
+        class: Class::Exact,
+        summary: "nodes are grouped into regions, one per kernel",
+        run: exact::fuse::run,
+    },
+    tensor("linearise-contract", Class::Exact, exact::linearise_contract::run, "contractions take the form [batch, rows, k] by [batch, k, columns]"),
+    tensor("move-views", Class::Exact, exact::move_views::run, "transposes, reshapes and broadcasts move to where they cancel or cost nothing"),
+    tensor("simplify-shapes", Class::Exact, exact::simplify_shapes::run, "views compose, trivial ones vanish, shape arithmetic becomes `dims`"),
+];
+
+/// The pass with a name.
+pub(crate) fn find(name: &str) -> Result<&'static PassInfo, PassError> {
+    PASSES.iter().find(|p| p.name == name).ok_or_else(|| PassError::Unknown(name.into()))
+}
