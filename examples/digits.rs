@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let size = std::fs::metadata(&library)?.len();
     let session = Session::new(Model::open(&library)?, SessionOptions::default())?;
 
-    let arrays = transc_frontend::npz::read_npz(&dir.join("heldout.npz"))?;
+    let arrays = transc_frontend::npz::read_file(&dir.join("heldout.npz"), &Default::default()).map_err(|p| p.to_string())?;
     let array = |name: &str| arrays.iter().find(|(n, _)| n == name).map(|(_, t)| t).ok_or(format!("no `{name}`"));
     let (pixels, images, labels) = (array("pixel_values")?, array("images")?, array("labels")?);
     let count = pixels.dims[0];

@@ -19,7 +19,7 @@ pub fn transc(args: &[&str]) -> Output {
 
 /// All arrays of an npz file.
 pub fn npz(path: &Path) -> Vec<(String, Plain)> {
-    transc_frontend::npz::read_npz(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    transc_frontend::npz::read_file(path, &Default::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// A session of the JIT for a model file.

@@ -1,9 +1,10 @@
-//! Reads models into the tensor IR: `.onnx` files, the text form `.tir`, and the data files that stand beside models (`.npz`, ONNX tensor files).
+//! Reads models into the tensor IR: `.onnx` files, Hugging Face folders, the text form `.tir`, and the data files that stand beside models (`.npz`, ONNX tensor files).
 //!
 //! Everything that is read is untrusted: sizes are checked before memory is taken, names never leave the model's directory, and
 //! nothing is executed. All problems of a file are reported at once; see [`FrontendError`].
 #![forbid(unsafe_code)]
 
+mod hf;
 pub mod npy;
 pub mod npz;
 pub mod onnx;
@@ -21,18 +22,21 @@ use std::path::Path;
 use transc_ir::Module;
 use transc_ir::diag::Fault;
 
-/// Reads a model by the kind of its path: an `.onnx` file, or the text form `.tir`.
+/// Reads a model by the kind of its path: an `.onnx` file, a Hugging Face folder, or the text form `.tir`.
 ///
 /// # Errors
 /// All problems of the model; see [`FrontendError`].
 pub fn load(path: &Path, options: &ImportOptions) -> Result<Module, FrontendError> {
+    if path.is_dir() {
+        return hf::load(path, options);
+    }
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => onnx::load(path, options),
         Some("tir") => tir::load(path, options),
         _ => Err(FrontendError::one(
             path,
             Problem::new("T0100", Fault::Unsupported, format!("cannot tell the kind of model of `{}`", path.display()))
-                .help("give a .onnx or a .tir file"),
+                .help("give a .onnx or a .tir file, or a folder with config.json"),
         )),
     }
 }

@@ -1,6 +1,12 @@
 //! Options of the import.
 
 use transc_ir::interp::Tensor;
+use transc_ir::tensor::rewrite::substitute_dims;
+use transc_ir::types::{Dim, Symbol, SymbolRange};
+use transc_ir::Module;
+
+use crate::Problem;
+use crate::error::quote;
 
 /// What the user says about a symbolic dim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,4 +47,25 @@ pub struct ImportOptions {
     pub fixed_inputs: Vec<(String, Tensor)>,
     /// Bounds of the work.
     pub limits: Limits,
+}
+
+impl ImportOptions {
+    /// Fixes dims of a module, or narrows their ranges.
+    ///
+    /// # Errors
+    /// A name that is no symbolic dim of the module, or an empty range.
+    pub(crate) fn apply_dims(&self, m: &mut Module) -> Result<(), Problem> {
+        for (name, option) in &self.dims {
+            let symbol = Symbol::new(name);
+            let Some(range) = m.symbols.get_mut(&symbol) else {
+                return Err(Problem::invalid("T0116", format!("the model has no symbolic dim {}", quote(name))));
+            };
+            match option {
+                DimOption::Fixed(v) if *v >= 0 => substitute_dims(m, &|s| (*s == symbol).then(|| Dim::from(*v))),
+                DimOption::Range(min, max) if 0 <= *min && min <= max => *range = SymbolRange { min: *min, max: *max },
+                _ => return Err(Problem::invalid("T0116", format!("the dim {} has an empty or negative range", quote(name)))),
+            }
+        }
+        Ok(())
+    }
 }

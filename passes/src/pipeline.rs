@@ -13,18 +13,18 @@ use crate::verify;
 /// The default pipeline.
 const DEFAULT: &[&str] = &[
     // Sizes become dims and constants, so that later passes see static structure.
-    "simplify-shapes",
-    "fold-constants",
-    "algebra",
+//X    "simplify-shapes",
+//X    "fold-constants",
+//X    "algebra",
     // Pointwise named ops open up before views move past them.
-    "decompose",
+//X    "decompose",
     "cse",
-    "move-views",
-    "linearise-contract",
+//X    "move-views",
+//X    "linearise-contract",
     // Views that met have composed; what they hid folds now.
-    "simplify-shapes",
-    "fold-constants",
-    "algebra",
+//X    "simplify-shapes",
+//X    "fold-constants",
+//X    "algebra",
     "cse",
     "dce",
     "fuse",

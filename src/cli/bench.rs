@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde_json::json;
-use transc::runtime::{Expr, Session, Tensor};
+use transc::runtime::{Session, Tensor};
 
 use super::Failure;
 use super::args::BenchArgs;
@@ -82,16 +82,15 @@ fn read(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor)>, Failu
 /// Inputs of the sizes of `--dim` (1 for other dims): floats from a fixed pseudo-random sequence in [-1, 1), integers all 1, which is a valid
 /// token, segment and mask entry.
 fn random_inputs(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor)>, Failure> {
-    let symbols: Vec<i64> = session
+    let dims: Vec<(&str, i64)> = session
         .symbols()
         .iter()
-        .map(|s| a.model.dims.iter().find(|d| d.name == s.name).map_or(s.min.max(1), |d| d.max))
+        .map(|s| (s.name.as_str(), a.model.dims.iter().find(|d| d.name == s.name).map_or(s.min.max(1), |d| d.max)))
         .collect();
+    let sizes = session.bind(&dims).map_err(transc::Error::from)?;
     let mut seed = 1u32;
     let mut out = Vec::new();
-    for spec in session.inputs() {
-        let dims: Result<Vec<usize>, _> = spec.dims.iter().map(|e: &Expr| e.eval(&symbols).map(|v| v as usize)).collect();
-        let dims = dims.map_err(transc::Error::from)?;
+    for (spec, dims) in session.inputs().iter().zip(&sizes.inputs) {
         let count: usize = dims.iter().product();
         let data: Vec<u8> = if spec.dtype == transc::runtime::DType::F32 {
             (0..count)
@@ -105,7 +104,7 @@ fn random_inputs(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor
             one[0] = 1;
             one.repeat(count)
         };
-        let t = Tensor::from_bytes(spec.dtype, &dims, &data).map_err(transc::Error::from)?;
+        let t = Tensor::from_bytes(spec.dtype, dims, &data).map_err(transc::Error::from)?;
         out.push((spec.name.clone(), t));
     }
     Ok(out)

@@ -10,6 +10,7 @@ mod inspect;
 mod opt;
 mod report;
 mod run;
+mod source;
 mod tensors;
 
 use std::process::ExitCode;

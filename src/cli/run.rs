@@ -17,12 +17,13 @@ pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
     let mut progress = Progress::new(quiet || a.json);
     let outputs = if a.interpret { interpret(a, &inputs)? } else { execute(a, &inputs, &mut progress)? };
     if let Some(path) = &a.output_npz {
-        let bytes = transc_frontend::npz::to_npz(&outputs)?;
+        let bytes = transc_frontend::npz::write(outputs.iter().map(|(n, t)| (n.as_str(), t)))
+            .map_err(|p| Failure::from(transc_frontend::FrontendError::one(path, p)))?;
         write_atomic(path, |file| std::io::Write::write_all(file, &bytes)).map_err(transc::Error::from)?;
     }
     match &a.expect {
         Some(file) => {
-            let expected = transc_frontend::npz::read_npz(file).map_err(|e| Failure::from(e).in_file(file))?;
+            let expected = tensors::read_npz(file)?;
             let differences = check(&outputs, &expected, a.tolerance);
             print_differences(&differences, a.json);
             if differences.iter().all(Difference::ok) { Ok(()) } else { Err(Failure::silent(Fault::Verify)) }

@@ -9,17 +9,17 @@ use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Module};
 use transc::passes::PassCx;
-use transc::{ImportOptions, Model, Session, SessionOptions};
+use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
 
 use super::Failure;
-use super::args::{ModelArgs, TargetArgs};
+use super::args::{DimArg, ModelArgs, TargetArgs};
 use super::compile::compiler;
 use super::report::{Progress, clean};
 
 /// Reads a model with the dims of the command line.
 pub fn load_module(m: &ModelArgs) -> Result<Module, Failure> {
-    let mut options = ImportOptions::default();
-    options.dims = m.dims.iter().map(|d| (d.name.clone(), d.min, d.max)).collect();
+    let option = |d: &DimArg| if d.min == d.max { DimOption::Fixed(d.min) } else { DimOption::Range(d.min, d.max) };
+    let options = ImportOptions { dims: m.dims.iter().map(|d| (d.name.clone(), option(d))).collect(), ..ImportOptions::default() };
     transc::load_with(&m.model, &options).map_err(|e| Failure::from(e).in_file(&m.model))
 }
 

@@ -6,7 +6,7 @@ use transc::ir::diag::Fault;
 use transc::ir::interp::Tensor as Plain;
 use transc::ir::types::DType;
 use transc::runtime::{self, Tensor};
-use transc_frontend::npz;
+use transc_frontend::{FrontendError, npy, npz};
 
 use super::Failure;
 use super::args::Tolerance;
@@ -16,13 +16,24 @@ pub fn read_inputs(options: &[String]) -> Result<Vec<(String, Plain)>, Failure> 
     let mut all = Vec::new();
     for option in options {
         if let Some((name, file)) = option.split_once("=@") {
-            all.push((name.to_string(), npz::read_npy(Path::new(file)).map_err(|e| Failure::from(e).in_file(Path::new(file)))?));
+            all.push((name.to_string(), npy_file(name, Path::new(file))?));
         } else {
             let file = option.strip_prefix('@').unwrap_or(option);
-            all.extend(npz::read_npz(Path::new(file)).map_err(|e| Failure::from(e).in_file(Path::new(file)))?);
+            all.extend(read_npz(Path::new(file))?);
         }
     }
     Ok(all)
+}
+
+/// All arrays of a file.
+pub fn read_npz(file: &Path) -> Result<Vec<(String, Plain)>, Failure> {
+    npz::read_file(file, &npz::NpzLimits::default()).map_err(|p| FrontendError::one(file, p).into())
+}
+
+fn npy_file(name: &str, file: &Path) -> Result<Plain, Failure> {
+    let bytes = std::fs::read(file)
+        .map_err(|e| Failure::one("T0904", Fault::Environment, format!("{} cannot be read: {e}", file.display()), ""))?;
+    npy::read(name, &bytes).map_err(|p| FrontendError::one(file, p).into())
 }
 
 /// The runtime's form of a tensor.

@@ -17,6 +17,7 @@ use transc_ir::tensor::Builder;
 use transc_ir::types::{DType, Dim, Symbol, SymbolRange, TensorType};
 use transc_ir::{Func, Module, Value};
 
+use crate::{FrontendError, ImportOptions, Problem};
 use config::Config;
 use layers::Layers;
 use weights::Weights;
@@ -31,17 +32,15 @@ const MAX_BATCH: i64 = 4096;
 ///
 /// # Errors
 /// A missing or invalid file (T04xx), or an architecture without a recipe (T0401).
-pub(crate) fn import(dir: &Path) -> std::result::Result<Module, Vec<Diagnostic>> {
-    let mut problems = Vec::new();
-    let result = Config::read(dir).and_then(|config| {
-        let weights = Weights::open(dir)?;
-        build(dir, &config, weights)
-    });
-    match result {
-        Ok(m) => return Ok(m),
-        Err(d) => problems.push(d),
-    }
-    Err(problems)
+pub(crate) fn load(dir: &Path, options: &ImportOptions) -> std::result::Result<Module, FrontendError> {
+    let module = Config::read(dir).and_then(|config| build(dir, &config, Weights::open(dir)?));
+    let mut module = module.map_err(|d| {
+        let place = d.place.unwrap_or_default();
+        let file = dir.join(&place.file);
+        FrontendError::one(&file, Problem::new(d.code, d.fault, d.message).help(d.help))
+    })?;
+    options.apply_dims(&mut module).map_err(|p| FrontendError::one(dir, p))?;
+    Ok(module)
 }
 
 fn build(dir: &Path, config: &Config, weights: Weights) -> Result<Module> {

@@ -57,9 +57,10 @@ impl Weights {
         }
         let bytes = Arc::new(std::fs::read(&path).map_err(read)?);
         let invalid = |e: safetensors::SafeTensorError| problem("T0406", Fault::Invalid, name, format!("is not a valid safetensors file: {e}"), "");
-        let (header, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
         let parsed = SafeTensors::deserialize(&bytes).map_err(invalid)?;
-        let data_start = bytes.len() - header.data_len();
+        // The data follow the header and the eight bytes of its length.
+        let data_start = 8 + header_len;
         let infos: BTreeMap<_, _> = header.tensors().into_iter().collect();
         for (tensor, view) in parsed.iter() {
             let Some(info) = infos.get(tensor) else { continue };

@@ -7,7 +7,8 @@ use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
 use transc_ir::tensor::ConstData;
 use transc_ir::tensor::rewrite::compact;
-use transc_ir::{Builder, Dim, Loc, Module, TensorType, Value};
+use transc_ir::scalar::{Body, Inst};
+use transc_ir::{Builder, DType, Dim, Loc, Module, TensorType, Value, op};
 
 use super::check::{self, FunctionKey};
 use super::cx::{Attrs, OpCx};
@@ -275,10 +276,30 @@ impl<'a> Importer<'a> {
                 OpCx { imp: self, scope, node: n, attrs: &attrs, operands: &operands, opset: version, loc: Loc::new(path) };
             match build(&mut cx) {
                 Err(OpError::Retry) => {}
-                done => return done.map(|v| v.into_iter().map(Some).collect()),
+                done => {
+                    let values = done?;
+                    self.facts.propagate(&self.module);
+                    return values.into_iter().map(|v| self.as_dim(v, path).map(Some)).collect();
+                }
             }
         }
         Err(OpError::Retry)
+    }
+
+    /// One integer that is a dim in disguise, such as an element of a shape, as that dim.
+    fn as_dim(&mut self, v: Value, path: &str) -> super::error::Result<Value> {
+        let ty = self.module.main.ty(v).clone();
+        let Some([d]) = self.facts.symbolic(v) else { return Ok(v) };
+        let sources = self.module.main.def_node(v).is_none_or(|n| n.operands.is_empty());
+        if sources || d.as_const().is_some() || !ty.dtype.is_int() {
+            return Ok(v);
+        }
+        let mut body = Body::builder(0);
+        let n = body.push(Inst::Dim(d.clone()));
+        let n = if ty.dtype == DType::I64 { n } else { body.cast(ty.dtype, n) };
+        let mut b = self.builder(Loc::new(path));
+        let scalar = b.add(op::Map { body: body.finish(n) }, &[])?;
+        Ok(b.reshape(scalar, ty.dims)?)
     }
 
     /// Builds the body of a local function in place of its call.

@@ -3,6 +3,8 @@
 use super::{OpSpec, Real, TypeError, broadcast_dims, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::tensor::ConstPool;
+use crate::tensor::{Builder, Value};
+use crate::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use crate::types::{DType, Dim, TensorType};
 
 tensor_op! {
@@ -94,5 +96,68 @@ impl OpSpec for Attention {
             Ok(())
         })?;
         Ok(vec![Tensor::from_f64(q.dtype, &[b, h, sq, e], &out)?])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        Some(self.expand(b, x).map(|v| vec![v]))
+    }
+}
+
+impl Attention {
+    /// Two contractions around a softmax; rows that see no key are cleared.
+    fn expand(&self, b: &mut Builder<'_>, x: &[Value]) -> Result<Value, TypeError> {
+        let dtype = b.ty(x[0]).dtype;
+        let (q, heads) = (b.ty(x[0]).dims.clone(), b.ty(x[0]).dims[1].clone());
+        let repeat = |b: &mut Builder<'_>, v: Value| {
+            let d = b.ty(v).dims.clone();
+            if d[1] == heads {
+                return Ok(v);
+            }
+            let times = heads.floor_div(&d[1]);
+            let v = b.reshape(v, vec![d[0].clone(), d[1].clone(), 1.into(), d[2].clone(), d[3].clone()])?;
+            let v = b.broadcast(v, vec![d[0].clone(), d[1].clone(), times, d[2].clone(), d[3].clone()])?;
+            b.reshape(v, vec![d[0].clone(), heads.clone(), d[2].clone(), d[3].clone()])
+        };
+        let (k, v) = (repeat(b, x[1])?, repeat(b, x[2])?);
+        let labels = |l: [u8; 4]| l.to_vec();
+        let logits = super::Contract { lhs: labels([0, 1, 2, 4]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 3]), out_dtype: dtype };
+        let logits = b.add(logits, &[x[0], k])?;
+        let mut f = Body::builder(1);
+        let scale = f.num(dtype, self.scale.0);
+        let mut s = f.bin(BinOp::Mul, Ref::Arg(0), scale);
+        if self.softcap.0 != 0.0 {
+            let cap = f.num(dtype, self.softcap.0);
+            let t = f.bin(BinOp::Div, s, cap);
+            let t = f.un(UnOp::Tanh, t);
+            s = f.bin(BinOp::Mul, t, cap);
+        }
+        let mut logits = b.add(super::Map { body: f.finish(s) }, &[logits])?;
+        let hide = |b: &mut Builder<'_>, keep: Value, logits: Value| {
+            let off = b.scalar(Literal::from_f64(dtype, f64::NEG_INFINITY))?;
+            b.select(keep, logits, off)
+        };
+        if let Some(m) = x.get(3) {
+            logits = if b.ty(*m).dtype == DType::Bool { hide(b, *m, logits)? } else { b.bin(BinOp::Add, logits, *m)? };
+        }
+        if let Some(offset) = &self.causal {
+            let (sq, sk) = (q[2].clone(), b.ty(k).dims[2].clone());
+            let i = b.add(super::Iota { dims: vec![sq, 1.into()], axis: 0 }, &[])?;
+            let j = b.add(super::Iota { dims: vec![sk], axis: 0 }, &[])?;
+            let mut f = Body::builder(2);
+            let offset = f.push(crate::scalar::Inst::Dim(offset.clone()));
+            let last = f.bin(BinOp::Add, Ref::Arg(0), offset);
+            let keep = f.bin(BinOp::Le, Ref::Arg(1), last);
+            let keep = b.add(super::Map { body: f.finish(keep) }, &[i, j])?;
+            logits = hide(b, keep, logits)?;
+        }
+        let max = b.add(super::Reduce { kind: super::ReduceKind::Max, axes: vec![3], keep: true }, &[logits])?;
+        let low = b.scalar(Literal::from_f64(dtype, f64::NEG_INFINITY))?;
+        let hidden = b.bin(BinOp::Eq, max, low)?;
+        let zero = b.scalar(Literal::from_f64(dtype, 0.0))?;
+        let safe = b.select(hidden, zero, logits)?;
+        let weights = b.add(super::Softmax { axis: 3, log: false }, &[safe])?;
+        let weights = b.select(hidden, zero, weights)?;
+        let product = super::Contract { lhs: labels([0, 1, 2, 3]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 4]), out_dtype: dtype };
+        b.add(product, &[weights, v])
     }
 }

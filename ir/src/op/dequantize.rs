@@ -5,7 +5,9 @@ use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides
 use crate::interp::scalar::{bin};
 use crate::scalar::{BinOp, Literal};
 use crate::tensor::ConstPool;
-use crate::types::TensorType;
+use crate::tensor::{Builder, Value};
+use crate::scalar::{Body, Ref};
+use crate::types::{DType, TensorType};
 
 tensor_op! {
     /// Operands integer `x`, float `scale`, optionally `zero_point` of x's dtype; both broadcast to `x`. `(x - zero_point) * scale` in
@@ -39,5 +41,18 @@ impl OpSpec for Dequantize {
             Ok(())
         })?;
         Ok(vec![out])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        let float = b.ty(x[1]).dtype;
+        let mut f = Body::builder(x.len() as u32);
+        let mut v = f.cast(DType::I64, Ref::Arg(0));
+        if x.len() > 2 {
+            let zero = f.cast(DType::I64, Ref::Arg(2));
+            v = f.bin(BinOp::Sub, v, zero);
+        }
+        let v = f.cast(float, v);
+        let v = f.bin(BinOp::Mul, v, Ref::Arg(1));
+        Some(b.add_multi(super::Map { body: f.finish(v) }, x))
     }
 }

@@ -3,8 +3,9 @@
 use super::{OpSpec, TypeError, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::interp::scalar::{bin};
-use crate::scalar::{BinOp, Literal};
+use crate::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use crate::tensor::ConstPool;
+use crate::tensor::{Builder, Value};
 use crate::types::{DType, TensorType};
 
 tensor_op! {
@@ -44,5 +45,21 @@ impl OpSpec for Quantize {
             Ok(())
         })?;
         Ok(vec![out])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        let (float, scale_dtype) = (b.ty(x[0]).dtype, b.ty(x[1]).dtype);
+        let mut f = Body::builder(x.len() as u32);
+        let scale = if scale_dtype == float { f.arg(1) } else { f.cast(float, Ref::Arg(1)) };
+        let q = f.bin(BinOp::Div, Ref::Arg(0), scale);
+        // Narrow floats cannot hold every 16-bit code.
+        let q = if float == DType::F32 { q } else { f.cast(DType::F32, q) };
+        let mut q = f.un(UnOp::Round, q);
+        if x.len() > 2 {
+            let zero = f.cast(DType::F32, Ref::Arg(2));
+            q = f.bin(BinOp::Add, q, zero);
+        }
+        let q = f.cast(self.to, q);
+        Some(b.add_multi(super::Map { body: f.finish(q) }, x))
     }
 }

@@ -3,6 +3,8 @@
 use super::{OpSpec, TypeError, broadcast_dims, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
 use crate::tensor::ConstPool;
+use crate::tensor::{Builder, Value};
+use crate::scalar::{BinOp, Body, Ref};
 use crate::types::{Dim, TensorType};
 
 tensor_op! {
@@ -22,10 +24,9 @@ impl OpSpec for Rope {
         rules::arity(Self::MNEMONIC, operands, 3..=3)?;
         let x = operands[0];
         rules::float(Self::MNEMONIC, x)?;
-        let Some(d) = x.dims.last().and_then(Dim::as_usize).filter(|d| *d >= self.rotary && self.rotary % 2 == 0) else {
+        if !x.dims.last().and_then(Dim::as_usize).is_some_and(|d| d >= self.rotary && self.rotary.is_multiple_of(2)) {
             return Err(TypeError::dims(Self::MNEMONIC, format!("cannot rotate {} features of {x}", self.rotary)));
-        };
-        let _ = d;
+        }
         let mut half = x.dims.clone();
         if let Some(last) = half.last_mut() {
             *last = Dim::from(self.rotary / 2);
@@ -61,5 +62,58 @@ impl OpSpec for Rope {
             Ok(())
         })?;
         Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        Some(self.rotate(b, x).map(|v| vec![v]))
+    }
+}
+
+impl Rope {
+    /// Slices, two rotations and a concatenation.
+    fn rotate(&self, b: &mut Builder<'_>, x: &[Value]) -> Result<Value, TypeError> {
+        let dims = b.ty(x[0]).dims.clone();
+        let (last, half) = (dims.len() - 1, self.rotary / 2);
+        let lead = &dims[..last];
+        let with = |tail: &[usize]| lead.iter().cloned().chain(tail.iter().map(|n| Dim::from(*n))).collect::<Vec<Dim>>();
+        // A box of the last axis or, for interleaved pairs, of the axis behind it.
+        let part = |b: &mut Builder<'_>, v: Value, start: usize, size: usize| {
+            let mut sizes = b.ty(v).dims.clone();
+            let rank = sizes.len();
+            let mut starts = vec![Dim::from(0); rank];
+            starts[rank - 1] = start.into();
+            sizes[rank - 1] = size.into();
+            b.add(super::Slice { starts, sizes, steps: vec![1; rank] }, &[v])
+        };
+        let rotated = if self.rotary == dims[last].as_usize().unwrap_or(0) { x[0] } else { part(b, x[0], 0, self.rotary)? };
+        let (first, second) = if self.interleaved {
+            let pairs = b.reshape(rotated, with(&[half, 2]))?;
+            let (p, q) = (part(b, pairs, 0, 1)?, part(b, pairs, 1, 1)?);
+            (b.reshape(p, with(&[half]))?, b.reshape(q, with(&[half]))?)
+        } else {
+            (part(b, rotated, 0, half)?, part(b, rotated, half, half)?)
+        };
+        let turn = |b: &mut Builder<'_>, p: Value, q: Value, op: BinOp| {
+            let mut f = Body::builder(4);
+            let (u, v) = (f.bin(BinOp::Mul, Ref::Arg(0), Ref::Arg(2)), f.bin(BinOp::Mul, Ref::Arg(1), Ref::Arg(3)));
+            let r = f.bin(op, u, v);
+            b.add(super::Map { body: f.finish(r) }, &[p, q, x[1], x[2]])
+        };
+        let new_first = turn(b, first, second, BinOp::Sub)?;
+        // `a sin + b cos` is the same form with the parts exchanged.
+        let new_second = turn(b, second, first, BinOp::Add)?;
+        let joined = if self.interleaved {
+            let (p, q) = (b.reshape(new_first, with(&[half, 1]))?, b.reshape(new_second, with(&[half, 1]))?);
+            let pairs = b.add(super::Concat { axis: last + 1 }, &[p, q])?;
+            b.reshape(pairs, with(&[self.rotary]))?
+        } else {
+            b.add(super::Concat { axis: last }, &[new_first, new_second])?
+        };
+        if rotated == x[0] {
+            return Ok(joined);
+        }
+        let width = dims[last].as_usize().unwrap_or(self.rotary);
+        let rest = part(b, x[0], self.rotary, width - self.rotary)?;
+        b.add(super::Concat { axis: last }, &[joined, rest])
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use transc_ir::op::{Constant, Op};
 use transc_ir::tensor::rewrite::rewrite;
-use transc_ir::tensor::{ConstId, Value};
-use transc_ir::{DType, Module};
+use transc_ir::tensor::{ConstData, ConstId, ConstPool, Value};
+use transc_ir::{Module, TensorType};
 
 use super::sweep;
 use crate::context::PassCx;
@@ -16,14 +16,14 @@ use crate::error::PassError;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let mut contents: HashMap<(DType, [u8; 32]), ConstId> = HashMap::new();
+    let mut contents = Contents::default();
     let mut seen: HashMap<(Op, Vec<Value>), Vec<Value>> = HashMap::new();
     let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, _, node, operands| {
         let mut op = node.op.clone();
         if let Op::Constant(c) = &op
             && let Some(data) = b.consts.get(c.id)
         {
-            let id = *contents.entry((data.ty().dtype, data.hash())).or_insert(c.id);
+            let id = contents.first_equal(c.id, data, b.consts);
             op = Constant { id }.into();
         }
         let key = (op, operands.to_vec());
@@ -37,4 +37,26 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     });
     module.main = sweep::typed(cx, rewritten)?;
     Ok(())
+}
+
+/// Length of the ends that tell most constants apart without reading all of them.
+const END_BYTES: usize = 256;
+
+/// The constants seen so far, by type and the bytes at both ends.
+#[derive(Default)]
+struct Contents(HashMap<(TensorType, Vec<u8>), Vec<ConstId>>);
+
+impl Contents {
+    /// The first constant seen that is equal to this one.
+    fn first_equal(&mut self, id: ConstId, data: &ConstData, pool: &ConstPool) -> ConstId {
+        let bytes = data.bytes();
+        let n = bytes.len().min(END_BYTES);
+        let ends = [&bytes[..n], &bytes[bytes.len() - n..]].concat();
+        let alike = self.0.entry((data.ty().clone(), ends)).or_default();
+        if let Some(first) = alike.iter().find(|c| **c == id || pool.get(**c) == Some(data)) {
+            return *first;
+        }
+        alike.push(id);
+        id
+    }
 }

@@ -1,12 +1,12 @@
 //! Passes that keep every bit under the reference interpreter (and `decompose`, which rounds elsewhere).
 
-pub mod algebra;
+//Xpub mod algebra;
 pub mod cse;
 pub mod dce;
-pub mod decompose;
-pub mod fold_constants;
+//Xpub mod decompose;
+//Xpub mod fold_constants;
 pub mod fuse;
-pub mod linearise_contract;
-pub mod move_views;
-pub mod simplify_shapes;
+//Xpub mod linearise_contract;
+//Xpub mod move_views;
+//Xpub mod simplify_shapes;
 mod sweep;

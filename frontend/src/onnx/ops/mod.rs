@@ -11,11 +11,14 @@ mod conv;
 mod creation;
 mod einsum;
 mod elementwise;
+mod grid;
 mod indexing;
 mod linalg;
+mod loss;
 mod norm;
 mod pool;
 mod quant;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
@@ -64,11 +67,14 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
         creation::ROWS,
         einsum::ROWS,
         elementwise::ROWS,
+        grid::ROWS,
         indexing::ROWS,
         linalg::ROWS,
+        loss::ROWS,
         norm::ROWS,
         pool::ROWS,
         quant::ROWS,
+        recurrent::ROWS,
         reduce::ROWS,
         resize::ROWS,
         shape::ROWS,

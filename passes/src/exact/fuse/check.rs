@@ -49,25 +49,15 @@ fn anchored(body: &Func, anchor: NodeId) -> Result<(), String> {
 /// Walks from the anchor to the result.
 fn epilogue(body: &Func, anchor: NodeId, strict: bool) -> Result<(), String> {
     let uses = Uses::of(body);
-    let (mut value, mut reshaped) = (body.node(anchor).results[0], false);
-    let anchor_dims = &body.ty(value).dims;
+    let mut value = body.node(anchor).results[0];
     while body.results()[0].1 != value {
-        let Some(next) = uses.single(value) else {
-            return Err("uses a value of its epilogue twice".into());
-        };
+        let next = uses.single(value).ok_or("uses a value of its epilogue twice")?;
         let node = body.node(next);
-        let dims = &body.ty(node.results[0]).dims;
-        match &node.op {
-            Op::Reshape(_) => reshaped = true,
-            Op::Map(_) if body.ty(value).dims == *dims => {
-                for v in node.operands.iter().filter(|v| **v != value && (strict || reshaped)) {
-                    let side = view(body, *v).map_err(|e| format!("has an operand of its epilogue that {e}"))?;
-                    if reshaped && side.broadcast(dims).reshape(anchor_dims).is_none() {
-                        return Err("has an operand of its epilogue that is not strided in the anchor's dims".into());
-                    }
-                }
-            }
-            op => return Err(format!("has `{}` in its epilogue", op.mnemonic())),
+        if !matches!(node.op, Op::Map(_)) || body.ty(value).dims != body.ty(node.results[0]).dims {
+            return Err(format!("has `{}` in its epilogue", node.op.mnemonic()));
+        }
+        for v in node.operands.iter().filter(|v| strict && **v != value) {
+            view(body, *v).map_err(|e| format!("has an operand of its epilogue that {e}"))?;
         }
         value = node.results[0];
     }

@@ -28,7 +28,9 @@ pub fn role(op: &Op) -> Role {
         | Op::Pad(_)
         | Op::Gather(_)
         | Op::GatherElements(_)
-        | Op::GatherNd(_) => Role::Pointwise,
+        | Op::GatherNd(_)
+        | Op::Quantize(_)
+        | Op::Dequantize(_) => Role::Pointwise,
         Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) => Role::StrictAnchor,
         Op::Reduce(_)
         | Op::ArgReduce(_)
@@ -38,8 +40,6 @@ pub fn role(op: &Op) -> Role {
         | Op::LayerNorm(_)
         | Op::RmsNorm(_)
         | Op::Rope(_)
-        | Op::Quantize(_)
-        | Op::Dequantize(_)
         | Op::Fused(_) => Role::OpenAnchor,
     }
 }

@@ -5,22 +5,19 @@
 //! After this pass the entry function holds `fused` nodes only; [`check_region`] checks what follows.
 //!
 //! * *Pointwise* ops can be evaluated at one index of their result: `map`, `broadcast`, `reshape`, `transpose`, `slice`, `concat`,
-//!   `pad`, `gather`, `gather_elements`, `gather_nd`, `iota`, `dims`, `constant`. Every other op is an *anchor* and needs loops of its
-//!   own. A region has at most one anchor.
+//!   `pad`, `gather`, `gather_elements`, `gather_nd`, `iota`, `dims`, `constant`, `quantize`, `dequantize`. Every other op is an *anchor*
+//!   and needs loops of its own. A region has at most one anchor.
 //! * Parameters are values in memory: inputs of the model and results of other regions. Constants stand in the body. A value is a
 //!   parameter once, however often it is read.
 //! * A region has one result, except that of `top_k`, whose results are those of the op. A region of pointwise ops computes its
 //!   result index by index.
 //! * *Prologue*: what the operands of the anchor are computed from.
-//!   - `contract`, `conv`, `attention`, `scatter_*` and `top_k` read each operand through views that are [strided](crate::analysis::strided)
-//!     over a parameter or a constant, and conversions that lose nothing.
+//!   - `contract`, `conv`, `attention`, `scatter_*` and `top_k`, the strict anchors, read each operand through views that are strided
+//!     over a parameter or a constant, and conversions that lose nothing. `attention` finds stride 1 (or 0) along the last axis.
 //!   - The other anchors read any pointwise expression. It is meant to be evaluated once per element, `window` apart.
-//! * *Epilogue*: what stands between the anchor's value and the result: `map`s of the dims of the value, and reshapes. None behind
-//!   `scatter_*` and `top_k`. Every node of it is the only user of the one before.
-//!   - The other operands of these maps are read at the same index. Behind a strict anchor (those of the first group above), and
-//!     behind a reshape, they are strided over a parameter or a constant; a view of them in the dims of the anchor's value is then
-//!     strided too, so that an epilogue can work in the index space of the anchor and store row-major.
-//!   - Otherwise they are any pointwise expression.
+//! * *Epilogue*: what stands between the anchor's value and the result: `map`s, each the only user of the one before, all of the dims
+//!   of the value. None behind `scatter_*` and `top_k`. The other operands of these maps are read at the same index; behind a strict
+//!   anchor they are strided over a parameter or a constant, else any pointwise expression.
 //! * Views behind an anchor stand in the regions that read it.
 
 mod build;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use transc_ir::op::Op;
-use transc_ir::tensor::{Func, Node, NodeId, Value};
+use transc_ir::tensor::{Func, Node, NodeId, Value, ValueDef};
 use transc_ir::types::{DType, Dim, Ranges};
 
 use super::class::{Role, has_epilogue, is_dense, role};
@@ -84,7 +84,7 @@ enum Chain {
 }
 
 impl Planner<'_> {
-    /// Gives each anchor the maps and reshapes behind it. Dense anchors choose first, later ones before earlier ones, since what
+    /// Gives each anchor the maps behind it. Dense anchors choose first, later ones before earlier ones, since what
     /// joins two anchors can only follow one.
     fn claim_epilogues(&mut self) {
         let f = self.f;
@@ -101,13 +101,11 @@ impl Planner<'_> {
         let mut end = anchor;
         if has_epilogue(&node.op) {
             let mut value = node.results[0];
-            let mut reshaped = false;
             while let Some(next) = self.uses.single(value).filter(|n| self.chain[n.index()].is_none()) {
                 let user = self.f.node(next);
-                match &user.op {
-                    Op::Reshape(_) => reshaped = true,
-                    Op::Map(_) if self.may_follow(node, value, user, reshaped) => {}
-                    _ => break,
+                let follows = matches!(user.op, Op::Map(_)) && self.f.ty(user.results[0]).dims == self.f.ty(value).dims;
+                if !follows {
+                    break;
                 }
                 self.chain[next.index()] = Some(Chain::Follows(anchor));
                 (end, value) = (next, user.results[0]);
@@ -116,31 +114,15 @@ impl Planner<'_> {
         self.chain[anchor.index()] = Some(Chain::EndsAt(end));
     }
 
-    /// True if a map can read `value`, which the anchor's epilogue has got to, and its other operands in the anchor's index space.
-    fn may_follow(&self, anchor: &Node, value: Value, map: &Node, reshaped: bool) -> bool {
-        let dims = &self.f.ty(map.results[0]).dims;
-        if self.f.ty(value).dims != *dims {
-            return false;
-        }
-        let anchor_dims = &self.f.ty(anchor.results[0]).dims;
-        let in_step = |v: &Value| {
-            let view = Strided::contiguous(&self.f.ty(*v).dims).broadcast(dims);
-            *v == value || view.reshape(anchor_dims).is_some()
-        };
-        !reshaped || map.operands.iter().all(in_step)
-    }
-
     /// True if operand `v` of a node has to be a strided view.
     fn is_strict_operand(&self, id: NodeId, v: Value) -> bool {
-        let node = self.f.node(id);
-        match self.chain[id.index()] {
-            None => false,
-            Some(Chain::EndsAt(_)) => role(&node.op) == Role::StrictAnchor,
-            Some(Chain::Follows(anchor)) => {
-                let inside = self.f.def_node(v).is_some_and(|_| self.in_chain(v, anchor));
-                !inside && (role(&self.f.node(anchor).op) == Role::StrictAnchor || self.behind_reshape(id, anchor))
-            }
-        }
+        let anchor = match self.chain[id.index()] {
+            None => return false,
+            Some(Chain::EndsAt(_)) => id,
+            Some(Chain::Follows(anchor)) if !self.in_chain(v, anchor) => anchor,
+            Some(Chain::Follows(_)) => return false,
+        };
+        role(&self.f.node(anchor).op) == Role::StrictAnchor
     }
 
     /// True if `v` is the value of an anchor or of a node of its epilogue.
@@ -149,16 +131,10 @@ impl Planner<'_> {
         n == anchor || matches!(self.chain[n.index()], Some(Chain::Follows(a)) if a == anchor)
     }
 
-    fn behind_reshape(&self, id: NodeId, anchor: NodeId) -> bool {
-        (anchor.index()..id.index()).any(|i| {
-            matches!(self.chain[i], Some(Chain::Follows(a)) if a == anchor) && matches!(self.f.node(NodeId(i as u32)).op, Op::Reshape(_))
-        })
-    }
-
     fn def(&self, v: Value) -> Option<NodeId> {
         match self.f.def(v) {
-            transc_ir::tensor::ValueDef::Param(_) => None,
-            transc_ir::tensor::ValueDef::Result(n, _) => Some(n),
+            ValueDef::Param(_) => None,
+            ValueDef::Result(n, _) => Some(n),
         }
     }
 
@@ -168,9 +144,14 @@ impl Planner<'_> {
             if let Some(Chain::EndsAt(end)) = self.chain[id.index()] {
                 self.stored[end.index()] = true;
             }
-            let bases = node.operands.iter().filter(|v| self.is_strict_operand(id, **v)).map(|v| self.views[v.index()].base);
-            for base in bases.collect::<Vec<_>>() {
-                self.store(base);
+            for v in &node.operands {
+                if !self.is_strict_operand(id, *v) {
+                    continue;
+                }
+                let view = &self.views[v.index()];
+                // Attention works on whole rows of its operands.
+                let rows_lie_apart = matches!(node.op, Op::Attention(_)) && view.strided.axes.last().is_some_and(|a| !a.stride.is(1) && !a.stride.is(0));
+                self.store(if rows_lie_apart { *v } else { view.base });
             }
         }
         for (_, v) in self.f.results() {

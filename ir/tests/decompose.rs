@@ -1,0 +1,62 @@
+//! The decomposition of a named op means the same as the op.
+
+use std::sync::Arc;
+
+use transc_ir::interp::{self, Tensor};
+use transc_ir::tensor::rewrite::rewrite;
+use transc_ir::text::parse_module;
+use transc_ir::types::DType;
+
+fn input(dims: &[usize], dtype: DType, salt: usize) -> Tensor {
+    let n: usize = dims.iter().product();
+    let value = |i: usize| ((i * 7919 + salt * 104_729) % 2003) as f64 / 1001.5 - 1.0;
+    match dtype {
+        DType::Bool => Tensor { dtype, dims: dims.to_vec(), data: (0..n).map(|i| u8::from(value(i) > -0.5)).collect() },
+        DType::U8 | DType::I8 => Tensor { dtype, dims: dims.to_vec(), data: (0..n).map(|i| (value(i) * 100.0) as i64 as u8).collect() },
+        _ => Tensor::from_f64(dtype, dims, &(0..n).map(value).collect::<Vec<_>>()).expect("small"),
+    }
+}
+
+fn check(params: &str, node: &str, shapes: &[&[usize]]) {
+    let text = format!("module \"t\" {{\n func @\"main\"({params}) {{\n%9: {node}\nreturn %9 \"y\"\n}}\n}}\n");
+    let m = parse_module(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let inputs: Vec<Tensor> =
+        m.main.params().iter().zip(shapes).enumerate().map(|(i, ((_, v), s))| input(s, m.main.ty(*v).dtype, i)).collect();
+    let want = interp::eval_module(&m, &inputs).expect("the op evaluates");
+    let mut simpler = m.clone();
+    let mut consts = Arc::clone(&m.consts);
+    simpler.main = rewrite(&m.main, &mut consts, |b, _, n, x| n.op.decompose(b, x).transpose()).expect("the decomposition is typed");
+    simpler.consts = consts;
+    assert!(simpler.main.node_count() >= 1 && simpler.to_string() != m.to_string(), "nothing was decomposed");
+    let got = interp::eval_module(&simpler, &inputs).expect("the decomposition evaluates");
+    for i in 0..want[0].count() {
+        let (w, g) = (want[0].get_f64(i), got[0].get_f64(i));
+        assert!((w - g).abs() <= 1e-5 * (1.0 + w.abs()), "element {i}: {w} against {g}\n{text}");
+    }
+}
+
+#[test]
+fn rope_in_both_layouts() {
+    for (interleaved, rotary) in [(false, 8), (true, 8), (false, 4), (true, 6)] {
+        let params = format!("%0 \"x\": f32[2,3,5,8], %1 \"c\": f32[5,{h}], %2 \"s\": f32[5,{h}]", h = rotary / 2);
+        let node = format!("f32[2,3,5,8] = rope(%0, %1, %2) {{rotary = {rotary}, interleaved = {interleaved}}}");
+        check(&params, &node, &[&[2, 3, 5, 8], &[5, rotary / 2], &[5, rotary / 2]]);
+    }
+}
+
+#[test]
+fn attention_with_groups_masks_and_causality() {
+    for (causal, cap, mask) in [("none", "0.0", "bool"), ("-1", "2.0", "f32"), ("3", "0.0", "bool")] {
+        let params = format!("%0 \"q\": f32[2,4,3,8], %1 \"k\": f32[2,2,6,8], %2 \"v\": f32[2,2,6,5], %3 \"m\": {mask}[2,1,1,6]");
+        let node = format!("f32[2,4,3,5] = attention(%0, %1, %2, %3) {{scale = 0.3, causal = {causal}, softcap = {cap}}}");
+        check(&params, &node, &[&[2, 4, 3, 8], &[2, 2, 6, 8], &[2, 2, 6, 5], &[2, 1, 1, 6]]);
+    }
+}
+
+#[test]
+fn quantisation_there_and_back() {
+    let params = "%0 \"x\": f32[4,6], %1 \"s\": f32[6], %2 \"z\": u8[6]";
+    // The scale must not be near zero.
+    check(params, "u8[4,6] = quantize(%0, %1, %2) {to = u8}", &[&[4, 6], &[6], &[6]]);
+    check("%0 \"x\": i8[4,6], %1 \"s\": f32[6], %2 \"z\": i8[6]", "f32[4,6] = dequantize(%0, %1, %2) {}", &[&[4, 6], &[6], &[6]]);
+}

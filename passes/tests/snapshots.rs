@@ -1,0 +1,62 @@
+//! Every case of `tests/passes/<pass>/*.tir`, run through the pass that its folder names.
+//!
+//! A snapshot shows what fired and the module that came out; the interpreter has compared it with the module that went in.
+
+mod kit;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use transc_ir::text::parse_module;
+use transc_passes::{Class, PASSES, PassCx, run};
+
+/// Random inputs that each case is evaluated on.
+const SEEDS: u64 = 8;
+
+/// Relative to 1 + |value|; for passes that round elsewhere, on inputs of order one.
+const REASSOC_TOLERANCE: f64 = 1e-5;
+
+fn snapshot(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name).expect("a folder").to_string_lossy().into_owned();
+    let pass = PASSES.iter().find(|p| p.name == folder).expect("a folder named after a pass");
+    let text = std::fs::read_to_string(path).expect("a case");
+    let before = parse_module(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (mut after, mut cx) = (before.clone(), PassCx::default());
+    cx.verify_each = true;
+    run(&mut after, &[pass.name], &mut cx).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let tolerance = if pass.class == Class::Exact { 0.0 } else { REASSOC_TOLERANCE };
+    for seed in 0..SEEDS {
+        kit::agree(&before, &after, seed, tolerance).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    let stats = &cx.stats[0];
+    let fired: Vec<String> = stats.fired.iter().map(|(rule, n)| format!("{rule} x{n}")).collect();
+    let fired = if fired.is_empty() { "nothing".into() } else { fired.join(", ") };
+    let mut out = format!("pass: {}   stage: {} -> {}   class: {}\n", pass.name, pass.stage_in.name(), pass.stage_out.name(), pass.class.name());
+    let _ = writeln!(out, "fired: {fired}   nodes: {} -> {}", stats.nodes_before, stats.nodes_after);
+    for r in &cx.remarks {
+        let _ = writeln!(out, "remark at {:?}: {}", r.loc.path(), r.message);
+    }
+    let _ = write!(out, "check: {SEEDS} seeds agree with the interpreter\n---\n{after}");
+    out
+}
+
+#[test]
+fn cases() {
+    insta::glob!("../../tests/passes", "*/*.tir", |path| {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(path.parent().expect("a folder"));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!(snapshot(path)));
+    });
+}
+
+#[test]
+fn every_pass_has_cases() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/passes");
+    for pass in PASSES {
+        let files = std::fs::read_dir(root.join(pass.name)).into_iter().flatten().flatten();
+        let cases = files.filter(|f| f.path().extension().is_some_and(|e| e == "tir")).count();
+        assert!(cases >= 3, "pass `{}` has {cases} cases", pass.name);
+    }
+}

@@ -1,0 +1,113 @@
+//! `transc inspect`: what a model or an artefact is.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+use transc::Model;
+use transc::ir::diag::Fault;
+
+use super::Failure;
+use super::args::InspectArgs;
+use super::report::clean;
+use super::source;
+
+/// Runs the command.
+pub fn run(a: &InspectArgs) -> Result<(), Failure> {
+    if source::is_artefact(&a.model.model) {
+        return artefact(a);
+    }
+    if a.support {
+        return support(a);
+    }
+    let m = source::load_module(&a.model)?;
+    let f = &m.main;
+    let inputs: Vec<String> = f.params().iter().map(|(n, v)| source::spec(n, f.ty(*v))).collect();
+    let outputs: Vec<String> = f.results().iter().map(|(n, v)| source::spec(n, f.ty(*v))).collect();
+    let params: usize = m.consts.iter().map(|(_, _, d)| d.dims().iter().product::<usize>()).sum();
+    let ops = source::op_counts(&m);
+    let macs = source::macs(&m).map(|d| d.to_string());
+    if a.json {
+        let dims: serde_json::Map<_, _> =
+            m.symbols.iter().map(|(s, r)| (s.name().to_string(), json!({"min": r.min, "max": r.max}))).collect();
+        source::print_json(&json!({
+            "schema_version": 1, "inputs": inputs, "outputs": outputs, "dims": dims, "ops": ops, "unsupported": [],
+            "params": params, "macs": macs, "coverage": source::coverage(&m), "ledger": [],
+        }));
+        return Ok(());
+    }
+    let mut text = format!("model {}\n", clean(&m.name));
+    for (title, list) in [("inputs", &inputs), ("outputs", &outputs)] {
+        let _ = writeln!(text, "{title}");
+        list.iter().for_each(|l| drop(writeln!(text, "  {l}")));
+    }
+    let _ = writeln!(text, "dims");
+    for (s, r) in &m.symbols {
+        let _ = writeln!(text, "  {} in {}..{}", clean(s.name()), r.min, r.max);
+    }
+    let _ = writeln!(text, "parameters {params}\nmultiply-adds {}", macs.unwrap_or_else(|| "0".into()));
+    let _ = writeln!(text, "ops");
+    for (name, n) in ops {
+        let _ = writeln!(text, "  {n:>5} {name}");
+    }
+    source::print_text(&text);
+    Ok(())
+}
+
+fn support(a: &InspectArgs) -> Result<(), Failure> {
+    let unsupported: Vec<(String, String, Vec<String>)> = if a.model.model.is_dir() {
+        // A folder is supported as a whole or not at all; its error says why not.
+        source::load_module(&a.model).map(|_| Vec::new())?
+    } else {
+        let report = transc_frontend::onnx::support(&a.model.model, &transc::ImportOptions::default()).map_err(transc::Error::from)?;
+        report.unsupported.into_iter().map(|u| (u.op, u.reason, u.nodes)).collect()
+    };
+    if a.json {
+        let rows: Vec<_> = unsupported.iter().map(|(op, why, nodes)| json!({"op": op, "reason": why, "nodes": nodes})).collect();
+        source::print_json(&json!({"schema_version": 1, "unsupported": rows}));
+    } else if unsupported.is_empty() {
+        source::print_text("everything is supported\n");
+    } else {
+        for (op, why, nodes) in &unsupported {
+            source::print_text(&format!("{}: {}\n  {}\n", clean(op), clean(why), clean(&nodes.join(", "))));
+        }
+    }
+    if unsupported.is_empty() { Ok(()) } else { Err(Failure::silent(Fault::Unsupported)) }
+}
+
+fn artefact(a: &InspectArgs) -> Result<(), Failure> {
+    let model = Model::open(&a.model.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&a.model.model))?;
+    let session = transc::Session::new(model, transc::SessionOptions { threads: 1, ..Default::default() }).map_err(transc::Error::from)?;
+    let p = session.plan();
+    let spec = |s| source::spec(&transc::runtime::TensorSpec::clone(s).name, &p.type_text(s));
+    let (inputs, outputs): (Vec<String>, Vec<String>) = (p.inputs.iter().map(spec).collect(), p.outputs.iter().map(spec).collect());
+    let dims: Vec<(&str, i64)> = a.model.dims.iter().map(|d| (d.name.as_str(), d.max)).collect();
+    let plan_bytes = if a.memory { Some(session.bind(&dims).map_err(transc::Error::from)?.plan_bytes) } else { None };
+    let ledger: Vec<_> =
+        p.ledger.iter().map(|l| json!({"site": l.site, "codec": l.codec, "parameters": l.parameters, "error": l.error})).collect();
+    if a.json {
+        source::print_json(&json!({
+            "schema_version": 1, "inputs": inputs, "outputs": outputs, "launches": p.launches.len(), "facts": p.facts,
+            "features": p.features, "plan_bytes": plan_bytes, "ledger": ledger, "unsupported": [],
+        }));
+        return Ok(());
+    }
+    let mut text = format!("artefact {}, made by transc {}\n", clean(&p.name), clean(&p.producer));
+    for line in inputs.iter().map(|i| format!("input  {i}")).chain(outputs.iter().map(|o| format!("output {o}"))) {
+        let _ = writeln!(text, "{line}");
+    }
+    for s in &p.symbols {
+        let _ = writeln!(text, "dim    {} in {}..{}", clean(&s.name), s.min, s.max);
+    }
+    let _ = writeln!(text, "launches {}\nneeds {}", p.launches.len(), p.features.join(" "));
+    if let Some(bytes) = plan_bytes {
+        let _ = writeln!(text, "memory between launches: {bytes} bytes");
+    }
+    if a.ledger {
+        let _ = writeln!(text, "lossy steps: {}", p.ledger.len());
+        for l in &p.ledger {
+            let _ = writeln!(text, "  {} {} {} error {:?}", clean(&l.site), clean(&l.codec), clean(&l.parameters), l.error);
+        }
+    }
+    source::print_text(&text);
+    Ok(())
+}
