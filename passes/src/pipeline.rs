@@ -13,18 +13,17 @@ use crate::verify;
 /// The default pipeline.
 const DEFAULT: &[&str] = &[
     // Sizes become dims and constants, so that later passes see static structure.
-//X    "simplify-shapes",
-//X    "fold-constants",
-//X    "algebra",
+    "simplify-shapes",
+    "fold-constants",
+    "algebra",
     // Pointwise named ops open up before views move past them.
-//X    "decompose",
+    "decompose",
     "cse",
-//X    "move-views",
-//X    "linearise-contract",
+    "move-views",
     // Views that met have composed; what they hid folds now.
-//X    "simplify-shapes",
-//X    "fold-constants",
-//X    "algebra",
+    "simplify-shapes",
+    "fold-constants",
+    "algebra",
     "cse",
     "dce",
     "fuse",

@@ -74,11 +74,11 @@ const fn tensor(
 
 /// Every pass, sorted by name.
 pub const PASSES: &[PassInfo] = &[
-//X    tensor("algebra", Class::Exact, exact::algebra::run, "element-wise identities that keep every bit; scalar constants move into bodies"),
+    tensor("algebra", Class::Exact, exact::algebra::run, "element-wise identities that keep every bit; scalar constants move into bodies"),
     tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
     tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
-//X    tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),
-//X    tensor("fold-constants", Class::Exact, exact::fold_constants::run, "nodes with constant operands and a small result are evaluated"),
+    tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),
+    tensor("fold-constants", Class::Exact, exact::fold_constants::run, "nodes with constant operands and a small result are evaluated"),
     PassInfo {
         name: "fuse",
         stage_in: Stage::Tensor,
@@ -87,9 +87,8 @@ pub const PASSES: &[PassInfo] = &[
         summary: "nodes are grouped into regions, one per kernel",
         run: exact::fuse::run,
     },
-//X    tensor("linearise-contract", Class::Exact, exact::linearise_contract::run, "contractions take the form [batch, rows, k] by [batch, k, columns]"),
-//X    tensor("move-views", Class::Exact, exact::move_views::run, "transposes, reshapes and broadcasts move to where they cancel or cost nothing"),
-//X    tensor("simplify-shapes", Class::Exact, exact::simplify_shapes::run, "views compose, trivial ones vanish, shape arithmetic becomes `dims`"),
+    tensor("move-views", Class::Exact, exact::move_views::run, "transposes, reshapes and broadcasts move to where they cancel or cost nothing"),
+    tensor("simplify-shapes", Class::Exact, exact::simplify_shapes::run, "views compose, trivial ones vanish, shape arithmetic becomes `dims`"),
 ];
 
 /// The pass with a name.

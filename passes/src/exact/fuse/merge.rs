@@ -29,7 +29,8 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let rewritten = rewrite(&f, &mut module.consts, |b, id, node, operands| {
         renamed.extend(node.operands.iter().copied().zip(operands.iter().copied()));
         let members = &groups[id.index()];
-        if members.len() < 2 && !node.operands.iter().any(|v| literal(&f, *v).is_some()) || !matches!(node.op, Op::Map(_)) {
+        // No members: another map absorbs this one, and `compact` below removes it.
+        if members.is_empty() || members.len() == 1 && !node.operands.iter().any(|v| literal(&f, *v).is_some()) {
             return Ok(None);
         }
         cx.fired("merge-maps");

@@ -29,11 +29,17 @@ mod plan;
 pub use check::check_region;
 
 use transc_ir::Module;
+use transc_ir::op::Op;
 use transc_ir::tensor::rewrite::compact;
 
 use super::sweep;
 use crate::context::PassCx;
 use crate::error::PassError;
+
+/// True for an op that needs loops of its own.
+pub(crate) fn is_anchor(op: &Op) -> bool {
+    class::role(op) != class::Role::Pointwise
+}
 
 /// Runs the pass.
 ///
