@@ -17,9 +17,26 @@ fn main() {
     let flags = [root.clone(), out.clone(), home()].map(|p| format!("--remap-path-prefix={}=.", full(&p).display())).join("\x1f");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args(["rustc", "-p", "transc-runtime", "--release", "--features", "embedded", "--crate-type", "staticlib", "--target-dir"])
+        .args([
+            "rustc",
+            "-p",
+            "transc-runtime",
+            "--release",
+            "--features",
+            "embedded",
+            "--crate-type",
+            "staticlib",
+            "--target-dir",
+        ])
         .arg(&target_dir)
-        .args(["--config", "profile.release.lto=\"fat\"", "--config", "profile.release.codegen-units=1", "--config", "profile.release.debug=false"])
+        .args([
+            "--config",
+            "profile.release.lto=\"fat\"",
+            "--config",
+            "profile.release.codegen-units=1",
+            "--config",
+            "profile.release.debug=false",
+        ])
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTC_WRAPPER")

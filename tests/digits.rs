@@ -32,7 +32,8 @@ fn every_way_gives_the_golden_logits_and_the_same_classes() {
     let tmp = tempfile::tempdir().expect("a temporary folder");
     let so = tmp.path().join("digits.so");
     compiled.write_so(&so).expect("a linker");
-    let so = Session::new(Model::open(&so).expect("a library"), SessionOptions { threads: 2, ..Default::default() }).expect("a session");
+    let so = Session::new(Model::open(&so).expect("a library"), SessionOptions { threads: 2, ..Default::default() })
+        .expect("a session");
 
     let pixels = arrays.iter().find(|(n, _)| n == "pixel_values").expect("images").1.clone();
     let interpreted = interp::eval_module(&module, &[pixels]).expect("the interpreter runs").remove(0);

@@ -57,7 +57,7 @@ pub fn difference(got: &Plain, want: &Plain, rtol: f64, atol: f64) -> Option<Str
     for i in 0..want.count() {
         if want.dtype.is_float() {
             let (g, w) = (got.get_f64(i), want.get_f64(i));
-            if g != w && !(g.is_nan() && w.is_nan()) && !((g - w).abs() <= atol + rtol * w.abs()) {
+            if g != w && !(g.is_nan() && w.is_nan()) && (!(g - w).is_finite() || (g - w).abs() > atol + rtol * w.abs()) {
                 return Some(format!("element {i}: expected {w}, got {g}"));
             }
         } else if got.get(i) != want.get(i) {

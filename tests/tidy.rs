@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use crate::kit;
 
 /// Which crates of the workspace each crate may depend on.
-const EDGES: &[(&str, &[&str])] = &[
-    ("ir", &[]),
-    ("passes", &["ir"]),
-    ("frontend", &["ir"]),
-    ("codegen", &["ir", "runtime"]),
-    ("runtime", &[]),
-];
+const EDGES: &[(&str, &[&str])] =
+    &[("ir", &[]), ("passes", &["ir"]), ("frontend", &["ir"]), ("codegen", &["ir", "runtime"]), ("runtime", &[])];
 
 /// Where unsafe code may stand. Everything else forbids it.
-const UNSAFE: &[&str] = &["codegen/src/llvm/jit.rs", "runtime/src/abi", "runtime/src/capi", "runtime/src/exec", "runtime/src/load", "runtime/src/mem"];
+const UNSAFE: &[&str] = &[
+    "codegen/src/llvm/jit.rs",
+    "runtime/src/abi",
+    "runtime/src/capi",
+    "runtime/src/exec",
+    "runtime/src/load",
+    "runtime/src/mem",
+];
 
 /// No file of code is longer.
 const MAX_LINES: usize = 1000;
@@ -84,7 +86,9 @@ fn unsafe_code_stands_only_where_it_may() {
         let text = std::fs::read_to_string(&file).expect("a source file");
         for (i, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            let block = code.contains(&format!("{word} {{")) || code.contains(&format!("{word} fn")) || code.contains(&format!("{word} impl"));
+            let block = code.contains(&format!("{word} {{"))
+                || code.contains(&format!("{word} fn"))
+                || code.contains(&format!("{word} impl"));
             assert!(!block, "{name}:{} has unsafe code", i + 1);
         }
     }

@@ -88,7 +88,11 @@ fn write_support(outcomes: &BTreeMap<String, Outcome>) {
     }
     let ok = outcomes.values().filter(|o| **o == Outcome::Ok).count();
     let mut text = String::from("# What runs\n\nWritten by the test `zoo` (`TRANSC_BLESS=1 ./x test`).\n\n");
-    let _ = writeln!(text, "{ok} of {} model files run with the outputs of their reference.\n\n| model | outcome |\n|---|---|", outcomes.len());
+    let _ = writeln!(
+        text,
+        "{ok} of {} model files run with the outputs of their reference.\n\n| model | outcome |\n|---|---|",
+        outcomes.len()
+    );
     for (name, o) in outcomes {
         let _ = match o {
             Outcome::Ok => writeln!(text, "| {name} | runs |"),

@@ -86,7 +86,12 @@ impl Compiled {
     /// No linker, or a file that cannot be written.
     pub fn write_so(&self, path: &Path) -> Result<(), CodegenError> {
         let weights = self.weights()?;
-        let parts = link::Parts { objects: &self.objects, names: &self.names(), plan: Some(&self.plan.encode()?), weights: weights.as_slice() };
+        let parts = link::Parts {
+            objects: &self.objects,
+            names: &self.names(),
+            plan: Some(&self.plan.encode()?),
+            weights: weights.as_slice(),
+        };
         let library = link::shared_object(&parts)?;
         drop(weights);
         write_atomic(path, |f| std::io::Write::write_all(f, &library))?;
@@ -100,7 +105,8 @@ impl Compiled {
     /// # Errors
     /// No linker, or a file that cannot be written.
     pub fn write_tsc(&self, path: &Path) -> Result<(), CodegenError> {
-        let kernels = link::shared_object(&link::Parts { objects: &self.objects, names: &self.names(), plan: None, weights: &[] })?;
+        let kernels =
+            link::shared_object(&link::Parts { objects: &self.objects, names: &self.names(), plan: None, weights: &[] })?;
         let (plan, weights) = (self.plan.encode()?, self.weights()?);
         let sections = [(Section::Plan, plan.as_slice()), (Section::Kernels, &kernels), (Section::Weights, weights.as_slice())];
         Ok(write_atomic(path, |f| write(f, &sections))?)

@@ -43,7 +43,9 @@ impl Diagnose for CodegenError {
             CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
             CodegenError::UnknownTarget(_) => ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4"),
             CodegenError::Backend { .. } => ("T0603", Fault::Bug, ""),
-            CodegenError::Linker(_) => ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found"),
+            CodegenError::Linker(_) => {
+                ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found")
+            }
             CodegenError::NotBuilt(_) => ("T0605", Fault::Environment, "build transc with the feature `llvm-out`"),
             CodegenError::Runtime(e) => {
                 let fault = if e.fault() == transc_runtime::Fault::Environment { Fault::Environment } else { Fault::Bug };

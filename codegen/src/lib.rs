@@ -1,6 +1,7 @@
 //! From tensor IR to code: schedules, kernel templates, lowering to loops, and the LLVM back end.
 //!
 //! Lowering lives here and not among the passes, because it needs templates, and templates know the target; the passes do not.
+#![deny(clippy::print_stdout, reason = "stdout carries results only")]
 
 #[cfg(feature = "llvm-out")]
 mod compiled;

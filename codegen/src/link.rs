@@ -4,7 +4,10 @@ use std::path::Path;
 use std::process::Command;
 
 use object::write::{Object, Relocation, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, RelocationEncoding, RelocationFlags, RelocationKind, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+use object::{
+    Architecture, BinaryFormat, Endianness, RelocationEncoding, RelocationFlags, RelocationKind, SectionKind, SymbolFlags,
+    SymbolKind, SymbolScope,
+};
 use transc_runtime::abi::{ABI_VERSION, DESCRIPTOR_MAGIC, DESCRIPTOR_SYMBOL};
 
 use crate::CodegenError;
@@ -45,8 +48,18 @@ pub(crate) fn shared_object(parts: &Parts<'_>) -> Result<Vec<u8>, CodegenError> 
         args.extend(["-Wl,--undefined=transc_open".into(), "libtransc_runtime.a".into(), "-lgcc_s".into()]);
     }
     args.extend(
-        ["-lm", "-lc", "-Wl,--version-script=exports", "-Wl,--gc-sections", "-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-s", "-Wl,-soname,model.so"]
-            .map(String::from),
+        [
+            "-lm",
+            "-lc",
+            "-Wl,--version-script=exports",
+            "-Wl,--gc-sections",
+            "-Wl,-Bsymbolic",
+            "-Wl,--build-id=none",
+            "-Wl,-z,noexecstack",
+            "-Wl,-s",
+            "-Wl,-soname,model.so",
+        ]
+        .map(String::from),
     );
     run(dir.path(), &args)?;
     std::fs::read(dir.path().join("model.so")).map_err(error)
@@ -80,11 +93,16 @@ fn data_object(parts: &Parts<'_>) -> Result<Vec<u8>, CodegenError> {
     };
     let plan = parts.plan.map(|p| (blob(&mut o, "plan", p), p.len()));
     let weights = (!parts.weights.is_empty()).then(|| blob(&mut o, "weights", parts.weights));
-    let pointers = |o: &mut Object<'static>, name: &str, bytes: &[u8], targets: &[(u64, object::write::SymbolId)]| -> Result<_, CodegenError> {
+    let pointers = |o: &mut Object<'static>,
+                    name: &str,
+                    bytes: &[u8],
+                    targets: &[(u64, object::write::SymbolId)]|
+     -> Result<_, CodegenError> {
         let section = o.add_section(Vec::new(), format!(".data.rel.ro.{name}").into_bytes(), SectionKind::ReadOnlyDataWithRel);
         o.append_section_data(section, bytes, 8);
         for (offset, symbol) in targets {
-            let flags = RelocationFlags::Generic { kind: RelocationKind::Absolute, encoding: RelocationEncoding::Generic, size: 64 };
+            let flags =
+                RelocationFlags::Generic { kind: RelocationKind::Absolute, encoding: RelocationEncoding::Generic, size: 64 };
             o.add_relocation(section, Relocation { offset: *offset, symbol: *symbol, addend: 0, flags }).map_err(error)?;
         }
         Ok(section)

@@ -4,9 +4,9 @@ use rayon::prelude::*;
 use transc_ir::types::{Atom, Dim, TensorType};
 use transc_runtime::abi::{ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, Expr, Launch, Plan, Symbol, Temp, TensorSpec};
 
-use crate::scratch::scratch_len;
-use crate::program::{Arg, Program};
 use crate::Target;
+use crate::program::{Arg, Program};
+use crate::scratch::scratch_len;
 
 /// The plan of a program.
 pub(crate) fn plan(p: &Program, target: &Target) -> Plan {

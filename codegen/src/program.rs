@@ -93,7 +93,9 @@ impl PackedConst {
     pub fn len_bytes(&self) -> usize {
         match self.packing {
             Packing::Raw => self.source.bytes().len(),
-            Packing::Panels { batch, k, n, width, .. } => batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes(),
+            Packing::Panels { batch, k, n, width, .. } => {
+                batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes()
+            }
         }
     }
 

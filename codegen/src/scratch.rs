@@ -25,4 +25,3 @@ fn padded(len: &Dim, d: DType) -> Dim {
 pub(crate) fn scratch_len(k: &Kernel) -> Dim {
     k.locals.iter().fold(Dim::from(0), |a, l| &a + &padded(&l.len, l.dtype))
 }
-

@@ -48,7 +48,8 @@ fn check(text: &str, shapes: &[&[usize]]) {
     for target in targets {
         let program = lower::lower(&m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let code = compile(&program, &target, &EmitOptions::default()).unwrap_or_else(|e| panic!("{e}\n{program}"));
-        let session = Session::new(code.jit().expect("code loads"), SessionOptions { threads: 2, ..Default::default() }).expect("threads");
+        let session =
+            Session::new(code.jit().expect("code loads"), SessionOptions { threads: 2, ..Default::default() }).expect("threads");
         let given: Vec<runtime::Tensor> = inputs
             .iter()
             .map(|t| {
@@ -63,7 +64,11 @@ fn check(text: &str, shapes: &[&[usize]]) {
             assert_eq!(g.dims, w.dims, "{name}");
             for i in 0..w.count() {
                 let (x, y) = (g.get_f64(i), w.get_f64(i));
-                let tolerance = if w.dtype.is_float() { 2e-5 * (1.0 + y.abs()) * if w.dtype.size_bytes() == 2 { 500.0 } else { 1.0 } } else { 0.0 };
+                let tolerance = if w.dtype.is_float() {
+                    2e-5 * (1.0 + y.abs()) * if w.dtype.size_bytes() == 2 { 500.0 } else { 1.0 }
+                } else {
+                    0.0
+                };
                 let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= tolerance;
                 assert!(same, "{} {name}[{i}]: compiled {x}, interpreter {y}\n{text}\n{program}", target.name());
             }
@@ -121,7 +126,11 @@ mod kernels {
                 }
                 let out = if op.is_compare() { "bool" } else { d };
                 // Divisors are made odd, so that none is zero.
-                let fix = if d != "f32" { format!("i0 = const {d} 1; i1 = or a1 i0; ") } else { "i0 = const f32 0.0; i1 = add a1 i0; ".into() };
+                let fix = if d != "f32" {
+                    format!("i0 = const {d} 1; i1 = or a1 i0; ")
+                } else {
+                    "i0 = const f32 0.0; i1 = add a1 i0; ".into()
+                };
                 let text = module(
                     &format!("%0 \"x\": {d}[N], %1 \"z\": {d}[N]"),
                     &format!("%2: {out}[N] = map(%0, %1) {{body = {{2: {fix}i2 = {} a0 i1; i2}}}}\nreturn %2 \"y\"", op.name()),
@@ -182,10 +191,19 @@ mod kernels {
         check(&module(params, "%2: f32[N,2,4] = gather(%0, %1) {axis = 1}\nreturn %2 \"y\""), &[&[3, 20], &[2, 4]]);
         check(&module(params, "%2: f32[2,4] = gather_elements(%0, %1) {axis = 1}\nreturn %2 \"y\""), &[&[3, 20], &[2, 4]]);
         let params = "%0 \"x\": f32[N,M], %1 \"i\": i64[5,1], %2 \"u\": f32[5,M]";
-        check(&module(params, "%3: f32[5,M] = gather_nd(%0, %1) {batch_dims = 0}\nreturn %3 \"y\""), &[&[4, 9], &[5, 1], &[5, 9]]);
-        check(&module(params, "%3: f32[N,M] = scatter_nd(%0, %1, %2) {kind = add}\nreturn %3 \"y\""), &[&[4, 9], &[5, 1], &[5, 9]]);
+        check(
+            &module(params, "%3: f32[5,M] = gather_nd(%0, %1) {batch_dims = 0}\nreturn %3 \"y\""),
+            &[&[4, 9], &[5, 1], &[5, 9]],
+        );
+        check(
+            &module(params, "%3: f32[N,M] = scatter_nd(%0, %1, %2) {kind = add}\nreturn %3 \"y\""),
+            &[&[4, 9], &[5, 1], &[5, 9]],
+        );
         let params = "%0 \"x\": f32[N,M], %1 \"i\": i64[2,4], %2 \"u\": f32[2,4]";
-        check(&module(params, "%3: f32[N,M] = scatter_elements(%0, %1, %2) {axis = 1, kind = max}\nreturn %3 \"y\""), &[&[3, 9], &[2, 4], &[2, 4]]);
+        check(
+            &module(params, "%3: f32[N,M] = scatter_elements(%0, %1, %2) {axis = 1, kind = max}\nreturn %3 \"y\""),
+            &[&[3, 9], &[2, 4], &[2, 4]],
+        );
     }
 
     #[test]
@@ -193,18 +211,46 @@ mod kernels {
         for kind in ["sum", "prod", "max", "min"] {
             for (axes, ty) in [("0", "[M,5]"), ("1", "[N,5]"), ("2", "[N,M]"), ("1,2", "[N]"), ("0,1,2", "[]")] {
                 for d in ["f32", "i32"] {
-                    let body = format!("%1: {d}{ty} = reduce(%0) {{kind = {kind}, axes = [{axes}], keep = false}}\nreturn %1 \"y\"");
+                    let body =
+                        format!("%1: {d}{ty} = reduce(%0) {{kind = {kind}, axes = [{axes}], keep = false}}\nreturn %1 \"y\"");
                     check(&module(&format!("%0 \"x\": {d}[N,M,5]"), &body), &[&[3, 4, 5]]);
                 }
             }
         }
         for n in [15, 16, 17, 200] {
-            check(&module("%0 \"x\": f32[N,M]", "%1: f32[N] = reduce(%0) {kind = sum, axes = [1], keep = false}\nreturn %1 \"y\""), &[&[3, n]]);
+            check(
+                &module("%0 \"x\": f32[N,M]", "%1: f32[N] = reduce(%0) {kind = sum, axes = [1], keep = false}\nreturn %1 \"y\""),
+                &[&[3, n]],
+            );
         }
-        check(&module("%0 \"x\": f32[N,M]", "%1: i64[N] = arg_reduce(%0) {max = true, axis = 1, keep = false, last = false}\nreturn %1 \"y\""), &[&[3, 40]]);
-        check(&module("%0 \"x\": i32[N,M]", "%1: i64[1,M] = arg_reduce(%0) {max = false, axis = 0, keep = true, last = true}\nreturn %1 \"y\""), &[&[7, 4]]);
-        check(&module("%0 \"x\": f32[N,M]", "%1: f32[N,M] = scan(%0) {kind = sum, axis = 1, exclusive = true, reverse = true}\nreturn %1 \"y\""), &[&[3, 10]]);
-        check(&module("%0 \"x\": f32[N,M]", "%1: f32[N,3], %2: i64[N,3] = top_k(%0) {k = 3, axis = 1, largest = true}\nreturn %1 \"v\", %2 \"i\""), &[&[3, 10]]);
+        check(
+            &module(
+                "%0 \"x\": f32[N,M]",
+                "%1: i64[N] = arg_reduce(%0) {max = true, axis = 1, keep = false, last = false}\nreturn %1 \"y\"",
+            ),
+            &[&[3, 40]],
+        );
+        check(
+            &module(
+                "%0 \"x\": i32[N,M]",
+                "%1: i64[1,M] = arg_reduce(%0) {max = false, axis = 0, keep = true, last = true}\nreturn %1 \"y\"",
+            ),
+            &[&[7, 4]],
+        );
+        check(
+            &module(
+                "%0 \"x\": f32[N,M]",
+                "%1: f32[N,M] = scan(%0) {kind = sum, axis = 1, exclusive = true, reverse = true}\nreturn %1 \"y\"",
+            ),
+            &[&[3, 10]],
+        );
+        check(
+            &module(
+                "%0 \"x\": f32[N,M]",
+                "%1: f32[N,3], %2: i64[N,3] = top_k(%0) {k = 3, axis = 1, largest = true}\nreturn %1 \"v\", %2 \"i\"",
+            ),
+            &[&[3, 10]],
+        );
     }
 
     #[test]
@@ -226,7 +272,9 @@ mod kernels {
     #[test]
     fn products() {
         for (m, n, k) in [(1, 1, 1), (3, 10, 5), (8, 48, 64), (9, 50, 33), (130, 17, 20)] {
-            let body = format!("%2: f32[{m},{n}] = contract(%0, %1) {{lhs = [0,1], rhs = [1,2], out = [0,2], out_dtype = f32}}\nreturn %2 \"y\"");
+            let body = format!(
+                "%2: f32[{m},{n}] = contract(%0, %1) {{lhs = [0,1], rhs = [1,2], out = [0,2], out_dtype = f32}}\nreturn %2 \"y\""
+            );
             check(&module(&format!("%0 \"a\": f32[{m},{k}], %1 \"b\": f32[{k},{n}]"), &body), &[&[m, k], &[k, n]]);
             // Symbolic rows, transposed right operand, batch axes.
             let body = "%2: f32[2,N,M] = contract(%0, %1) {lhs = [0,1,3], rhs = [0,2,3], out = [0,1,2], out_dtype = f32}\nreturn %2 \"y\"";
@@ -250,8 +298,12 @@ mod kernels {
     fn attention_with_masks_groups_and_causality() {
         for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64)] {
             for (causal, cap) in [("none", "0.0"), (&*format!("{}", sk as i64 - sq as i64), "0.0"), ("none", "5.0")] {
-                let body = format!("%4: f32[2,4,N,{d}] = attention(%0, %1, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}}}\nreturn %4 \"y\"");
-                let params = format!("%0 \"q\": f32[2,4,N,{d}], %1 \"k\": f32[2,2,M,{d}], %2 \"v\": f32[2,2,M,{d}], %3 \"m\": bool[2,1,1,M]");
+                let body = format!(
+                    "%4: f32[2,4,N,{d}] = attention(%0, %1, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}}}\nreturn %4 \"y\""
+                );
+                let params = format!(
+                    "%0 \"q\": f32[2,4,N,{d}], %1 \"k\": f32[2,2,M,{d}], %2 \"v\": f32[2,2,M,{d}], %3 \"m\": bool[2,1,1,M]"
+                );
                 check(&module(&params, &body), &[&[2, 4, sq, d], &[2, 2, sk, d], &[2, 2, sk, d], &[2, 1, 1, sk]]);
             }
         }
@@ -263,8 +315,13 @@ mod kernels {
         let body = body.replace(", _", "");
         check(&module("%0 \"x\": f32[N,2,9,7]", &body), &[&[2, 2, 9, 7]]);
         for groups in [1, 2] {
-            let body = format!("%2: f32[N,6,5,4] = conv(%0, %1) {{strides = [2,2], dilations = [1,1], lo = [1,0], hi = [1,1], groups = {groups}}}\nreturn %2 \"y\"");
-            check(&module(&format!("%0 \"x\": f32[N,4,9,8], %1 \"w\": f32[6,{},3,3]", 4 / groups), &body), &[&[2, 4, 9, 8], &[6, 4 / groups, 3, 3]]);
+            let body = format!(
+                "%2: f32[N,6,5,4] = conv(%0, %1) {{strides = [2,2], dilations = [1,1], lo = [1,0], hi = [1,1], groups = {groups}}}\nreturn %2 \"y\""
+            );
+            check(
+                &module(&format!("%0 \"x\": f32[N,4,9,8], %1 \"w\": f32[6,{},3,3]", 4 / groups), &body),
+                &[&[2, 4, 9, 8], &[6, 4 / groups, 3, 3]],
+            );
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything that is read is untrusted: sizes are checked before memory is taken, names never leave the model's directory, and
 //! nothing is executed. All problems of a file are reported at once; see [`FrontendError`].
+#![deny(clippy::print_stdout, reason = "stdout carries results only")]
 #![forbid(unsafe_code)]
 
 mod hf;

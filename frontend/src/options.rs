@@ -1,9 +1,9 @@
 //! Options of the import.
 
+use transc_ir::Module;
 use transc_ir::interp::Tensor;
 use transc_ir::tensor::rewrite::substitute_dims;
 use transc_ir::types::{Dim, Symbol, SymbolRange};
-use transc_ir::Module;
 
 use crate::Problem;
 use crate::error::quote;

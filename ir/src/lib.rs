@@ -17,6 +17,7 @@
 //! * Broadcasting is NumPy's, and only [`op::Map`] and [`op::Broadcast`] do it. Whether a dim is 1 is decided at compile
 //!   time: a symbolic dim never broadcasts unless it is the constant 1.
 //! * `Exact` rewrites keep every bit under the interpreter; `Reassoc` rewrites are equal over the reals.
+#![deny(clippy::print_stdout, reason = "stdout carries results only")]
 #![forbid(unsafe_code)]
 
 pub mod diag;

@@ -1,7 +1,7 @@
 //! Scalar bodies: the computation of one element, shared by the tensor IR (`map`) and by lowering to loops.
 //!
 //! A [`Body`] is a straight line of [`Inst`]s over its arguments; its value is `result`. Bodies compose, which is how
-//! element-wise chains fuse ([`Body::inline`]).
+//! element-wise chains fuse ([`BodyBuilder::inline`]).
 
 use crate::types::{DType, Dim};
 

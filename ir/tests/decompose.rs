@@ -12,7 +12,9 @@ fn input(dims: &[usize], dtype: DType, salt: usize) -> Tensor {
     let value = |i: usize| ((i * 7919 + salt * 104_729) % 2003) as f64 / 1001.5 - 1.0;
     match dtype {
         DType::Bool => Tensor { dtype, dims: dims.to_vec(), data: (0..n).map(|i| u8::from(value(i) > -0.5)).collect() },
-        DType::U8 | DType::I8 => Tensor { dtype, dims: dims.to_vec(), data: (0..n).map(|i| (value(i) * 100.0) as i64 as u8).collect() },
+        DType::U8 | DType::I8 => {
+            Tensor { dtype, dims: dims.to_vec(), data: (0..n).map(|i| (value(i) * 100.0) as i64 as u8).collect() }
+        }
         _ => Tensor::from_f64(dtype, dims, &(0..n).map(value).collect::<Vec<_>>()).expect("small"),
     }
 }
@@ -25,7 +27,8 @@ fn check(params: &str, node: &str, shapes: &[&[usize]]) {
     let want = interp::eval_module(&m, &inputs).expect("the op evaluates");
     let mut simpler = m.clone();
     let mut consts = Arc::clone(&m.consts);
-    simpler.main = rewrite(&m.main, &mut consts, |b, _, n, x| n.op.decompose(b, x).transpose()).expect("the decomposition is typed");
+    simpler.main =
+        rewrite(&m.main, &mut consts, |b, _, n, x| n.op.decompose(b, x).transpose()).expect("the decomposition is typed");
     simpler.consts = consts;
     assert!(simpler.main.node_count() >= 1 && simpler.to_string() != m.to_string(), "nothing was decomposed");
     let got = interp::eval_module(&simpler, &inputs).expect("the decomposition evaluates");

@@ -27,10 +27,10 @@ pub fn render(module: &Module) -> String {
     }
     let none = |_: &DiGraph<String, String>, _: petgraph::graph::EdgeReference<'_, String>| String::new();
     let boxes = |_: &DiGraph<String, String>, _: (petgraph::graph::NodeIndex, &String)| "shape=box".to_string();
-    format!("{}", Dot::with_attr_getters(&graph, &[Config::GraphContentOnly], &none, &boxes)).lines().fold(
-        format!("digraph {:?} {{\n", module.name),
-        |text, line| text + line + "\n",
-    ) + "}\n"
+    format!("{}", Dot::with_attr_getters(&graph, &[Config::GraphContentOnly], &none, &boxes))
+        .lines()
+        .fold(format!("digraph {:?} {{\n", module.name), |text, line| text + line + "\n")
+        + "}\n"
 }
 
 /// Ops of a node, and the user's node.

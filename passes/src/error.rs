@@ -1,8 +1,8 @@
 //! What goes wrong in a pass.
 
-use transc_ir::Loc;
 use transc_ir::diag::{Diagnose, Diagnostic, Fault, Place};
 use transc_ir::op::TypeError;
+use transc_ir::verify::VerifyProblem;
 
 /// An error of the pass runner or of a pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,18 +38,10 @@ pub enum PassError {
     },
 }
 
-/// One thing that the verifier found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifyProblem {
-    /// What is wrong.
-    pub message: String,
-    /// The user's node.
-    pub loc: Loc,
-}
-
 impl Diagnose for PassError {
     fn diagnostics(&self) -> Vec<Diagnostic> {
-        let one = |code, fault, help: &str| vec![Diagnostic { code, fault, message: self.to_string(), place: None, help: help.into() }];
+        let one =
+            |code, fault, help: &str| vec![Diagnostic { code, fault, message: self.to_string(), place: None, help: help.into() }];
         match self {
             PassError::Unknown(_) => one("T0501", Fault::Invalid, "`transc passes` lists them"),
             PassError::Stage { .. } => one("T0502", Fault::Invalid, "`transc passes` lists what each pass takes"),

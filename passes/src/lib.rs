@@ -6,6 +6,7 @@
 //!
 //! A pass is a function from module to module that keeps the meaning of the module within its [`Class`]. It reports what it did
 //! through [`PassCx`]: rules that fired, remarks about what it declined to do.
+#![deny(clippy::print_stdout, reason = "stdout carries results only")]
 #![forbid(unsafe_code)]
 
 mod analysis;
@@ -15,10 +16,11 @@ mod error;
 mod exact;
 pub mod pipeline;
 mod registry;
-mod verify;
+mod stage;
 
 pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;
 pub use exact::fuse::check_region;
 pub use pipeline::{optimise, run};
-pub use registry::{Class, PASSES, PassInfo, Stage};
+pub use registry::{Class, PASSES, PassInfo};
+pub use stage::Stage;

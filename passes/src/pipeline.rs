@@ -7,8 +7,8 @@ use transc_ir::{Func, Module};
 
 use crate::context::{Current, PassCx, PassStats};
 use crate::error::PassError;
-use crate::registry::{self, Stage};
-use crate::verify;
+use crate::registry;
+use crate::stage::Stage;
 
 /// The default pipeline.
 const DEFAULT: &[&str] = &[
@@ -56,8 +56,8 @@ pub fn optimise(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 /// an unspecified state.
 pub fn run(module: &mut Module, names: &[&str], cx: &mut PassCx) -> Result<(), PassError> {
     let passes = names.iter().map(|n| registry::find(n)).collect::<Result<Vec<_>, _>>()?;
-    let mut stage = stage_of(module);
-    verify::verify(module, stage, "as it was given")?;
+    let mut stage = Stage::of(module);
+    stage.verify(module, "as it was given")?;
     for (i, pass) in passes.iter().enumerate() {
         if pass.stage_in != stage {
             return Err(PassError::Stage { pass: pass.name, want: pass.stage_in.name(), got: stage.name() });
@@ -68,16 +68,11 @@ pub fn run(module: &mut Module, names: &[&str], cx: &mut PassCx) -> Result<(), P
         let fired = std::mem::take(&mut cx.current).fired;
         cx.stats.push(PassStats { pass: pass.name, nodes_before, nodes_after: node_count(module), fired, time: start.elapsed() });
         if cx.verify_each || stage != pass.stage_out || i + 1 == passes.len() {
-            verify::verify(module, pass.stage_out, &format!("after pass `{}`", pass.name))?;
+            pass.stage_out.verify(module, &format!("after pass `{}`", pass.name))?;
         }
         stage = pass.stage_out;
     }
     Ok(())
-}
-
-/// The stage that a module is at, from its ops.
-fn stage_of(module: &Module) -> Stage {
-    if module.main.nodes().any(|(_, n)| matches!(n.op, Op::Fused(_))) { Stage::Fused } else { Stage::Tensor }
 }
 
 /// Nodes that compute: those of the entry function, a region counting as what it contains.

@@ -5,6 +5,7 @@ use transc_ir::Module;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact;
+use crate::stage::Stage;
 
 /// How far a pass may change results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,25 +22,6 @@ impl Class {
         match self {
             Class::Exact => "exact",
             Class::Reassoc => "reassoc",
-        }
-    }
-}
-
-/// What a module consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
-    /// Any op but `fused`.
-    Tensor,
-    /// The entry function holds `fused` regions only; see the docs of pass `fuse`.
-    Fused,
-}
-
-impl Stage {
-    /// The name in listings.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Stage::Tensor => "tensor",
-            Stage::Fused => "fused",
         }
     }
 }
@@ -74,11 +56,21 @@ const fn tensor(
 
 /// Every pass, sorted by name.
 pub const PASSES: &[PassInfo] = &[
-    tensor("algebra", Class::Exact, exact::algebra::run, "element-wise identities that keep every bit; scalar constants move into bodies"),
+    tensor(
+        "algebra",
+        Class::Exact,
+        exact::algebra::run,
+        "element-wise identities that keep every bit; scalar constants move into bodies",
+    ),
     tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
     tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
     tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),
-    tensor("fold-constants", Class::Exact, exact::fold_constants::run, "nodes with constant operands and a small result are evaluated"),
+    tensor(
+        "fold-constants",
+        Class::Exact,
+        exact::fold_constants::run,
+        "nodes with constant operands and a small result are evaluated",
+    ),
     PassInfo {
         name: "fuse",
         stage_in: Stage::Tensor,
@@ -87,8 +79,18 @@ pub const PASSES: &[PassInfo] = &[
         summary: "nodes are grouped into regions, one per kernel",
         run: exact::fuse::run,
     },
-    tensor("move-views", Class::Exact, exact::move_views::run, "transposes, reshapes and broadcasts move to where they cancel or cost nothing"),
-    tensor("simplify-shapes", Class::Exact, exact::simplify_shapes::run, "views compose, trivial ones vanish, shape arithmetic becomes `dims`"),
+    tensor(
+        "move-views",
+        Class::Exact,
+        exact::move_views::run,
+        "transposes, reshapes and broadcasts move to where they cancel or cost nothing",
+    ),
+    tensor(
+        "simplify-shapes",
+        Class::Exact,
+        exact::simplify_shapes::run,
+        "views compose, trivial ones vanish, shape arithmetic becomes `dims`",
+    ),
 ];
 
 /// The pass with a name.

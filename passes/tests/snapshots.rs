@@ -31,7 +31,13 @@ fn snapshot(path: &Path) -> String {
     let stats = &cx.stats[0];
     let fired: Vec<String> = stats.fired.iter().map(|(rule, n)| format!("{rule} x{n}")).collect();
     let fired = if fired.is_empty() { "nothing".into() } else { fired.join(", ") };
-    let mut out = format!("pass: {}   stage: {} -> {}   class: {}\n", pass.name, pass.stage_in.name(), pass.stage_out.name(), pass.class.name());
+    let mut out = format!(
+        "pass: {}   stage: {} -> {}   class: {}\n",
+        pass.name,
+        pass.stage_in.name(),
+        pass.stage_out.name(),
+        pass.class.name()
+    );
     let _ = writeln!(out, "fired: {fired}   nodes: {} -> {}", stats.nodes_before, stats.nodes_after);
     for r in &cx.remarks {
         let _ = writeln!(out, "remark at {:?}: {}", r.loc.path(), r.message);

@@ -5,6 +5,7 @@
 //! A [`Model`] is code, a [`Plan`] and packed weights: from a file ([`Model::open`]) or from memory ([`Model::from_parts`]). A [`Session`] adds
 //! threads and memory. A run binds the symbolic dims from the shapes of its inputs, looks up or makes the memory plan for them, and does the
 //! launches in order. Each launch is cut into contiguous shares of independent units, so results do not depend on the number of threads.
+#![deny(clippy::print_stdout, reason = "stdout carries results only")]
 
 pub mod abi;
 pub mod artefact;

@@ -67,7 +67,12 @@ fn profile(session: &Session, views: &[(&str, transc::TensorView<'_>)]) -> Resul
     let total: u64 = launches.iter().map(|(_, ns)| ns).sum();
     let mut text = String::new();
     for (node, ns) in launches {
-        text.push_str(&format!("{:>9.1} us  {:>5.1} %  {}\n", ns as f64 / 1e3, ns as f64 * 100.0 / total.max(1) as f64, clean(&node)));
+        text.push_str(&format!(
+            "{:>9.1} us  {:>5.1} %  {}\n",
+            ns as f64 / 1e3,
+            ns as f64 * 100.0 / total.max(1) as f64,
+            clean(&node)
+        ));
     }
     source::print_text(&text);
     Ok(())
@@ -95,9 +100,12 @@ fn random_inputs(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor
         let data: Vec<u8> = if spec.dtype == transc::runtime::DType::F32 {
             (0..count)
                 .flat_map(|_| {
-                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    (f64::from(seed) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
-                }.to_le_bytes())
+                    {
+                        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        (f64::from(seed) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+                    }
+                    .to_le_bytes()
+                })
                 .collect()
         } else {
             let mut one = vec![0u8; spec.dtype.size_bytes()];

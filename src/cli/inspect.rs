@@ -38,7 +38,9 @@ pub fn run(a: &InspectArgs) -> Result<(), Failure> {
     let mut text = format!("model {}\n", clean(&m.name));
     for (title, list) in [("inputs", &inputs), ("outputs", &outputs)] {
         let _ = writeln!(text, "{title}");
-        list.iter().for_each(|l| drop(writeln!(text, "  {l}")));
+        for line in list {
+            let _ = writeln!(text, "  {line}");
+        }
     }
     let _ = writeln!(text, "dims");
     for (s, r) in &m.symbols {
@@ -58,7 +60,8 @@ fn support(a: &InspectArgs) -> Result<(), Failure> {
         // A folder is supported as a whole or not at all; its error says why not.
         source::load_module(&a.model).map(|_| Vec::new())?
     } else {
-        let report = transc_frontend::onnx::support(&a.model.model, &transc::ImportOptions::default()).map_err(transc::Error::from)?;
+        let report =
+            transc_frontend::onnx::support(&a.model.model, &transc::ImportOptions::default()).map_err(transc::Error::from)?;
         report.unsupported.into_iter().map(|u| (u.op, u.reason, u.nodes)).collect()
     };
     if a.json {
@@ -76,14 +79,19 @@ fn support(a: &InspectArgs) -> Result<(), Failure> {
 
 fn artefact(a: &InspectArgs) -> Result<(), Failure> {
     let model = Model::open(&a.model.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&a.model.model))?;
-    let session = transc::Session::new(model, transc::SessionOptions { threads: 1, ..Default::default() }).map_err(transc::Error::from)?;
+    let session =
+        transc::Session::new(model, transc::SessionOptions { threads: 1, ..Default::default() }).map_err(transc::Error::from)?;
     let p = session.plan();
     let spec = |s| source::spec(&transc::runtime::TensorSpec::clone(s).name, &p.type_text(s));
-    let (inputs, outputs): (Vec<String>, Vec<String>) = (p.inputs.iter().map(spec).collect(), p.outputs.iter().map(spec).collect());
+    let (inputs, outputs): (Vec<String>, Vec<String>) =
+        (p.inputs.iter().map(spec).collect(), p.outputs.iter().map(spec).collect());
     let dims: Vec<(&str, i64)> = a.model.dims.iter().map(|d| (d.name.as_str(), d.max)).collect();
     let plan_bytes = if a.memory { Some(session.bind(&dims).map_err(transc::Error::from)?.plan_bytes) } else { None };
-    let ledger: Vec<_> =
-        p.ledger.iter().map(|l| json!({"site": l.site, "codec": l.codec, "parameters": l.parameters, "error": l.error})).collect();
+    let ledger: Vec<_> = p
+        .ledger
+        .iter()
+        .map(|l| json!({"site": l.site, "codec": l.codec, "parameters": l.parameters, "error": l.error}))
+        .collect();
     if a.json {
         source::print_json(&json!({
             "schema_version": 1, "inputs": inputs, "outputs": outputs, "launches": p.launches.len(), "facts": p.facts,

@@ -34,7 +34,13 @@ pub fn run(a: &OptArgs) -> Result<(), Failure> {
     }
     if a.time_passes {
         for s in &cx.stats {
-            eprintln!("{:>24}  {:>9.3} ms  {:>5} -> {:<5} nodes", s.pass, s.time.as_secs_f64() * 1e3, s.nodes_before, s.nodes_after);
+            eprintln!(
+                "{:>24}  {:>9.3} ms  {:>5} -> {:<5} nodes",
+                s.pass,
+                s.time.as_secs_f64() * 1e3,
+                s.nodes_before,
+                s.nodes_after
+            );
         }
     }
     let text = module.to_string();
@@ -57,7 +63,8 @@ fn known(name: &str) -> Result<(), Failure> {
 /// Runs `transc passes`.
 pub fn list_passes(as_json: bool) -> Result<(), Failure> {
     if as_json {
-        let rows: Vec<_> = PASSES.iter().map(|p| json!({"name": p.name, "class": p.class.name(), "summary": p.summary})).collect();
+        let rows: Vec<_> =
+            PASSES.iter().map(|p| json!({"name": p.name, "class": p.class.name(), "summary": p.summary})).collect();
         source::print_json(&json!({"schema_version": 1, "passes": rows, "pipeline": passes::pipeline::default()}));
         return Ok(());
     }

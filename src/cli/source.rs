@@ -19,7 +19,8 @@ use super::report::{Progress, clean};
 /// Reads a model with the dims of the command line.
 pub fn load_module(m: &ModelArgs) -> Result<Module, Failure> {
     let option = |d: &DimArg| if d.min == d.max { DimOption::Fixed(d.min) } else { DimOption::Range(d.min, d.max) };
-    let options = ImportOptions { dims: m.dims.iter().map(|d| (d.name.clone(), option(d))).collect(), ..ImportOptions::default() };
+    let options =
+        ImportOptions { dims: m.dims.iter().map(|d| (d.name.clone(), option(d))).collect(), ..ImportOptions::default() };
     transc::load_with(&m.model, &options).map_err(|e| Failure::from(e).in_file(&m.model))
 }
 
@@ -35,7 +36,8 @@ pub fn open_session(m: &ModelArgs, t: &TargetArgs, threads: usize, progress: &mu
     if is_artefact(&m.model) {
         progress.phase("load");
         let model = Model::open(&m.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&m.model))?;
-        let session = Session::new(model, SessionOptions { threads, ..SessionOptions::default() }).map_err(transc::Error::from)?;
+        let session =
+            Session::new(model, SessionOptions { threads, ..SessionOptions::default() }).map_err(transc::Error::from)?;
         progress.end();
         return Ok(session);
     }

@@ -90,7 +90,7 @@ pub fn difference(name: &str, got: &Plain, want: &Plain, tolerance: Tolerance) -
             continue;
         }
         let abs = (g - w).abs();
-        if exact || !(abs <= tolerance.atol + tolerance.rtol * w.abs()) {
+        if exact || !abs.is_finite() || abs > tolerance.atol + tolerance.rtol * w.abs() {
             d.outside += 1;
         }
         let abs = if abs.is_nan() { f64::INFINITY } else { abs };

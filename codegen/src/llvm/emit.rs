@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use transc_ir::loops::{Block, Buf, Inst, Kernel, Reg, ReduceOp, Stmt, Ty, Unroll};
+use transc_ir::loops::{Block, Buf, Inst, Kernel, ReduceOp, Reg, Stmt, Ty, Unroll};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{Atom, DType, Dim};
 
 use super::ops;
-use crate::scratch::local_offsets;
 use crate::Target;
+use crate::scratch::local_offsets;
 
 /// The text of a module with one kernel.
 pub(super) fn kernel(k: &Kernel, target: &Target) -> String {
@@ -82,12 +82,28 @@ impl Emitter<'_> {
             p.extend(["ptr noalias readonly %syms", "i64 %lo", "i64 %hi"].map(String::from));
             p.join(", ")
         };
-        let _ = writeln!(out, "define internal i32 @body({}) #0 {{\nentry:\n{}  br label %start\nstart:\n{}  ret i32 0\n}}\n", params(true), self.entry, self.body);
+        let _ = writeln!(
+            out,
+            "define internal i32 @body({}) #0 {{\nentry:\n{}  br label %start\nstart:\n{}  ret i32 0\n}}\n",
+            params(true),
+            self.entry,
+            self.body
+        );
         // The outer function: pointers from the array, scratch blocks one after another.
-        let mut outer = Emitter { k, entry: String::new(), body: String::new(), label: String::new(), next: 0, dims: BTreeMap::new(), declares: self.declares, metadata: self.metadata };
+        let mut outer = Emitter {
+            k,
+            entry: String::new(),
+            body: String::new(),
+            label: String::new(),
+            next: 0,
+            dims: BTreeMap::new(),
+            declares: self.declares,
+            metadata: self.metadata,
+        };
         let mut args = Vec::new();
         for i in 0..k.bufs.len() {
-            let _ = writeln!(outer.body, "  %p{i} = getelementptr inbounds ptr, ptr %bufs, i64 {i}\n  %b{i} = load ptr, ptr %p{i}");
+            let _ =
+                writeln!(outer.body, "  %p{i} = getelementptr inbounds ptr, ptr %bufs, i64 {i}\n  %b{i} = load ptr, ptr %p{i}");
             args.push(format!("ptr %b{i}"));
         }
         for (i, offset) in local_offsets(k).iter().enumerate() {
@@ -108,7 +124,10 @@ impl Emitter<'_> {
             let _ = writeln!(out, "{d}");
         }
         let width = target.lanes() * 32;
-        let _ = writeln!(out, "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\" }}");
+        let _ = writeln!(
+            out,
+            "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\" }}"
+        );
         for m in &outer.metadata {
             let _ = writeln!(out, "{m}");
         }
@@ -243,7 +262,9 @@ impl Emitter<'_> {
             return value.into();
         }
         let one = self.def(&format!("insertelement <{lanes} x {scalar}> poison, {scalar} {value}, i64 0"));
-        self.def(&format!("shufflevector <{lanes} x {scalar}> {one}, <{lanes} x {scalar}> poison, <{lanes} x i32> zeroinitializer"))
+        self.def(&format!(
+            "shufflevector <{lanes} x {scalar}> {one}, <{lanes} x {scalar}> poison, <{lanes} x i32> zeroinitializer"
+        ))
     }
 
     fn load(&mut self, buf: Buf, index: Reg, ty: Ty, count: Option<Reg>) -> String {
@@ -283,7 +304,11 @@ impl Emitter<'_> {
         let ty = self.k.reg_ty(value);
         let mem = memory_type(ty);
         let align = ty.dtype.size_bytes();
-        let v = if ty.dtype == DType::Bool { self.def(&format!("zext {} {} to {mem}", reg_type(ty), reg(value))) } else { reg(value) };
+        let v = if ty.dtype == DType::Bool {
+            self.def(&format!("zext {} {} to {mem}", reg_type(ty), reg(value)))
+        } else {
+            reg(value)
+        };
         match count {
             Some(c) if ty.lanes > 1 => {
                 let p = self.address(buf, index, false);
@@ -357,7 +382,13 @@ impl Emitter<'_> {
             Inst::Shuffle(a, b, lanes) => {
                 let t = reg_type(at(a));
                 let picks: Vec<String> = lanes.iter().map(|i| format!("i32 {i}")).collect();
-                self.def(&format!("shufflevector {t} {}, {t} {}, <{} x i32> <{}>", reg(*a), reg(*b), lanes.len(), picks.join(", ")))
+                self.def(&format!(
+                    "shufflevector {t} {}, {t} {}, <{} x i32> <{}>",
+                    reg(*a),
+                    reg(*b),
+                    lanes.len(),
+                    picks.join(", ")
+                ))
             }
             Inst::Reduce(op, a) => {
                 let t = at(a);
@@ -472,7 +503,16 @@ fn alias(ty: &str, value: &str, t: Ty) -> String {
     if t.dtype.is_float() && t.dtype != DType::Bf16 {
         format!("select i1 true, {ty} {value}, {ty} {value}")
     } else {
-        format!("or {ty} {value}, {}", if t.lanes == 1 && t.dtype == DType::Bool { "false" } else if t.lanes == 1 { "0" } else { "zeroinitializer" })
+        format!(
+            "or {ty} {value}, {}",
+            if t.lanes == 1 && t.dtype == DType::Bool {
+                "false"
+            } else if t.lanes == 1 {
+                "0"
+            } else {
+                "zeroinitializer"
+            }
+        )
     }
 }
 

@@ -50,7 +50,8 @@ pub(crate) fn compile_kernel(kernel: &Kernel, target: &Target, level: u8, form: 
     options.set_loop_slp_vectorization(true);
     let pipeline = format!("default<O{}>", level.max(1));
     module.run_passes(&pipeline, &machine, options).map_err(|e| error(e.to_string()))?;
-    let bytes = |kind| machine.write_to_memory_buffer(&module, kind).map(|b| b.as_slice().to_vec()).map_err(|e| error(e.to_string()));
+    let bytes =
+        |kind| machine.write_to_memory_buffer(&module, kind).map(|b| b.as_slice().to_vec()).map_err(|e| error(e.to_string()));
     match form {
         Form::Object => bytes(FileType::Object),
         Form::Assembly => bytes(FileType::Assembly),

@@ -373,7 +373,9 @@ pub(super) fn cast(e: &mut Emitter<'_>, from: Ty, to: DType, a: &str) -> String 
             match n.cmp(&m) {
                 std::cmp::Ordering::Equal => a.into(),
                 std::cmp::Ordering::Greater => e.def(&format!("trunc {t} {a} to {target}")),
-                std::cmp::Ordering::Less => e.def(&format!("{} {t} {a} to {target}", if d.is_signed_int() { "sext" } else { "zext" })),
+                std::cmp::Ordering::Less => {
+                    e.def(&format!("{} {t} {a} to {target}", if d.is_signed_int() { "sext" } else { "zext" }))
+                }
             }
         }
     }

@@ -34,7 +34,14 @@ pub(crate) fn identity(kb: &mut KernelBuilder, kind: ReduceKind, d: DType, lanes
 }
 
 /// The element of an anchor, computed by an inner loop.
-pub(crate) fn element(e: &mut Elements<'_>, kb: &mut KernelBuilder, v: Value, node: &Node, idx: &[Index], lanes: Lanes) -> Result<Reg> {
+pub(crate) fn element(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    v: Value,
+    node: &Node,
+    idx: &[Index],
+    lanes: Lanes,
+) -> Result<Reg> {
     match &node.op {
         Op::Reduce(r) => reduce(e, kb, r, node.operands[0], idx, lanes),
         Op::Contract(c) => contract(e, kb, c, node, idx, lanes),
@@ -261,7 +268,8 @@ fn window(e: &mut Elements<'_>, kb: &mut KernelBuilder, w: &Window, x: Value, id
         let mut full = idx.to_vec();
         let mut inside = None;
         for a in 0..k.len() {
-            let (at, here) = window_position(kb, idx[lead + a].reg, k[a], [w.strides[a], w.lo[a], w.dilations[a]], &ty.dims[lead + a]);
+            let (at, here) =
+                window_position(kb, idx[lead + a].reg, k[a], [w.strides[a], w.lo[a], w.dilations[a]], &ty.dims[lead + a]);
             full[lead + a] = Index::scalar(at);
             inside = Some(inside.map_or(here, |before| kb.bin(BinOp::And, before, here)));
         }
@@ -305,7 +313,8 @@ fn conv(e: &mut Elements<'_>, kb: &mut KernelBuilder, c: &Conv, node: &Node, idx
         let mut at = vec![idx[0], Index::scalar(channel)];
         let mut inside = None;
         for a in 0..c.strides.len() {
-            let (p, here) = window_position(kb, idx[2 + a].reg, k[1 + a], [c.strides[a], c.lo[a], c.dilations[a]], &xt.dims[2 + a]);
+            let (p, here) =
+                window_position(kb, idx[2 + a].reg, k[1 + a], [c.strides[a], c.lo[a], c.dilations[a]], &xt.dims[2 + a]);
             at.push(Index::scalar(p));
             if c.lo[a] != 0 || c.hi[a] != 0 {
                 inside = Some(inside.map_or(here, |before| kb.bin(BinOp::And, before, here)));
@@ -330,7 +339,13 @@ fn conv(e: &mut Elements<'_>, kb: &mut KernelBuilder, c: &Conv, node: &Node, idx
     Ok(kb.cast(xt.dtype, sum))
 }
 
-fn arg_reduce(e: &mut Elements<'_>, kb: &mut KernelBuilder, a: &transc_ir::op::ArgReduce, x: Value, idx: &[Index]) -> Result<Reg> {
+fn arg_reduce(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    a: &transc_ir::op::ArgReduce,
+    x: Value,
+    idx: &[Index],
+) -> Result<Reg> {
     let ty = e.region.ty(x).clone();
     let mut full: Vec<Index> = idx.to_vec();
     let zero = kb.index(0);
@@ -357,7 +372,9 @@ fn arg_reduce(e: &mut Elements<'_>, kb: &mut KernelBuilder, a: &transc_ir::op::A
             if ty.dtype.is_float() {
                 // NaN is the extreme; the first (or last) NaN wins.
                 let (new_nan, old_nan) = (kb.un(UnOp::IsNan, y), kb.un(UnOp::IsNan, old));
-                let fresh = if a.last { new_nan } else {
+                let fresh = if a.last {
+                    new_nan
+                } else {
                     let open = kb.un(UnOp::Not, old_nan);
                     kb.bin(BinOp::And, new_nan, open)
                 };

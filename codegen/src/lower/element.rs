@@ -275,7 +275,15 @@ impl<'r> Elements<'r> {
         dims.iter().zip(&idx[skip..]).map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i }).collect()
     }
 
-    fn map(&mut self, kb: &mut KernelBuilder, v: Value, body: &Body, operands: &[Value], idx: &[Index], lanes: Lanes) -> Result<Reg> {
+    fn map(
+        &mut self,
+        kb: &mut KernelBuilder,
+        v: Value,
+        body: &Body,
+        operands: &[Value],
+        idx: &[Index],
+        lanes: Lanes,
+    ) -> Result<Reg> {
         let types: Vec<DType> = operands.iter().map(|o| self.region.ty(*o).dtype).collect();
         let inst_types = body.infer(&types).map_err(|_| Stuck::Op(v))?;
         let mut args = Vec::with_capacity(operands.len());
@@ -362,7 +370,14 @@ impl<'r> Elements<'r> {
         stuck.map_or_else(|| Ok(kb.get(out)), Err)
     }
 
-    fn pad(&mut self, kb: &mut KernelBuilder, p: &transc_ir::op::Pad, operands: &[Value], idx: &[Index], lanes: Lanes) -> Result<Reg> {
+    fn pad(
+        &mut self,
+        kb: &mut KernelBuilder,
+        p: &transc_ir::op::Pad,
+        operands: &[Value],
+        idx: &[Index],
+        lanes: Lanes,
+    ) -> Result<Reg> {
         let dims = self.region.ty(operands[0]).dims.clone();
         let mut inner = idx.to_vec();
         let mut inside = None;

@@ -58,7 +58,14 @@ pub(crate) fn flat_index(kb: &mut KernelBuilder, dims: &[Dim], idx: &[Index]) ->
 }
 
 /// Stores a value at an index of a dense tensor.
-pub(crate) fn store(kb: &mut KernelBuilder, buf: Buf, ty: &TensorType, idx: &[Index], value: Reg, lanes: Lanes) -> Result<(), Stuck> {
+pub(crate) fn store(
+    kb: &mut KernelBuilder,
+    buf: Buf,
+    ty: &TensorType,
+    idx: &[Index],
+    value: Reg,
+    lanes: Lanes,
+) -> Result<(), Stuck> {
     let (at, step) = flat_index(kb, &ty.dims, idx);
     match (lanes.n, lanes.count) {
         (1, _) => kb.store(buf, at, value),
@@ -99,7 +106,8 @@ fn pointwise(r: &Region, target: &Target) -> Result<Lowered, Stuck> {
 fn integer_division(r: &Region) -> bool {
     r.body.nodes().any(|(_, n)| match &n.op {
         Op::Map(m) => {
-            let divides = |i: &transc_ir::scalar::Inst| matches!(i, transc_ir::scalar::Inst::Bin(BinOp::Div | BinOp::Mod | BinOp::Rem, ..));
+            let divides =
+                |i: &transc_ir::scalar::Inst| matches!(i, transc_ir::scalar::Inst::Bin(BinOp::Div | BinOp::Mod | BinOp::Rem, ..));
             !r.ty(n.results[0]).dtype.is_float() && m.body.insts.iter().any(divides)
         }
         _ => false,

@@ -7,12 +7,12 @@ use transc_ir::scalar::Literal;
 use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
 
+use super::Lowered;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::nest::{is_f32, results, store};
 use super::region::Region;
 use super::strided::{Strided, merged, strided};
-use super::Lowered;
 use crate::Target;
 use crate::program::Packing;
 use crate::template::attention::{self, AttentionProblem};
@@ -128,9 +128,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
             .iter()
             .map(|l| {
                 let from = |labels: &[u8], regs: &[Reg]| labels.iter().position(|m| m == l).map(|i| Index::scalar(regs[i]));
-                from(&roles.batch, at)
-                    .or_else(|| from(&roles.rows, &rows_at))
-                    .unwrap_or(Index { reg: n, step: 1, aligned: true })
+                from(&roles.batch, at).or_else(|| from(&roles.rows, &rows_at)).unwrap_or(Index { reg: n, step: 1, aligned: true })
             })
             .collect();
         if let Err(s) = finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count) {

@@ -9,12 +9,12 @@ use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
 
+use super::Lowered;
 use super::anchor::{fold_op, identity, keep_lanes, loops, wide};
 use super::element::{Elements, Lanes, Stuck, checked_index};
 use super::index::Index;
 use super::nest::{all_indices, cost, flat_index, results, store, vector_range};
 use super::region::Region;
-use super::Lowered;
 use crate::Target;
 use crate::template::tile;
 
@@ -280,7 +280,14 @@ fn finish(
     })
 }
 
-fn scale_and_shift(e: &mut Elements<'_>, kb: &mut KernelBuilder, y: Reg, node: &Node, idx: &[Index], lanes: Lanes) -> Result<Reg> {
+fn scale_and_shift(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    y: Reg,
+    node: &Node,
+    idx: &[Index],
+    lanes: Lanes,
+) -> Result<Reg> {
     let dtype = kb.ty(y).dtype;
     let mut y = y;
     for (i, op) in [(1, BinOp::Mul), (2, BinOp::Add)] {

@@ -38,7 +38,9 @@ pub(crate) fn strided(r: &Region, v: Value) -> Option<Strided> {
             let s = inner()?;
             let from = &r.ty(node.operands[0]).dims;
             let skip = dims.len() - from.len();
-            let stride = |i: usize| if i < skip || from[i - skip].is(1) && !dims[i].is(1) { Dim::from(0) } else { s.strides[i - skip].clone() };
+            let stride = |i: usize| {
+                if i < skip || from[i - skip].is(1) && !dims[i].is(1) { Dim::from(0) } else { s.strides[i - skip].clone() }
+            };
             Some(Strided { strides: (0..dims.len()).map(stride).collect(), ..s })
         }
         Op::Reshape(_) => {

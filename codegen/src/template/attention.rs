@@ -140,8 +140,16 @@ pub fn build(
             kb.for_(zero, panel_count, 1, Unroll::No, |kb, j| {
                 let (n0, column) = (kb.mul(j, panel_width), kb.mul(j, panel_len));
                 let counts = vec![None; s.logits.vectors.into()];
-                let input =
-                    TileInput { a: q.buf, rows: &q_rows, a_stride, b: keys, column, b_stride: panel_width, counts: &counts, k: &p.d };
+                let input = TileInput {
+                    a: q.buf,
+                    rows: &q_rows,
+                    a_stride,
+                    b: keys,
+                    column,
+                    b_stride: panel_width,
+                    counts: &counts,
+                    k: &p.d,
+                };
                 let acc = tile::accumulate(kb, s.logits, &input);
                 for (i, var) in acc.iter().enumerate() {
                     let (r, v) = (i / usize::from(s.logits.vectors), i % usize::from(s.logits.vectors));

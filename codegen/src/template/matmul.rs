@@ -97,7 +97,14 @@ pub enum Rhs<'a> {
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
-pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, rhs: &mut Rhs<'_>, epilogue: &mut Epilogue<'_>) {
+pub fn build(
+    kb: &mut KernelBuilder,
+    p: &MatmulProblem,
+    s: Schedule,
+    lhs: &mut Lhs<'_>,
+    rhs: &mut Rhs<'_>,
+    epilogue: &mut Epilogue<'_>,
+) {
     let shape = s.tile;
     let width = Dim::from(shape.width());
     let (n_panels, n_chunks) = (p.n.ceil_div(&width), p.m.ceil_div(&s.chunk.into()));

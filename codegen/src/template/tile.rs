@@ -158,7 +158,14 @@ pub struct Source<'a> {
 }
 
 /// Copies columns `n0..` of a `[k, n]` matrix to `dst[at..]` as one panel `[k][width]`, zero beyond the last column.
-pub fn pack_panel(kb: &mut KernelBuilder, shape: TileShape, (k, n): (&Dim, &Dim), src: &Source<'_>, n0: Reg, (dst, at): (Buf, Reg)) {
+pub fn pack_panel(
+    kb: &mut KernelBuilder,
+    shape: TileShape,
+    (k, n): (&Dim, &Dim),
+    src: &Source<'_>,
+    n0: Reg,
+    (dst, at): (Buf, Reg),
+) {
     let (zero, k_end, n_end) = (kb.index(0), kb.dim(k), kb.dim(n));
     let left = kb.sub(n_end, n0);
     let (ks, ns) = (kb.dim(src.k_stride), kb.dim(src.n_stride));

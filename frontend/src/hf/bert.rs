@@ -80,7 +80,7 @@ impl Sizes {
             epsilon: c.epsilon("layer_norm_eps", 1e-12)?,
             activation: c.activation(activation)?,
         };
-        if sizes.width % sizes.heads != 0 {
+        if !sizes.width.is_multiple_of(sizes.heads) {
             let message = format!("{} attention heads do not divide the hidden size {}", sizes.heads, sizes.width);
             return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
         }

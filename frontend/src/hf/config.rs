@@ -51,7 +51,7 @@ impl Config {
         }
     }
 
-    fn bad(field: &str, what: impl std::fmt::Display) -> Diagnostic {
+    fn bad(field: &str, what: impl std::fmt::Display) -> Box<Diagnostic> {
         problem("T0405", Fault::Invalid, FILE, format!("field `{field}` {what}"), "")
     }
 
@@ -75,13 +75,10 @@ impl Config {
     pub(crate) fn epsilon(&self, field: &str, default: f64) -> Result<f64> {
         match self.fields.get(field) {
             None | Some(Json::Null) => Ok(default),
-            Some(v) => v.as_f64().filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| Self::bad(field, "is not a finite number >= 0")),
+            Some(v) => {
+                v.as_f64().filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| Self::bad(field, "is not a finite number >= 0"))
+            }
         }
-    }
-
-    /// A truth value.
-    pub(crate) fn flag(&self, field: &str, default: bool) -> bool {
-        self.fields.get(field).and_then(Json::as_bool).unwrap_or(default)
     }
 
     /// An integer that may be absent, such as a token id.
@@ -106,7 +103,13 @@ impl Config {
             "sigmoid" => Activation::Un(UnOp::Sigmoid),
             other => {
                 let message = format!("field `{field}` names the activation `{other}`, which is not supported");
-                return Err(problem("T0401", Fault::Unsupported, FILE, message, "supported: gelu, gelu_new, quick_gelu, relu, silu, tanh"));
+                return Err(problem(
+                    "T0401",
+                    Fault::Unsupported,
+                    FILE,
+                    message,
+                    "supported: gelu, gelu_new, quick_gelu, relu, silu, tanh",
+                ));
             }
         })
     }
@@ -118,7 +121,8 @@ impl Config {
         let bert = bert::Model::find(model_type, architecture).map(Recipe::Bert);
         bert.or_else(|| vit::Model::find(model_type, architecture).map(Recipe::Vit)).ok_or_else(|| {
             let message = format!("describes `{architecture}` (model_type `{model_type}`), which has no importer");
-            let help = "folders of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT and DeiT can be imported; export other models to ONNX";
+            let help =
+                "folders of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT and DeiT can be imported; export other models to ONNX";
             problem("T0401", Fault::Unsupported, FILE, message, help)
         })
     }

@@ -20,7 +20,9 @@ pub(crate) struct Layers<'a> {
 
 /// The recipes build well-typed graphs; a type error means that config and weights describe another model than the recipe's.
 pub(crate) fn typed<T>(r: std::result::Result<T, TypeError>) -> Result<T> {
-    r.map_err(|e: TypeError| -> Diagnostic { problem(e.code, Fault::Invalid, "config.json", e.message, "the config does not fit itself") })
+    r.map_err(|e: TypeError| -> Box<Diagnostic> {
+        problem(e.code, Fault::Invalid, "config.json", e.message, "the config does not fit itself")
+    })
 }
 
 impl Layers<'_> {
@@ -151,7 +153,11 @@ impl Layers<'_> {
 }
 
 /// `x/2 (1 + t)`.
-fn half_gate(f: &mut transc_ir::scalar::BodyBuilder, x: transc_ir::scalar::Ref, t: transc_ir::scalar::Ref) -> transc_ir::scalar::Ref {
+fn half_gate(
+    f: &mut transc_ir::scalar::BodyBuilder,
+    x: transc_ir::scalar::Ref,
+    t: transc_ir::scalar::Ref,
+) -> transc_ir::scalar::Ref {
     let (half, one) = (f.num(DType::F32, 0.5), f.num(DType::F32, 1.0));
     let t = f.bin(BinOp::Add, t, one);
     let h = f.bin(BinOp::Mul, x, half);

@@ -23,7 +23,7 @@ use layers::Layers;
 use weights::Weights;
 
 /// What goes wrong while importing a folder. The first structural problem ends the import, since later ones would follow from it.
-pub(crate) type Result<T> = std::result::Result<T, Diagnostic>;
+pub(crate) type Result<T> = std::result::Result<T, Box<Diagnostic>>;
 
 /// Largest batch of the imported module's `batch` dim.
 const MAX_BATCH: i64 = 4096;
@@ -72,9 +72,9 @@ pub(crate) enum Recipe {
 }
 
 /// A problem in a file of the folder.
-pub(crate) fn problem(code: &'static str, fault: Fault, file: &str, message: impl Into<String>, help: &str) -> Diagnostic {
+pub(crate) fn problem(code: &'static str, fault: Fault, file: &str, message: impl Into<String>, help: &str) -> Box<Diagnostic> {
     let place = Place { file: file.into(), ..Place::default() };
-    Diagnostic { code, fault, message: message.into(), place: Some(place), help: help.into() }
+    Box::new(Diagnostic { code, fault, message: message.into(), place: Some(place), help: help.into() })
 }
 
 /// `i64[batch, seq]`, the type of token inputs.

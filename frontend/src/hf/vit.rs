@@ -125,7 +125,12 @@ fn classify(l: &mut Layers<'_>, name: &str, hidden: Value, token: i64, width: us
 }
 
 /// Patches by a strided convolution, class (and distillation) tokens in front, positions added.
-fn embed(l: &mut Layers<'_>, pixels: Value, model: Model, (width, grid, patch, channels): (usize, usize, usize, usize)) -> Result<Value> {
+fn embed(
+    l: &mut Layers<'_>,
+    pixels: Value,
+    model: Model,
+    (width, grid, patch, channels): (usize, usize, usize, usize),
+) -> Result<Value> {
     let batch = l.b.ty(pixels).dims[0].clone();
     let step = vec![patch as i64; 2];
     let w = l.weight("patch_embeddings.projection.weight", &[width, channels, patch, patch])?;

@@ -41,7 +41,13 @@ impl Weights {
             }
         } else {
             let message = format!("holds neither `{SINGLE}` nor `{INDEX}`");
-            return Err(problem("T0402", Fault::Environment, &dir.display().to_string(), message, "only safetensors weights are read"));
+            return Err(problem(
+                "T0402",
+                Fault::Environment,
+                &dir.display().to_string(),
+                message,
+                "only safetensors weights are read",
+            ));
         }
         Ok(weights)
     }
@@ -50,13 +56,19 @@ impl Weights {
         let path = dir.join(name);
         let read = |e: std::io::Error| problem("T0402", Fault::Environment, name, format!("cannot be read: {e}"), "");
         let meta = std::fs::metadata(&path).map_err(|e| {
-            if name == SINGLE { read(e) } else { problem("T0406", Fault::Invalid, INDEX, format!("names `{name}`, which is missing"), "") }
+            if name == SINGLE {
+                read(e)
+            } else {
+                problem("T0406", Fault::Invalid, INDEX, format!("names `{name}`, which is missing"), "")
+            }
         })?;
         if !meta.is_file() {
             return Err(problem("T0406", Fault::Invalid, name, "is not a regular file", ""));
         }
         let bytes = Arc::new(std::fs::read(&path).map_err(read)?);
-        let invalid = |e: safetensors::SafeTensorError| problem("T0406", Fault::Invalid, name, format!("is not a valid safetensors file: {e}"), "");
+        let invalid = |e: safetensors::SafeTensorError| {
+            problem("T0406", Fault::Invalid, name, format!("is not a valid safetensors file: {e}"), "")
+        };
         let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
         let parsed = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         // The data follow the header and the eight bytes of its length.
@@ -87,7 +99,13 @@ impl Weights {
     /// A tensor as `f32` of the expected dims (`usize::MAX` accepts any extent).
     pub(crate) fn get(&self, name: &str, want: &[usize]) -> Result<ConstData> {
         let entry = self.entries.get(name).ok_or_else(|| {
-            problem("T0407", Fault::Invalid, SINGLE, format!("tensor `{name}` is missing"), "the config describes a model with this weight")
+            problem(
+                "T0407",
+                Fault::Invalid,
+                SINGLE,
+                format!("tensor `{name}` is missing"),
+                "the config describes a model with this weight",
+            )
         })?;
         let fits = entry.dims.len() == want.len() && entry.dims.iter().zip(want).all(|(d, w)| *w == usize::MAX || d == w);
         if !fits {
@@ -97,7 +115,9 @@ impl Weights {
         let ty = TensorType::new(DType::F32, entry.dims.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
         let bytes = &entry.file[entry.start..entry.start + entry.len];
         let data = match entry.dtype {
-            Dtype::F32 => ConstData::mapped(ty, Arc::clone(&entry.file) as Arc<dyn AsRef<[u8]> + Send + Sync>, entry.start, entry.len),
+            Dtype::F32 => {
+                ConstData::mapped(ty, Arc::clone(&entry.file) as Arc<dyn AsRef<[u8]> + Send + Sync>, entry.start, entry.len)
+            }
             Dtype::F16 => ConstData::new(ty, widen(bytes, |b| half::f16::from_bits(b).to_f32())),
             Dtype::BF16 => ConstData::new(ty, widen(bytes, |b| half::bf16::from_bits(b).to_f32())),
             other => {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
+use transc_ir::scalar::{Body, Inst};
 use transc_ir::tensor::ConstData;
 use transc_ir::tensor::rewrite::compact;
-use transc_ir::scalar::{Body, Inst};
 use transc_ir::{Builder, DType, Dim, Loc, Module, TensorType, Value, op};
 
 use super::check::{self, FunctionKey};

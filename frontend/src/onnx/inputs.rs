@@ -135,7 +135,10 @@ fn symbol(imp: &mut Importer<'_>, names: &mut Names<'_>, text: &str) -> Result<D
             let mut n: String =
                 text.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
             // Digits in front, and the functions of dim expressions, are not names.
-            if n.is_empty() || n.starts_with(|c: char| c.is_ascii_digit()) || matches!(n.as_str(), "floordiv" | "mod" | "min" | "max") {
+            if n.is_empty()
+                || n.starts_with(|c: char| c.is_ascii_digit())
+                || matches!(n.as_str(), "floordiv" | "mod" | "min" | "max")
+            {
                 n.insert(0, 'd');
             }
             // `a/b` and `a_b` must not become one.

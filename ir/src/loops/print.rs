@@ -44,8 +44,12 @@ impl fmt::Display for Inst {
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bufs: Vec<String> =
-            self.bufs.iter().enumerate().map(|(i, b)| format!("b{i}: {:?} {} {}", b.access, b.dtype, b.name).to_lowercase()).collect();
+        let bufs: Vec<String> = self
+            .bufs
+            .iter()
+            .enumerate()
+            .map(|(i, b)| format!("b{i}: {:?} {} {}", b.access, b.dtype, b.name).to_lowercase())
+            .collect();
         writeln!(f, "kernel {}({}) extent {} {{", self.name, bufs.join(", "), self.extent)?;
         for (i, l) in self.locals.iter().enumerate() {
             writeln!(f, "  local l{i}: {}[{}]", l.dtype, l.len)?;

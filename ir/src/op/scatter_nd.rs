@@ -39,8 +39,8 @@ impl OpSpec for ScatterNd {
         let (s, si, su) = (strides(&out.dims), strides(&index.dims), strides(&updates.dims));
         for_each_index(&updates.dims, |idx| {
             let mut at = flat(&idx[lead..], &s[k..]);
-            for j in 0..k {
-                at += wrap_index(index.get_i64(flat(&idx[..lead], &si) + j), out.dims[j])? * s[j];
+            for (j, (stride, extent)) in s.iter().zip(&out.dims).take(k).enumerate() {
+                at += wrap_index(index.get_i64(flat(&idx[..lead], &si) + j), *extent)? * stride;
             }
             self.kind.apply(&mut out, at, updates.get(flat(idx, &su)))
         })?;

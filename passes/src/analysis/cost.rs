@@ -30,7 +30,16 @@ pub fn body(b: &Body, args: &[DType]) -> f64 {
             Inst::Const(_) | Inst::Dim(_) => 0.0,
             Inst::Un(UnOp::Sqrt | UnOp::Recip, _) => DIVIDE,
             Inst::Un(
-                UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Floor | UnOp::Ceil | UnOp::Trunc | UnOp::Round | UnOp::Not | UnOp::IsNan | UnOp::IsInf,
+                UnOp::Neg
+                | UnOp::Abs
+                | UnOp::Sign
+                | UnOp::Floor
+                | UnOp::Ceil
+                | UnOp::Trunc
+                | UnOp::Round
+                | UnOp::Not
+                | UnOp::IsNan
+                | UnOp::IsInf,
                 _,
             ) => 1.0,
             Inst::Un(..) => TRANSCENDENTAL,
@@ -93,7 +102,11 @@ pub fn lossless(from: DType, to: DType) -> bool {
 /// The target type of a body that is one lossless conversion.
 pub fn lossless_cast(b: &Body, from: DType) -> Option<DType> {
     match b.insts.as_slice() {
-        [Inst::Cast(to, transc_ir::scalar::Ref::Arg(0))] if b.result == transc_ir::scalar::Ref::Inst(0) && lossless(from, *to) => Some(*to),
+        [Inst::Cast(to, transc_ir::scalar::Ref::Arg(0))]
+            if b.result == transc_ir::scalar::Ref::Inst(0) && lossless(from, *to) =>
+        {
+            Some(*to)
+        }
         _ => None,
     }
 }

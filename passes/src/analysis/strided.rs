@@ -30,9 +30,10 @@ impl Strided {
     /// The view behind a view op; `None` for another op, or where the result is not strided any more.
     pub fn apply(&self, op: &Op) -> Option<Self> {
         match op {
-            Op::Transpose(t) => {
-                Some(Self { axes: t.perm.iter().map(|p| self.axes.get(*p).cloned()).collect::<Option<_>>()?, offset: self.offset.clone() })
-            }
+            Op::Transpose(t) => Some(Self {
+                axes: t.perm.iter().map(|p| self.axes.get(*p).cloned()).collect::<Option<_>>()?,
+                offset: self.offset.clone(),
+            }),
             Op::Broadcast(b) => Some(self.broadcast(&b.dims)),
             Op::Slice(s) => {
                 let mut out = self.clone();

@@ -1,13 +1,13 @@
 //! `algebra`: element-wise identities that keep every bit. Uniform operands move into bodies as literals.
 
 use transc_ir::Module;
+use transc_ir::Value;
 use transc_ir::interp::scalar;
 use transc_ir::op::{Broadcast, Map, Op, TypeError};
 use transc_ir::scalar::{BinOp, Body, Inst, Literal, Ref, UnOp};
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::tensor::{Builder, ConstData};
 use transc_ir::types::{DType, Dim, TensorType};
-use transc_ir::Value;
 
 use super::sweep;
 use crate::context::PassCx;

@@ -1,11 +1,11 @@
 //! `decompose`: named ops for which the back end has no kernel become simpler ops.
 
 use transc_ir::Module;
+use transc_ir::Value;
 use transc_ir::op::Op;
 use transc_ir::tensor::Builder;
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::types::DType;
-use transc_ir::Value;
 
 use super::sweep;
 use crate::context::PassCx;

@@ -54,7 +54,8 @@ fn fold(b: &Builder<'_>, node: &Node, operands: &[Value]) -> Option<Vec<Tensor>>
         return None;
     }
     let cx = EvalCx { consts: b.consts, symbols: &|_| None };
-    let inputs = operands.iter().map(|v| b.func.def_node(*v)?.op.eval(&[], &cx).ok()?.into_iter().next()).collect::<Option<Vec<_>>>()?;
+    let inputs =
+        operands.iter().map(|v| b.func.def_node(*v)?.op.eval(&[], &cx).ok()?.into_iter().next()).collect::<Option<Vec<_>>>()?;
     node.op.eval(&inputs.iter().collect::<Vec<_>>(), &cx).ok()
 }
 

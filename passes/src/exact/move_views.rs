@@ -2,11 +2,11 @@
 //! computes its operand, and views meet and cancel.
 
 use transc_ir::Module;
+use transc_ir::Value;
 use transc_ir::op::{Map, Op, Reshape, Transpose, TypeError};
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::tensor::{Builder, Func};
 use transc_ir::types::Dim;
-use transc_ir::Value;
 
 use super::sweep;
 use crate::analysis::uses::Uses;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use transc_ir::Module;
+use transc_ir::Value;
 use transc_ir::interp::{SymTensor, Tensor, sym_eval};
 use transc_ir::op::{Broadcast, Dims, Map, Op, Reshape, Slice, Transpose, TypeError};
 use transc_ir::scalar::{Body, Inst, Literal};
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::tensor::{Builder, Node};
 use transc_ir::types::{DType, Dim, Ranges, TensorType};
-use transc_ir::Value;
 
 use super::sweep;
 use crate::context::PassCx;
@@ -66,7 +66,8 @@ fn symbolic(
     if !integer || sweep::static_bytes(&results[0]).is_none() {
         return None;
     }
-    let values: Vec<Option<SymTensor>> = operands.iter().map(|v| known.get(v).cloned().or_else(|| source(b, *v, ranges))).collect();
+    let values: Vec<Option<SymTensor>> =
+        operands.iter().map(|v| known.get(v).cloned().or_else(|| source(b, *v, ranges))).collect();
     let refs: Vec<Option<&SymTensor>> = values.iter().map(Option::as_ref).collect();
     let value = sym_eval(&node.op, &refs, &types, &results, b.consts, ranges)?.into_iter().next()?;
     Some((value, results[0].dtype))
@@ -79,7 +80,13 @@ fn source(b: &Builder<'_>, v: Value, ranges: &Ranges) -> Option<SymTensor> {
 }
 
 /// A node without operands that has a symbolic value; `None` if the node is one already, or the value is not of a form that has one.
-fn spell_out(b: &mut Builder<'_>, node: &Node, value: &SymTensor, dtype: DType, cx: &mut PassCx) -> Result<Option<Value>, TypeError> {
+fn spell_out(
+    b: &mut Builder<'_>,
+    node: &Node,
+    value: &SymTensor,
+    dtype: DType,
+    cx: &mut PassCx,
+) -> Result<Option<Value>, TypeError> {
     if node.operands.is_empty() {
         return Ok(None);
     }

@@ -54,8 +54,7 @@ pub fn literal(r: &mut Random, dtype: DType) -> Literal {
 }
 
 fn tensor(r: &mut Random, ty: &TensorType, symbols: &BTreeMap<Symbol, i64>) -> Tensor {
-    let dims: Vec<usize> =
-        ty.dims.iter().map(|d| d.eval(&|s| symbols.get(s).copied()).expect("a bound dim") as usize).collect();
+    let dims: Vec<usize> = ty.dims.iter().map(|d| d.eval(&|s| symbols.get(s).copied()).expect("a bound dim") as usize).collect();
     let mut t = Tensor::zeros(ty.dtype, &dims).expect("a small tensor");
     for i in 0..t.count() {
         t.set(i, literal(r, ty.dtype));
@@ -65,7 +64,8 @@ fn tensor(r: &mut Random, ty: &TensorType, symbols: &BTreeMap<Symbol, i64>) -> T
 
 /// Inputs for a module: its symbols take small values within their ranges.
 pub fn inputs(m: &Module, r: &mut Random) -> Vec<Tensor> {
-    let symbols = m.symbols.iter().map(|(s, range)| (s.clone(), range.min + r.below((range.max - range.min).min(4) as usize + 1) as i64));
+    let symbols =
+        m.symbols.iter().map(|(s, range)| (s.clone(), range.min + r.below((range.max - range.min).min(4) as usize + 1) as i64));
     let symbols: BTreeMap<Symbol, i64> = symbols.collect();
     m.main.params().iter().map(|(_, v)| tensor(r, m.main.ty(*v), &symbols)).collect()
 }

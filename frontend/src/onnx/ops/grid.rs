@@ -240,7 +240,10 @@ fn affine_grid(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         return invalid(format!("cannot make a grid of size {size:?} by {}", cx.ty(theta)));
     }
     let spatial = &size[2..];
-    let total = spatial.iter().try_fold(1i64, |n, d| n.checked_mul(*d)).filter(|n| (0..=cx.imp.options.limits.fold_elements as i64).contains(n));
+    let total = spatial
+        .iter()
+        .try_fold(1i64, |n, d| n.checked_mul(*d))
+        .filter(|n| (0..=cx.imp.options.limits.fold_elements as i64).contains(n));
     let Some(total) = total else { return limit(format!("makes a grid of size {size:?}")) };
     let corners = cx.flag("align_corners");
     let at = |i: i64, n: i64| {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use transc_ir::Module;
 use transc_ir::interp::{EvalCx, eval_func};
 use transc_ir::op::{Constant, Fused, Map, Op, Shared, TypeError};
 use transc_ir::scalar::Body;
 use transc_ir::tensor::{Builder, ConstId, ConstPool, Func, Loc, Node, NodeId, Value, ValueDef};
-use transc_ir::Module;
 
 use super::class::{Role, role};
 use super::plan::Plan;

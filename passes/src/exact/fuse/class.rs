@@ -31,7 +31,9 @@ pub fn role(op: &Op) -> Role {
         | Op::GatherNd(_)
         | Op::Quantize(_)
         | Op::Dequantize(_) => Role::Pointwise,
-        Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) => Role::StrictAnchor,
+        Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) => {
+            Role::StrictAnchor
+        }
         Op::Reduce(_)
         | Op::ArgReduce(_)
         | Op::Scan(_)

@@ -64,8 +64,8 @@ fn groups(f: &Func, ranges: &Ranges) -> Vec<Vec<NodeId>> {
             let args: Vec<DType> = node.operands.iter().map(|v| f.ty(*v).dtype).collect();
             let (ty, root) = (f.ty(v), f.ty(f.node(*g).results[0]));
             let (count, evaluations) = (cost::nominal(&ty.count(), ranges), cost::nominal(&root.count(), ranges));
-            let pays = ty.dims == root.dims
-                || cost::inlining_pays(cost::body(&m.body, &args), node.operands.len(), count, evaluations);
+            let pays =
+                ty.dims == root.dims || cost::inlining_pays(cost::body(&m.body, &args), node.operands.len(), count, evaluations);
             pays && fits(f, &members[g.index()], id)
         });
         let g = absorber.unwrap_or(id);

@@ -26,7 +26,14 @@ pub struct Plan {
 impl Plan {
     /// Decides for `f`.
     pub fn of(f: &Func, ranges: &Ranges) -> Self {
-        let mut p = Planner { f, ranges, uses: Uses::of(f), views: views(f), chain: vec![None; f.node_count()], stored: vec![false; f.node_count()] };
+        let mut p = Planner {
+            f,
+            ranges,
+            uses: Uses::of(f),
+            views: views(f),
+            chain: vec![None; f.node_count()],
+            stored: vec![false; f.node_count()],
+        };
         p.claim_epilogues();
         p.require_bases();
         Plan { roots: p.decide() }
@@ -150,7 +157,8 @@ impl Planner<'_> {
                 }
                 let view = &self.views[v.index()];
                 // Attention works on whole rows of its operands.
-                let rows_lie_apart = matches!(node.op, Op::Attention(_)) && view.strided.axes.last().is_some_and(|a| !a.stride.is(1) && !a.stride.is(0));
+                let rows_lie_apart = matches!(node.op, Op::Attention(_))
+                    && view.strided.axes.last().is_some_and(|a| !a.stride.is(1) && !a.stride.is(0));
                 self.store(if rows_lie_apart { *v } else { view.base });
             }
         }
