@@ -8,16 +8,6 @@ use crate::kit;
 /// Largest allowed absolute difference to ONNX Runtime's logits.
 const ATOL: f64 = 1e-4;
 
-fn argmax(logits: &transc::ir::interp::Tensor) -> Vec<usize> {
-    let classes = logits.dims[1];
-    (0..logits.dims[0])
-        .map(|row| {
-            let value = |c: &usize| logits.get_f64(row * classes + c);
-            (0..classes).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0)
-        })
-        .collect()
-}
-
 #[test]
 fn every_way_gives_the_golden_logits_and_the_same_classes() {
     let dir = kit::root().join("examples/digits-vit");
@@ -25,7 +15,7 @@ fn every_way_gives_the_golden_logits_and_the_same_classes() {
     let golden = kit::npz(&dir.join("golden.npz"));
     let golden = &golden.iter().find(|(n, _)| n == "logits").expect("golden logits").1;
     let labels = &arrays.iter().find(|(n, _)| n == "labels").expect("labels").1;
-    let classes = argmax(golden);
+    let classes = kit::argmax(golden);
 
     let module = transc::load(dir.join("model.onnx")).expect("the example imports");
     let compiled = transc::Compiler::new().compile(&module).expect("the example compiles");
@@ -41,7 +31,7 @@ fn every_way_gives_the_golden_logits_and_the_same_classes() {
     let linked = kit::run(&so, &arrays).expect("the library runs");
     for (way, logits) in [("interpreter", &interpreted), ("jit", &jit[0].1), ("so", &linked[0].1)] {
         assert_eq!(kit::difference(logits, golden, 0.0, ATOL), None, "{way}");
-        assert_eq!(argmax(logits), classes, "{way}");
+        assert_eq!(kit::argmax(logits), classes, "{way}");
     }
     assert_eq!(jit[0].1, linked[0].1, "the same kernels give the same bits");
     let right = (0..classes.len()).filter(|i| labels.get_f64(*i) == classes[*i] as f64).count();

@@ -67,6 +67,17 @@ pub fn difference(got: &Plain, want: &Plain, rtol: f64, atol: f64) -> Option<Str
     None
 }
 
+/// The class of the largest logit, per row.
+pub fn argmax(logits: &Plain) -> Vec<usize> {
+    let classes = logits.dims[1];
+    (0..logits.dims[0])
+        .map(|row| {
+            let value = |c: &usize| logits.get_f64(row * classes + c);
+            (0..classes).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0)
+        })
+        .collect()
+}
+
 /// Compares outputs by name.
 pub fn outputs_differ(got: &[(String, Plain)], want: &[(String, Plain)], rtol: f64, atol: f64) -> Option<String> {
     want.iter().find_map(|(name, w)| match got.iter().find(|(n, _)| n == name) {

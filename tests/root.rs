@@ -1,11 +1,12 @@
 //! All integration tests of the root package in one binary: LLVM is linked once.
 
+mod c_program;
 mod cli;
 mod conformance;
 mod determinism;
 mod digits;
+mod encoders;
 mod hostile;
 mod kit;
-mod minilm;
 mod tidy;
 mod zoo;

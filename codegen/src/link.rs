@@ -31,7 +31,8 @@ fn error(e: impl std::fmt::Display) -> CodegenError {
     CodegenError::Linker(e.to_string())
 }
 
-/// Links a library. The same parts give the same bytes: file names inside the link are fixed, and no build id is written.
+/// Links a library. The same parts give the same bytes: file names inside the link are fixed, and no build id is written. Without a
+/// SONAME, programs that link the library look for it under the file name that they were given.
 pub(crate) fn shared_object(parts: &Parts<'_>) -> Result<Vec<u8>, CodegenError> {
     let dir = tempfile::tempdir().map_err(error)?;
     let mut args = vec!["-shared".to_string(), "-nostartfiles".into(), "-o".into(), "model.so".into()];
@@ -57,7 +58,6 @@ pub(crate) fn shared_object(parts: &Parts<'_>) -> Result<Vec<u8>, CodegenError> 
             "-Wl,--build-id=none",
             "-Wl,-z,noexecstack",
             "-Wl,-s",
-            "-Wl,-soname,model.so",
         ]
         .map(String::from),
     );

@@ -66,3 +66,15 @@ fn every_pass_has_cases() {
         assert!(cases >= 3, "pass `{}` has {cases} cases", pass.name);
     }
 }
+
+#[test]
+fn every_snapshot_has_its_case() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/passes");
+    for folder in std::fs::read_dir(root).expect("the cases").flatten() {
+        for file in std::fs::read_dir(folder.path()).expect("a folder").flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let Some((_, case)) = name.strip_suffix(".snap").and_then(|n| n.split_once("__")) else { continue };
+            assert!(folder.path().join(case).exists(), "{name} belongs to no case");
+        }
+    }
+}

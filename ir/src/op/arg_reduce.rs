@@ -1,8 +1,8 @@
 //! `arg_reduce`: the position of an extreme element.
 
-use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
 use super::rules::compare;
+use super::{OpSpec, TypeError, rules};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 

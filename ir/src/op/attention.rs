@@ -1,10 +1,10 @@
 //! `attention`: scaled dot-product attention with grouped heads, masks, causality and soft-capping.
 
 use super::{OpSpec, Real, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
+use crate::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use crate::tensor::ConstPool;
 use crate::tensor::{Builder, Value};
-use crate::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use crate::types::{DType, Dim, TensorType};
 
 tensor_op! {
@@ -120,7 +120,8 @@ impl Attention {
         };
         let (k, v) = (repeat(b, x[1])?, repeat(b, x[2])?);
         let labels = |l: [u8; 4]| l.to_vec();
-        let logits = super::Contract { lhs: labels([0, 1, 2, 4]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 3]), out_dtype: dtype };
+        let logits =
+            super::Contract { lhs: labels([0, 1, 2, 4]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 3]), out_dtype: dtype };
         let logits = b.add(logits, &[x[0], k])?;
         let mut f = Body::builder(1);
         let scale = f.num(dtype, self.scale.0);
@@ -157,7 +158,8 @@ impl Attention {
         let safe = b.select(hidden, zero, logits)?;
         let weights = b.add(super::Softmax { axis: 3, log: false }, &[safe])?;
         let weights = b.select(hidden, zero, weights)?;
-        let product = super::Contract { lhs: labels([0, 1, 2, 3]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 4]), out_dtype: dtype };
+        let product =
+            super::Contract { lhs: labels([0, 1, 2, 3]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 4]), out_dtype: dtype };
         b.add(product, &[weights, v])
     }
 }

@@ -16,7 +16,9 @@ tensor_op! {
 impl OpSpec for Constant {
     fn infer(&self, operands: &[&TensorType], consts: &ConstPool) -> Result<Vec<TensorType>, TypeError> {
         rules::arity(Self::MNEMONIC, operands, 0..=0)?;
-        let data = consts.get(self.id).ok_or_else(|| TypeError::dims(Self::MNEMONIC, format!("names {}, which does not exist", self.id)))?;
+        let data = consts
+            .get(self.id)
+            .ok_or_else(|| TypeError::dims(Self::MNEMONIC, format!("names {}, which does not exist", self.id)))?;
         Ok(vec![data.ty().clone()])
     }
 

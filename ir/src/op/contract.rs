@@ -1,8 +1,8 @@
 //! `contract`: sums of products over shared axes (matmul, batched matmul, einsum of two operands).
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
-use crate::scalar::{Literal};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
+use crate::scalar::Literal;
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 
@@ -48,11 +48,15 @@ impl OpSpec for Contract {
     fn infer(&self, operands: &[&TensorType], _: &ConstPool) -> Result<Vec<TensorType>, TypeError> {
         rules::arity(Self::MNEMONIC, operands, 2..=2)?;
         let (a, b) = (operands[0], operands[1]);
-        let bad = |what: &str| TypeError::dims(Self::MNEMONIC, format!("{what}: {a} {:?}, {b} {:?} -> {:?}", self.lhs, self.rhs, self.out));
+        let bad = |what: &str| {
+            TypeError::dims(Self::MNEMONIC, format!("{what}: {a} {:?}, {b} {:?} -> {:?}", self.lhs, self.rhs, self.out))
+        };
         if a.dtype != b.dtype && (a.dtype.is_float() || b.dtype.is_float()) || a.dtype == DType::Bool {
             return Err(TypeError::dtype(Self::MNEMONIC, format!("cannot multiply {a} by {b}")));
         }
-        if a.dtype.is_float() && self.out_dtype != a.dtype && self.out_dtype != DType::F32 || a.dtype.is_float() != self.out_dtype.is_float() {
+        if a.dtype.is_float() && self.out_dtype != a.dtype && self.out_dtype != DType::F32
+            || a.dtype.is_float() != self.out_dtype.is_float()
+        {
             return Err(TypeError::dtype(Self::MNEMONIC, format!("cannot give {} from {a} and {b}", self.out_dtype)));
         }
         if self.lhs.len() != a.rank() || self.rhs.len() != b.rank() {
@@ -87,8 +91,10 @@ impl OpSpec for Contract {
             x.or_else(|| self.rhs.iter().position(|m| m == l).map(|i| b.dims[i])).unwrap_or(1)
         };
         let inner: Vec<u8> = self.lhs.iter().filter(|l| !self.out.contains(l)).copied().collect();
-        let stride_of = |labels: &[u8], dims: &[usize], l: &u8| labels.iter().position(|m| m == l).map_or(0, |i| strides(dims)[i]);
-        let table = |order: &[u8], labels: &[u8], dims: &[usize]| order.iter().map(|l| stride_of(labels, dims, l)).collect::<Vec<_>>();
+        let stride_of =
+            |labels: &[u8], dims: &[usize], l: &u8| labels.iter().position(|m| m == l).map_or(0, |i| strides(dims)[i]);
+        let table =
+            |order: &[u8], labels: &[u8], dims: &[usize]| order.iter().map(|l| stride_of(labels, dims, l)).collect::<Vec<_>>();
         let out_dims: Vec<usize> = self.out.iter().map(extent).collect();
         let inner_dims: Vec<usize> = inner.iter().map(extent).collect();
         let (ao, bo) = (table(&self.out, &self.lhs, &a.dims), table(&self.out, &self.rhs, &b.dims));

@@ -1,8 +1,8 @@
 //! `conv`: grouped, strided, dilated convolution (cross-correlation).
 
-use super::{OpSpec, TypeError, rules, window_extent};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
 use super::rules::extent_of;
+use super::{OpSpec, TypeError, rules, window_extent};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
 use crate::tensor::ConstPool;
 use crate::types::{Dim, TensorType};
 
@@ -59,7 +59,14 @@ impl OpSpec for Conv {
         let (x, w, n) = (operands[0], operands[1], self.strides.len());
         let mut dims = vec![x.dims[0], w.dims[0]];
         for i in 0..n {
-            dims.push(extent_of(x.dims[2 + i], self.lo[i], self.hi[i], w.dims[2 + i] as i64, self.strides[i], self.dilations[i])?);
+            dims.push(extent_of(
+                x.dims[2 + i],
+                self.lo[i],
+                self.hi[i],
+                w.dims[2 + i] as i64,
+                self.strides[i],
+                self.dilations[i],
+            )?);
         }
         let (sx, sw) = (strides(&x.dims), strides(&w.dims));
         let per_group = w.dims[0] / self.groups;

@@ -1,12 +1,12 @@
 //! `dequantize`: integers back to reals.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
-use crate::interp::scalar::{bin};
+use crate::interp::scalar::bin;
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
 use crate::scalar::{BinOp, Literal};
+use crate::scalar::{Body, Ref};
 use crate::tensor::ConstPool;
 use crate::tensor::{Builder, Value};
-use crate::scalar::{Body, Ref};
 use crate::types::{DType, TensorType};
 
 tensor_op! {

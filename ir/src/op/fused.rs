@@ -20,7 +20,10 @@ impl OpSpec for Fused {
         rules::arity(Self::MNEMONIC, operands, params.len()..=params.len())?;
         for ((name, v), t) in params.iter().zip(operands) {
             if self.body.ty(*v) != *t {
-                return Err(TypeError::dims(Self::MNEMONIC, format!("parameter `{name}` is {}, the operand is {t}", self.body.ty(*v))));
+                return Err(TypeError::dims(
+                    Self::MNEMONIC,
+                    format!("parameter `{name}` is {}, the operand is {t}", self.body.ty(*v)),
+                ));
             }
         }
         Ok(self.body.results().iter().map(|(_, v)| self.body.ty(*v).clone()).collect())

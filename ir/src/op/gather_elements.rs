@@ -1,7 +1,7 @@
 //! `gather_elements`: one index per element of the result.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, strides, flat, wrap_index};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, strides, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 

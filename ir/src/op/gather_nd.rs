@@ -1,7 +1,7 @@
 //! `gather_nd`: take slices by index tuples.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, strides, flat, wrap_index};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, strides, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 
@@ -22,7 +22,9 @@ impl OpSpec for GatherNd {
         let Some((last, lead)) = idx.dims.split_last() else {
             return Err(TypeError::rank(Self::MNEMONIC, "needs indices of rank 1 or more"));
         };
-        let k = last.as_usize().ok_or_else(|| TypeError::dims(Self::MNEMONIC, format!("needs a constant tuple length, got {idx}")))?;
+        let k = last
+            .as_usize()
+            .ok_or_else(|| TypeError::dims(Self::MNEMONIC, format!("needs a constant tuple length, got {idx}")))?;
         let b = self.batch_dims;
         if b > lead.len() || b + k > data.rank() || data.dims[..b] != lead[..b] {
             return Err(TypeError::dims(Self::MNEMONIC, format!("cannot index {data} by {idx} with {b} batch axes")));

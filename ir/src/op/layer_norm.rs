@@ -1,7 +1,7 @@
 //! `layer_norm`: normalise the trailing axes to mean 0 and variance 1.
 
 use super::{OpSpec, Real, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 

@@ -1,9 +1,9 @@
 //! `map`: one scalar body at every element.
 
 use super::{OpSpec, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::scalar::eval_body;
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
 use crate::scalar::Body;
-use crate::interp::scalar::{eval_body};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 

@@ -1,8 +1,8 @@
 //! `quantize`: scale, round and saturate to 8- or 16-bit integers.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
-use crate::interp::scalar::{bin};
+use crate::interp::scalar::bin;
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
 use crate::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use crate::tensor::ConstPool;
 use crate::tensor::{Builder, Value};

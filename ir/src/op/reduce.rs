@@ -1,9 +1,9 @@
 //! `reduce`: fold axes with an associative operation.
 
 use super::{OpSpec, TypeError, rules};
+use crate::interp::scalar::{bin, cast, fold_op, identity};
 use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides};
 use crate::scalar::named_enum;
-use crate::interp::scalar::{bin, cast, fold_op, identity};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 

@@ -1,7 +1,7 @@
 //! `rms_norm`: divide the trailing axes by their root mean square.
 
 use super::{OpSpec, Real, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 

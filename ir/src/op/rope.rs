@@ -1,10 +1,10 @@
 //! `rope`: rotary position embedding.
 
 use super::{OpSpec, TypeError, broadcast_dims, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, broadcast_strides, flat};
+use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
+use crate::scalar::{BinOp, Body, Ref};
 use crate::tensor::ConstPool;
 use crate::tensor::{Builder, Value};
-use crate::scalar::{BinOp, Body, Ref};
 use crate::types::{Dim, TensorType};
 
 tensor_op! {

@@ -1,8 +1,8 @@
 //! `scan`: running sums along an axis.
 
 use super::{OpSpec, TypeError, reduce::ReduceKind, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
 use crate::interp::scalar::{bin, cast, fold_op, identity};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 

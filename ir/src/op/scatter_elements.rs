@@ -1,8 +1,8 @@
 //! `scatter_elements`: write one element per index.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat, wrap_index};
 use crate::interp::scalar::bin;
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides, wrap_index};
 use crate::scalar::{BinOp, Literal, named_enum};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;

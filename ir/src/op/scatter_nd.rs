@@ -2,7 +2,7 @@
 
 use super::scatter_elements::ScatterKind;
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat, wrap_index};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides, wrap_index};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 

@@ -32,7 +32,10 @@ impl OpSpec for Slice {
             if let (Some(s), Some(n), Some(d)) = (self.starts[a].as_const(), self.sizes[a].as_const(), t.dims[a].as_const()) {
                 let last = i128::from(s) + i128::from(n - 1) * i128::from(*step);
                 if n < 0 || n > 0 && (s < 0 || s >= d || last < 0 || last >= i128::from(d)) {
-                    return Err(TypeError::dims(Self::MNEMONIC, format!("takes {n} elements from {s} by {step} of axis {a} of {t}")));
+                    return Err(TypeError::dims(
+                        Self::MNEMONIC,
+                        format!("takes {n} elements from {s} by {step} of axis {a} of {t}"),
+                    ));
                 }
             }
         }

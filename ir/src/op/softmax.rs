@@ -1,7 +1,7 @@
 //! `softmax` and its logarithm along one axis.
 
 use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
 use crate::tensor::ConstPool;
 use crate::types::TensorType;
 

@@ -1,9 +1,9 @@
 //! `top_k`: the largest or smallest elements in order.
 
-use super::{OpSpec, TypeError, rules};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
-use crate::scalar::{Literal};
 use super::rules::compare;
+use super::{OpSpec, TypeError, rules};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
+use crate::scalar::Literal;
 use crate::tensor::ConstPool;
 use crate::types::{DType, Dim, TensorType};
 

@@ -1,9 +1,9 @@
 //! `window`: fold a sliding window (pooling).
 
-use super::{OpSpec, TypeError, reduce::ReduceKind, rules, window_extent};
-use crate::interp::{EvalCx, EvalError, Tensor, for_each_index, strides, flat};
-use crate::interp::scalar::{bin, cast, fold_op, identity};
 use super::rules::extent_of;
+use super::{OpSpec, TypeError, reduce::ReduceKind, rules, window_extent};
+use crate::interp::scalar::{bin, cast, fold_op, identity};
+use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
 use crate::tensor::ConstPool;
 use crate::types::{DType, TensorType};
 
@@ -32,13 +32,16 @@ impl OpSpec for Window {
         if n == 0 || n > t.rank() || [&self.strides, &self.dilations, &self.lo, &self.hi].iter().any(|v| v.len() != n) {
             return Err(TypeError::rank(Self::MNEMONIC, format!("has {n} window axes for {t}")));
         }
-        if self.kernel.iter().chain(&self.strides).chain(&self.dilations).any(|v| *v <= 0) || self.lo.iter().chain(&self.hi).any(|v| *v < 0) {
+        if self.kernel.iter().chain(&self.strides).chain(&self.dilations).any(|v| *v <= 0)
+            || self.lo.iter().chain(&self.hi).any(|v| *v < 0)
+        {
             return Err(TypeError::dims(Self::MNEMONIC, "needs positive extents and steps, and no negative padding"));
         }
         let mut dims = t.dims.clone();
         let lead = t.rank() - n;
         for i in 0..n {
-            dims[lead + i] = window_extent(&dims[lead + i], self.lo[i], self.hi[i], self.kernel[i], self.strides[i], self.dilations[i]);
+            dims[lead + i] =
+                window_extent(&dims[lead + i], self.lo[i], self.hi[i], self.kernel[i], self.strides[i], self.dilations[i]);
             if dims[lead + i].as_const().is_some_and(|d| d < 0) {
                 return Err(TypeError::dims(Self::MNEMONIC, format!("has a window larger than axis {} of {t}", lead + i)));
             }
@@ -53,7 +56,8 @@ impl OpSpec for Window {
         let s = strides(&t.dims);
         let mut dims = t.dims.clone();
         for i in 0..n {
-            dims[lead + i] = extent_of(t.dims[lead + i], self.lo[i], self.hi[i], self.kernel[i], self.strides[i], self.dilations[i])?;
+            dims[lead + i] =
+                extent_of(t.dims[lead + i], self.lo[i], self.hi[i], self.kernel[i], self.strides[i], self.dilations[i])?;
         }
         let wide = if t.dtype.is_float() { DType::F64 } else { t.dtype };
         let kernel: Vec<usize> = self.kernel.iter().map(|k| *k as usize).collect();
