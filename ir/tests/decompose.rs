@@ -63,3 +63,32 @@ fn quantisation_there_and_back() {
     check(params, "u8[4,6] = quantize(%0, %1, %2) {to = u8}", &[&[4, 6], &[6], &[6]]);
     check("%0 \"x\": i8[4,6], %1 \"s\": f32[6], %2 \"z\": i8[6]", "f32[4,6] = dequantize(%0, %1, %2) {}", &[&[4, 6], &[6], &[6]]);
 }
+
+#[test]
+fn token_plans_with_and_without_protected_tokens() {
+    for (n, remove, protect) in
+        [(9, 3, 1), (9, 3, 0), (10, 4, 2), (10, 2, 3), (8, 1, 5), (7, 3, 1), (6, 3, 0), (5, 0, 1), (5, 0, 0)]
+    {
+        let params = format!("%0 \"m\": f32[2,{n},5], %1 \"s\": f32[2,{n}]");
+        let node = format!("i64[2,{n}] = token_plan(%0, %1) {{planner = tome, remove = {remove}, protect = {protect}}}");
+        check(&params, &node, &[&[2, n, 5], &[2, n]]);
+    }
+}
+
+#[test]
+fn tokens_by_a_plan() {
+    let plan = "%0 \"x\": f32[2,7,3], %1 \"m\": f32[2,7,5], %2 \"one\": f32[2,7]) {\n\
+        %4: f32[2,7] = map(%2) {body = {1: i0 = mul a0 a0; i1 = const f32 1.0; i2 = add i0 i1; i2}}\n\
+        %3: i64[2,7] = token_plan(%1, %4) {planner = tome, remove = 3, protect = 1}\n%5: f32[2,4] = token_size(%3, %4) {tokens = 4}\n\
+        %6: f32[2,4,3] = token_apply(%0, %3, %4) {tokens = 4}\n%7: f32[2,7,3] = token_unmerge(%6, %3) {axis = 1}\n\
+        %8: f32[2,3,4] = transpose(%6) {perm = [0,2,1]}";
+    let shapes: [&[usize]; 3] = [&[2, 7, 3], &[2, 7, 5], &[2, 7]];
+    let params = format!("{plan}\n//");
+    for node in [
+        "f32[2,7,3] = map(%7) {body = {1: a0}}",
+        "f32[2,3,7] = token_unmerge(%8, %3) {axis = 2}",
+        "f32[2,4] = map(%5) {body = {1: a0}}",
+    ] {
+        check(&params, node, &shapes);
+    }
+}

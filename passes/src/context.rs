@@ -53,13 +53,13 @@ pub(crate) struct Current {
 }
 
 impl Default for PassCx {
-    /// Decomposes the named ops that are pointwise: `rope`, `quantize`, `dequantize`.
+    /// Decomposes the named ops that are pointwise (`rope`, `quantize`, `dequantize`) and those on tokens.
     fn default() -> Self {
         Self {
             remarks: Vec::new(),
             stats: Vec::new(),
             verify_each: false,
-            decompose: vec!["rope", "quantize", "dequantize"],
+            decompose: vec!["rope", "quantize", "dequantize", "token_plan", "token_apply", "token_size", "token_unmerge"],
             current: Current::default(),
         }
     }

@@ -251,4 +251,4 @@ macro_rules! named_attrs {
         }
     })* };
 }
-named_attrs!(super::PadMode, super::ScatterKind, super::ReduceKind);
+named_attrs!(super::PadMode, super::ScatterKind, super::ReduceKind, super::Planner);

@@ -6,6 +6,7 @@
 mod attr;
 mod error;
 mod rules;
+mod tome;
 
 pub use attr::{Attr, Real, Shared};
 pub use error::TypeError;
@@ -172,6 +173,11 @@ ops! {
     rope::Rope,
     quantize::Quantize,
     dequantize::Dequantize,
+    // Tokens that become one
+    token_plan::TokenPlan,
+    token_apply::TokenApply,
+    token_size::TokenSize,
+    token_unmerge::TokenUnmerge,
     // Regions
     fused::Fused,
 }

@@ -31,9 +31,14 @@ pub fn role(op: &Op) -> Role {
         | Op::GatherNd(_)
         | Op::Quantize(_)
         | Op::Dequantize(_) => Role::Pointwise,
-        Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) => {
-            Role::StrictAnchor
-        }
+        Op::Contract(_)
+        | Op::Conv(_)
+        | Op::Attention(_)
+        | Op::ScatterElements(_)
+        | Op::ScatterNd(_)
+        | Op::TopK(_)
+        | Op::TokenPlan(_)
+        | Op::TokenApply(_) => Role::StrictAnchor,
         Op::Reduce(_)
         | Op::ArgReduce(_)
         | Op::Scan(_)
@@ -42,6 +47,8 @@ pub fn role(op: &Op) -> Role {
         | Op::LayerNorm(_)
         | Op::RmsNorm(_)
         | Op::Rope(_)
+        | Op::TokenSize(_)
+        | Op::TokenUnmerge(_)
         | Op::Fused(_) => Role::OpenAnchor,
     }
 }
