@@ -48,3 +48,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<ir::Module, Error> {
 pub fn load_with(path: impl AsRef<Path>, options: &ImportOptions) -> Result<ir::Module, Error> {
     Ok(transc_frontend::load(path.as_ref(), options)?)
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use transc::ir::diag::{Diagnose, Fault};
+use transc::ir::interp::Tensor as Plain;
 
 use crate::kit;
 
@@ -16,14 +17,16 @@ enum Outcome {
     Wrong(String),
 }
 
-/// The whole zoo where it is at hand, else the selection in the tree.
+/// The models of the tree, and the whole zoo where it is at hand.
 fn folders() -> Vec<PathBuf> {
-    let whole = kit::root().join("../shared/zoo");
-    let dir = if whole.is_dir() { whole } else { kit::root().join("tests/data/zoo") };
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir(dir).expect("the zoo").flatten().map(|e| e.path()).filter(|p| p.join("meta.json").exists()).collect();
-    all.sort();
-    all
+    let mut all = BTreeMap::new();
+    for dir in ["tests/data/zoo", "../shared/zoo"] {
+        let entries = std::fs::read_dir(kit::root().join(dir)).into_iter().flatten().flatten();
+        let models = entries.filter(|e| e.path().join("meta.json").exists());
+        all.extend(models.map(|e| (e.file_name(), e.path())));
+    }
+    assert!(!all.is_empty(), "the models of the tree are there");
+    all.into_values().collect()
 }
 
 fn number(meta: &serde_json::Value, key: &str, default: f64) -> f64 {
@@ -34,6 +37,7 @@ fn check(dir: &Path) -> Outcome {
     let meta = std::fs::read_to_string(dir.join("meta.json")).expect("meta.json");
     let meta: serde_json::Value = serde_json::from_str(&meta).expect("meta.json is JSON");
     let (rtol, atol) = (number(&meta, "rtol", 1e-4), number(&meta, "atol", 1e-4));
+    let mean_abs = number(&meta, "mean_abs", f64::INFINITY);
     let onnx = dir.join("model.onnx");
     let model = if onnx.exists() { onnx } else { dir.to_path_buf() };
     let session = match kit::jit(&model, 2) {
@@ -56,11 +60,22 @@ fn check(dir: &Path) -> Outcome {
                 if let Some(d) = kit::outputs_differ(&got, &want, rtol, atol) {
                     return Outcome::Wrong(format!("{inputs}: {d}"));
                 }
+                let worst = want.iter().map(|(n, w)| (n, mean_difference(&got, n, w))).max_by(|a, b| a.1.total_cmp(&b.1));
+                if let Some((name, mean)) = worst.filter(|w| w.1 > mean_abs) {
+                    return Outcome::Wrong(format!("{inputs}: {name}: the mean difference is {mean:e}"));
+                }
             }
             Err(e) => return Outcome::Wrong(format!("{inputs}: {e}")),
         }
     }
     Outcome::Ok
+}
+
+/// The mean absolute difference of an output.
+fn mean_difference(got: &[(String, Plain)], name: &str, want: &Plain) -> f64 {
+    let Some((_, got)) = got.iter().find(|(n, _)| n == name) else { return f64::INFINITY };
+    let sum: f64 = (0..want.count()).map(|i| (got.get_f64(i) - want.get_f64(i)).abs()).sum();
+    sum / want.count().max(1) as f64
 }
 
 #[test]

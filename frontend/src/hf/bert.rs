@@ -2,17 +2,13 @@
 
 use transc_ir::Value;
 use transc_ir::diag::Fault;
-use transc_ir::op::{Gather, Map, ReduceKind, Scan};
+use transc_ir::op::{Map, ReduceKind, Scan};
 use transc_ir::scalar::{BinOp, Body, Literal};
 use transc_ir::types::DType;
 
-use super::config::{Activation, Config};
+use super::config::{Activation, Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
 use super::{Result, input, problem, tokens};
-
-/// Limits of the config's fields.
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 4096;
 
 /// Which member of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +134,7 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
     let nested = l.weights.has(&format!("{prefix}.embeddings.word_embeddings.weight"));
     let encode = |l: &mut Layers<'_>| -> Result<Value> {
         let x = embed(l, c, &sizes, model.family, ids, types)?;
-        let bias = mask_bias(l, mask)?;
+        let bias = l.mask_bias(mask)?;
         let names = if model.family == Family::Distil { &DISTIL } else { &BERT };
         encoder(l, &sizes, names, x, bias)
     };
@@ -191,13 +187,12 @@ fn labels(l: &Layers<'_>, name: &str) -> Result<usize> {
 fn embed(l: &mut Layers<'_>, c: &Config, s: &Sizes, family: Family, ids: Value, types: Option<Value>) -> Result<Value> {
     l.scope("embeddings", |l| {
         let positions = c.count("max_position_embeddings", Some(512), MAX_WIDTH)?;
-        let table = l.weight("word_embeddings.weight", &[usize::MAX, s.width])?;
-        let mut x = typed(l.b.add(Gather { axis: 0 }, &[table, ids]))?;
+        let mut x = l.embedding("word_embeddings.weight", [usize::MAX, s.width], ids)?;
         if family != Family::Distil {
-            let table = l.weight("token_type_embeddings.weight", &[usize::MAX, s.width])?;
             let row = match types {
-                Some(t) => typed(l.b.add(Gather { axis: 0 }, &[table, t]))?,
+                Some(t) => l.embedding("token_type_embeddings.weight", [usize::MAX, s.width], t)?,
                 None => {
+                    let table = l.weight("token_type_embeddings.weight", &[usize::MAX, s.width])?;
                     let sizes = vec![1.into(), s.width.into()];
                     let starts = vec![0.into(), 0.into()];
                     typed(l.b.add(transc_ir::op::Slice { starts, sizes, steps: vec![1, 1] }, &[table]))?
@@ -205,9 +200,8 @@ fn embed(l: &mut Layers<'_>, c: &Config, s: &Sizes, family: Family, ids: Value, 
             };
             x = typed(l.b.bin(BinOp::Add, x, row))?;
         }
-        let table = l.weight("position_embeddings.weight", &[positions, s.width])?;
         let index = position_ids(l, c, family, ids)?;
-        let p = typed(l.b.add(Gather { axis: 0 }, &[table, index]))?;
+        let p = l.embedding("position_embeddings.weight", [positions, s.width], index)?;
         let x = typed(l.b.bin(BinOp::Add, x, p))?;
         l.layer_norm("LayerNorm", x, s.width, s.epsilon)
     })
@@ -215,9 +209,8 @@ fn embed(l: &mut Layers<'_>, c: &Config, s: &Sizes, family: Family, ids: Value, 
 
 /// `0, 1, 2, ..`, or RoBERTa's count of tokens that are not padding, starting behind the padding index.
 fn position_ids(l: &mut Layers<'_>, c: &Config, family: Family, ids: Value) -> Result<Value> {
-    let dims = l.b.ty(ids).dims.clone();
     if family != Family::Roberta {
-        return typed(l.b.add(transc_ir::op::Iota { dims: vec![dims[1].clone()], axis: 0 }, &[]));
+        return l.positions(ids);
     }
     let pad = c.id("pad_token_id").unwrap_or(1);
     let mut f = Body::builder(1);
@@ -231,18 +224,6 @@ fn position_ids(l: &mut Layers<'_>, c: &Config, family: Family, ids: Value) -> R
     let n = f.bin(BinOp::Mul, n, real_arg);
     let n = f.bin(BinOp::Add, n, p);
     typed(l.b.add(Map { body: f.finish(n) }, &[count, real]))
-}
-
-/// `attention_mask[B, S]` as an additive mask `[B, 1, 1, S]`: 0 where set, the lowest `f32` elsewhere, as transformers does it.
-fn mask_bias(l: &mut Layers<'_>, mask: Value) -> Result<Value> {
-    let mut f = Body::builder(1);
-    let (m, zero) = (f.arg(0), f.lit(Literal::i64(0)));
-    let keep = f.bin(BinOp::Ne, m, zero);
-    let (on, off) = (f.num(DType::F32, 0.0), f.lit(Literal::f32(f32::MIN)));
-    let bias = f.select(keep, on, off);
-    let bias = typed(l.b.add(Map { body: f.finish(bias) }, &[mask]))?;
-    let dims = l.b.ty(bias).dims.clone();
-    typed(l.b.reshape(bias, vec![dims[0].clone(), 1.into(), 1.into(), dims[1].clone()]))
 }
 
 fn encoder(l: &mut Layers<'_>, s: &Sizes, n: &Names, mut x: Value, bias: Value) -> Result<Value> {

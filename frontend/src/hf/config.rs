@@ -6,7 +6,12 @@ use serde_json::{Map, Value as Json};
 use transc_ir::diag::{Diagnostic, Fault};
 use transc_ir::scalar::UnOp;
 
-use super::{Recipe, Result, bert, problem, vit};
+use super::{Recipe, Result, bert, clip, gpt2, llama, problem, vit};
+
+/// Largest size of a layer, of a table, or number of heads that a config may ask for.
+pub(crate) const MAX_WIDTH: usize = 1 << 20;
+/// Most layers that a config may ask for.
+pub(crate) const MAX_LAYERS: usize = 4096;
 
 const FILE: &str = "config.json";
 /// Largest accepted `config.json`, in bytes.
@@ -118,18 +123,59 @@ impl Config {
     pub(crate) fn recipe(&self) -> Result<Recipe> {
         let architecture = self.fields.get("architectures").and_then(|a| a.get(0)).and_then(Json::as_str).unwrap_or("");
         let model_type = self.text("model_type");
-        let bert = bert::Model::find(model_type, architecture).map(Recipe::Bert);
-        bert.or_else(|| vit::Model::find(model_type, architecture).map(Recipe::Vit)).ok_or_else(|| {
+        let recipe = bert::Model::find(model_type, architecture).map(Recipe::Bert);
+        let recipe = recipe.or_else(|| clip::Model::find(model_type, architecture).map(Recipe::Clip));
+        let recipe = recipe.or_else(|| gpt2::Model::find(model_type, architecture).map(Recipe::Gpt2));
+        let recipe = recipe.or_else(|| llama::Model::find(model_type, architecture).map(Recipe::Llama));
+        recipe.or_else(|| vit::Model::find(model_type, architecture).map(Recipe::Vit)).ok_or_else(|| {
             let message = format!("describes `{architecture}` (model_type `{model_type}`), which has no importer");
-            let help =
-                "folders of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT and DeiT can be imported; export other models to ONNX";
+            let help = "folders of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT, DeiT, CLIP's text tower, GPT-2, Llama, Mistral, \
+                        Qwen2, Qwen3 and Gemma can be imported; export other models to ONNX";
             problem("T0401", Fault::Unsupported, FILE, message, help)
         })
     }
 
+    /// A field that is true or false.
+    pub(crate) fn flag(&self, field: &str) -> Option<bool> {
+        self.fields.get(field).and_then(Json::as_bool)
+    }
+
+    /// Base of the rotary frequencies, in the layout of published folders or in that of current transformers.
+    pub(crate) fn rope_theta(&self) -> Result<f64> {
+        let parameters = self.fields.get("rope_parameters");
+        let scaling = self.fields.get("rope_scaling").or(parameters).filter(|s| !s.is_null());
+        let kind = scaling.and_then(|s| s.get("rope_type").or(s.get("type"))).and_then(Json::as_str).unwrap_or("default");
+        if kind != "default" {
+            let message = format!("scales its rotary positions by `{kind}`, which is not supported");
+            return Err(problem("T0401", Fault::Unsupported, FILE, message, "export the model to ONNX"));
+        }
+        let theta = self.fields.get("rope_theta").or_else(|| parameters.and_then(|p| p.get("rope_theta")));
+        match theta {
+            None | Some(Json::Null) => Ok(10_000.0),
+            Some(v) => v
+                .as_f64()
+                .filter(|v| v.is_finite() && *v >= 1.0)
+                .ok_or_else(|| Self::bad("rope_theta", "is no base of rotations")),
+        }
+    }
+
+    /// How many of the latest keys a windowed layer sees.
+    pub(crate) fn window(&self) -> Result<Option<usize>> {
+        let absent =
+            self.fields.get("sliding_window").is_none_or(Json::is_null) || self.flag("use_sliding_window") == Some(false);
+        if absent { Ok(None) } else { self.count("sliding_window", None, 1 << 30).map(Some) }
+    }
+
+    /// True if a layer's attention is windowed: `layer_types` says which are, or they start at `max_window_layers`, or all are.
+    pub(crate) fn is_windowed(&self, layer: usize) -> bool {
+        let kind = self.fields.get("layer_types").and_then(|t| t.get(layer)).and_then(Json::as_str);
+        let first = self.id("max_window_layers").unwrap_or(0);
+        kind.map_or(layer as i64 >= first, |k| k == "sliding_attention")
+    }
+
     /// The longest sequence of a text model; `None` for image models.
     pub(crate) fn max_seq(&self) -> Option<i64> {
-        let positions = self.id("max_position_embeddings").filter(|v| *v > 0)?;
+        let positions = self.id("max_position_embeddings").or_else(|| self.id("n_positions")).filter(|v| *v > 0)?;
         // RoBERTa's table starts behind the padding index.
         let reserved = if self.text("model_type").contains("roberta") { self.id("pad_token_id").unwrap_or(1) + 1 } else { 0 };
         Some((positions - reserved).max(1))

@@ -1,11 +1,15 @@
 //! Hugging Face model folders: `config.json` and safetensors.
 //!
 //! Inputs and outputs are named as in the model's `forward` in transformers, dims `batch` and `seq`. Nothing in the folder is executed;
-//! Python files and `auto_map` entries are ignored.
+//! Python files and `auto_map` entries are ignored. Outputs at padded positions are those of transformers with eager attention, except that in
+//! causal models a padded query on the left, which sees no token, attends to the padding before it and not to all positions.
 
 mod bert;
+mod clip;
 mod config;
+mod gpt2;
 mod layers;
+mod llama;
 mod vit;
 mod weights;
 
@@ -52,6 +56,9 @@ fn build(dir: &Path, config: &Config, weights: Weights) -> Result<Module> {
     let mut layers = Layers { b: Builder::new(&mut func, &mut consts), weights, prefix: String::new() };
     match recipe {
         Recipe::Bert(model) => bert::build(&mut layers, config, model)?,
+        Recipe::Clip(model) => clip::build(&mut layers, config, model)?,
+        Recipe::Gpt2(model) => gpt2::build(&mut layers, config, model)?,
+        Recipe::Llama(model) => llama::build(&mut layers, config, model)?,
         Recipe::Vit(model) => vit::build(&mut layers, config, model)?,
     }
     let seq = config.max_seq();
@@ -68,6 +75,9 @@ fn build(dir: &Path, config: &Config, weights: Weights) -> Result<Module> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recipe {
     Bert(bert::Model),
+    Clip(clip::Model),
+    Gpt2(gpt2::Model),
+    Llama(llama::Model),
     Vit(vit::Model),
 }
 

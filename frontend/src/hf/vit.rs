@@ -6,12 +6,9 @@ use transc_ir::op::{Concat, Conv};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::{DType, Dim, TensorType};
 
-use super::config::{Activation, Config};
+use super::config::{Activation, Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
 use super::{Result, input, problem};
-
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 4096;
 
 /// What stands on top of the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

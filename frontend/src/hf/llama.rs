@@ -1,0 +1,189 @@
+//! Decoder-only language models with rotary positions and RMS norm: Llama (Touvron et al. 2023), Mistral (Jiang et al. 2023), Qwen2
+//! (Yang et al. 2024), Qwen3 (Yang et al. 2025) and Gemma (Mesnard et al. 2024). One pass over whole sequences, without a cache.
+
+use transc_ir::Value;
+use transc_ir::diag::Fault;
+use transc_ir::op::{Map, Real, RmsNorm, Rope};
+use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
+use transc_ir::tensor::ConstData;
+use transc_ir::types::{DType, TensorType};
+
+use super::config::{Activation, Config, MAX_LAYERS, MAX_WIDTH};
+use super::layers::{Layers, typed};
+use super::{Result, input, problem, tokens};
+
+/// A model of the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    /// Norm weights are stored minus 1, embeddings scaled by the root of the width.
+    gemma: bool,
+    /// With the language model's head on top.
+    head: bool,
+}
+
+impl Model {
+    /// The model for a `model_type` and architecture.
+    pub(crate) fn find(model_type: &str, architecture: &str) -> Option<Self> {
+        if !matches!(model_type, "llama" | "mistral" | "qwen2" | "qwen3" | "gemma") {
+            return None;
+        }
+        let head = match architecture.split_once("For").map(|(_, h)| h) {
+            None => false,
+            Some("CausalLM") => true,
+            Some(_) => return None,
+        };
+        Some(Self { gemma: model_type == "gemma", head })
+    }
+}
+
+struct Sizes {
+    width: usize,
+    heads: usize,
+    key_heads: usize,
+    head_dim: usize,
+    inner: usize,
+    epsilon: f64,
+    activation: Activation,
+}
+
+impl Sizes {
+    fn read(c: &Config, model: Model) -> Result<Self> {
+        let width = c.count("hidden_size", None, MAX_WIDTH)?;
+        let heads = c.count("num_attention_heads", None, MAX_WIDTH)?;
+        let key_heads = c.count("num_key_value_heads", Some(heads), MAX_WIDTH)?;
+        let sizes = Self {
+            width,
+            heads,
+            key_heads,
+            head_dim: c.count("head_dim", Some((width / heads).max(1)), MAX_WIDTH)?,
+            inner: c.count("intermediate_size", None, MAX_WIDTH)?,
+            epsilon: c.epsilon("rms_norm_eps", 1e-6)?,
+            // Gemma's first files name the exact gelu and mean its approximation.
+            activation: if model.gemma { Activation::GeluTanh } else { c.activation("hidden_act")? },
+        };
+        if heads % key_heads != 0 || !sizes.head_dim.is_multiple_of(2) {
+            let message = format!("{heads} heads of {} features do not fit {key_heads} key heads", sizes.head_dim);
+            return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
+        }
+        Ok(sizes)
+    }
+}
+
+/// What all layers share.
+struct Shared {
+    /// The mask of padding.
+    bias: Value,
+    /// The mask of padding, window and future, if a layer has a window.
+    windowed: Option<Value>,
+    cos: Value,
+    sin: Value,
+}
+
+/// Builds the model.
+pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
+    let s = Sizes::read(c, model)?;
+    let layers = c.count("num_hidden_layers", None, MAX_LAYERS)?;
+    let ids = input(l, "input_ids", tokens());
+    let mask = input(l, "attention_mask", tokens());
+    let table = if l.weights.has("model.embed_tokens.weight") { "model.embed_tokens.weight" } else { "embed_tokens.weight" };
+    let nested = table.starts_with("model.");
+    let decode = |l: &mut Layers<'_>| -> Result<Value> {
+        let mut x = l.embedding("embed_tokens.weight", [usize::MAX, s.width], ids)?;
+        if model.gemma {
+            x = scaled(l, x, (s.width as f64).sqrt())?;
+        }
+        let (cos, sin) = rotation(l, ids, s.head_dim, c.rope_theta()?)?;
+        let windowed = (0..layers).any(|i| c.is_windowed(i));
+        let windowed = match c.window()?.filter(|_| windowed) {
+            Some(window) => Some(l.window_bias(mask, window)?),
+            None => None,
+        };
+        let shared = Shared { bias: l.mask_bias(mask)?, windowed, cos, sin };
+        for i in 0..layers {
+            let windowed = shared.windowed.filter(|_| c.is_windowed(i));
+            x = l.scope(&format!("layers.{i}"), |l| layer(l, &s, model, &shared, windowed, x))?;
+        }
+        rms_norm(l, "norm", x, s.width, s.epsilon, model)
+    };
+    let hidden = if nested { l.scope("model", decode)? } else { decode(l)? };
+    if !model.head {
+        l.output("last_hidden_state", hidden);
+        return Ok(());
+    }
+    let head = if l.weights.has("lm_head.weight") { "lm_head.weight" } else { table };
+    let vocabulary = l.weights.get(table, &[usize::MAX, s.width])?.dims()[0];
+    let logits = l.project(head, hidden, [vocabulary, s.width])?;
+    l.output("logits", logits);
+    Ok(())
+}
+
+fn layer(l: &mut Layers<'_>, s: &Sizes, model: Model, shared: &Shared, windowed: Option<Value>, x: Value) -> Result<Value> {
+    let h = rms_norm(l, "input_layernorm", x, s.width, s.epsilon, model)?;
+    let h = l.scope("self_attn", |l| {
+        let mut qkv = [h; 3];
+        for (v, (name, heads)) in qkv.iter_mut().zip([("q", s.heads), ("k", s.key_heads), ("v", s.key_heads)]) {
+            let y = l.linear(&format!("{name}_proj"), h, s.width, heads * s.head_dim)?;
+            let mut y = l.split_heads(y, heads)?;
+            if name != "v" {
+                let norm = format!("{name}_norm");
+                if l.weights.has(&format!("{}{norm}.weight", l.prefix)) {
+                    y = rms_norm(l, &norm, y, s.head_dim, s.epsilon, model)?;
+                }
+                y = typed(l.b.add(Rope { rotary: s.head_dim, interleaved: false }, &[y, shared.cos, shared.sin]))?;
+            }
+            *v = y;
+        }
+        let y = match windowed {
+            Some(bias) => l.attend(qkv, Some(bias), None)?,
+            None => l.attend(qkv, Some(shared.bias), Some(0.into()))?,
+        };
+        l.linear("o_proj", y, s.heads * s.head_dim, s.width)
+    })?;
+    let x = typed(l.b.bin(BinOp::Add, x, h))?;
+    let h = rms_norm(l, "post_attention_layernorm", x, s.width, s.epsilon, model)?;
+    let h = l.scope("mlp", |l| {
+        let gate = l.linear("gate_proj", h, s.width, s.inner)?;
+        let gate = l.activate(s.activation, gate)?;
+        let up = l.linear("up_proj", h, s.width, s.inner)?;
+        let h = typed(l.b.bin(BinOp::Mul, gate, up))?;
+        l.linear("down_proj", h, s.inner, s.width)
+    })?;
+    typed(l.b.bin(BinOp::Add, x, h))
+}
+
+fn rms_norm(l: &mut Layers<'_>, name: &str, x: Value, width: usize, epsilon: f64, model: Model) -> Result<Value> {
+    l.scope(name, |l| {
+        let mut scale = l.weight("weight", &[width])?;
+        if model.gemma {
+            let mut f = Body::builder(1);
+            let (w, one) = (f.arg(0), f.num(DType::F32, 1.0));
+            let w = f.bin(BinOp::Add, w, one);
+            scale = typed(l.b.add(Map { body: f.finish(w) }, &[scale]))?;
+        }
+        let axis = l.b.ty(x).rank() - 1;
+        typed(l.b.add(RmsNorm { axis, epsilon: Real(epsilon) }, &[x, scale]))
+    })
+}
+
+fn scaled(l: &mut Layers<'_>, x: Value, factor: f64) -> Result<Value> {
+    let mut f = Body::builder(1);
+    let (x0, factor) = (f.arg(0), f.lit(Literal::from_f64(DType::F32, factor)));
+    let y = f.bin(BinOp::Mul, x0, factor);
+    typed(l.b.add(Map { body: f.finish(y) }, &[x]))
+}
+
+/// Cosine and sine of the rotations (Su et al. 2021), `[S, d/2]`: position times `theta^(-2i/d)`.
+fn rotation(l: &mut Layers<'_>, ids: Value, head_dim: usize, theta: f64) -> Result<(Value, Value)> {
+    let half = head_dim / 2;
+    let frequency = |i: usize| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) as f32;
+    let bytes: Vec<u8> = (0..half).flat_map(|i| frequency(i).to_le_bytes()).collect();
+    let data = ConstData::new(TensorType::new(DType::F32, vec![half.into()]), bytes)
+        .ok_or_else(|| problem("T0405", Fault::Invalid, "config.json", "has a head size without rotations", ""))?;
+    let frequencies = typed(l.b.constant("rotary_emb.inv_freq", data))?;
+    let seq = l.b.ty(ids).dims[1].clone();
+    let positions = l.positions(ids)?;
+    let positions = typed(l.b.cast(DType::F32, positions))?;
+    let positions = typed(l.b.reshape(positions, vec![seq, 1.into()]))?;
+    let angles = typed(l.b.bin(BinOp::Mul, positions, frequencies))?;
+    Ok((typed(l.b.un(UnOp::Cos, angles))?, typed(l.b.un(UnOp::Sin, angles))?))
+}
