@@ -19,6 +19,7 @@
 //! same bits, for any number of threads.
 
 pub use transc_codegen::Target;
+pub use transc_codegen::simulate::run as simulate;
 pub use transc_frontend::{DimOption, ImportOptions};
 pub use transc_ir as ir;
 pub use transc_passes as passes;

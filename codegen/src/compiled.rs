@@ -10,7 +10,7 @@ use transc_runtime::{Model, Weights};
 
 use crate::llvm::{self, Form};
 use crate::program::Program;
-use crate::{CodegenError, Target, link, math, plan};
+use crate::{CodegenError, Target, link, plan};
 
 /// Options of code generation.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,7 @@ pub struct Compiled {
 /// # Errors
 /// A kernel that LLVM refuses.
 pub fn compile(program: &Program, target: &Target, options: &EmitOptions) -> Result<Compiled, CodegenError> {
-    let mut program = program.clone();
-    for k in &mut program.kernels {
-        math::expand(k);
-    }
+    let program = program.expanded();
     let objects = per_kernel(&program, target, options, Form::Object)?;
     let plan = plan::plan(&program, target);
     Ok(Compiled { program, target: target.clone(), options: *options, plan, objects })

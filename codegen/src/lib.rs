@@ -17,6 +17,7 @@ mod plan;
 mod program;
 #[cfg(feature = "llvm-out")]
 mod scratch;
+pub mod simulate;
 mod target;
 pub mod template;
 

@@ -6,6 +6,8 @@ use transc_ir::loops::Kernel;
 use transc_ir::tensor::{ConstData, Loc};
 use transc_ir::types::{Dim, Ranges, TensorType};
 
+use crate::math;
+
 /// A model lowered to loops.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -126,6 +128,16 @@ impl PackedConst {
                 }
             }
         }
+    }
+}
+
+impl Program {
+    /// The program with the functions that backends do not have spelled out in arithmetic.
+    #[must_use]
+    pub fn expanded(&self) -> Program {
+        let mut p = self.clone();
+        p.kernels.iter_mut().for_each(math::expand);
+        p
     }
 }
 

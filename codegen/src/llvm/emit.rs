@@ -202,6 +202,7 @@ impl Emitter<'_> {
                 let _ = writeln!(self.body, "  ret i32 {}", *status as i32);
                 self.start(&rest);
             }
+            Stmt::Barrier => {}
             Stmt::Prefetch { buf, index } => {
                 let p = self.address(*buf, *index, false);
                 self.declares.insert("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)".into());
@@ -342,6 +343,8 @@ impl Emitter<'_> {
             Inst::Dim(d) => self.dim(d),
             Inst::Lo => "%lo".into(),
             Inst::Hi => "%hi".into(),
+            // A unit of host code is one thread.
+            Inst::Thread => "0".into(),
             Inst::Get(v) => self.def(&format!("load {}, ptr %v{}", reg_type(ty), v.0)),
             Inst::Load { buf, index, ty, count } => self.load(*buf, *index, *ty, *count),
             Inst::Un(op, a) => {

@@ -12,7 +12,7 @@ pub use tensor::{Tensor, broadcast_strides, flat, for_each_index, strides};
 use std::collections::BTreeMap;
 
 use crate::tensor::{ConstPool, Func, Module};
-use crate::types::{Atom, Dim, DimError, Symbol};
+use crate::types::{Atom, Dim, DimError, Symbol, TensorType};
 
 /// Why an evaluation has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +89,8 @@ pub fn wrap_index(index: i64, extent: usize) -> Result<usize, EvalError> {
 /// # Errors
 /// Inputs that do not fit the parameters, or an error of a node.
 pub fn eval_module(m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalError> {
-    let symbols = bind(m, inputs)?;
+    let params: Vec<(&str, &TensorType)> = m.main.params().iter().map(|(n, v)| (n.as_str(), m.main.ty(*v))).collect();
+    let symbols = bind(&params, inputs)?;
     let cx = EvalCx { consts: &m.consts, symbols: &|s| symbols.get(s).copied() };
     for (a, b, why) in &m.constraints {
         if a.eval(cx.symbols)? != b.eval(cx.symbols)? {
@@ -99,17 +100,19 @@ pub fn eval_module(m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalErr
     eval_func(&m.main, &inputs.iter().collect::<Vec<_>>(), &cx)
 }
 
-/// Symbol values from the inputs' dims.
-fn bind(m: &Module, inputs: &[Tensor]) -> Result<BTreeMap<Symbol, i64>, EvalError> {
-    let params = m.main.params();
+/// Symbol values from the dims of inputs for named parameters.
+///
+/// # Errors
+/// Inputs that do not fit the parameters.
+pub fn bind(params: &[(&str, &TensorType)], inputs: &[Tensor]) -> Result<BTreeMap<Symbol, i64>, EvalError> {
     if params.len() != inputs.len() {
         return Err(EvalError::Shape(format!("the model has {} inputs, got {}", params.len(), inputs.len())));
     }
     let mut known: BTreeMap<Symbol, i64> = BTreeMap::new();
     loop {
         let before = known.len();
-        for ((_, v), t) in params.iter().zip(inputs) {
-            for (d, n) in m.main.ty(*v).dims.iter().zip(&t.dims) {
+        for ((_, ty), t) in params.iter().zip(inputs) {
+            for (d, n) in ty.dims.iter().zip(&t.dims) {
                 let mut unknown = Vec::new();
                 d.symbols(&mut unknown);
                 unknown.retain(|s| !known.contains_key(s));
@@ -128,8 +131,7 @@ fn bind(m: &Module, inputs: &[Tensor]) -> Result<BTreeMap<Symbol, i64>, EvalErro
             break;
         }
     }
-    for ((name, v), t) in params.iter().zip(inputs) {
-        let ty = m.main.ty(*v);
+    for ((name, ty), t) in params.iter().zip(inputs) {
         let dims: Result<Vec<i64>, _> = ty.dims.iter().map(|d| d.eval(&|s| known.get(s).copied())).collect();
         if ty.dtype != t.dtype || dims? != t.dims.iter().map(|d| *d as i64).collect::<Vec<_>>() {
             return Err(EvalError::Shape(format!("input `{name}` expects {ty}, got {}", t.ty())));

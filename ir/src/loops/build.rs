@@ -1,7 +1,7 @@
 //! Building kernels: types follow from the operands, blocks from closures.
 
 use super::inst::{Inst, ReduceOp, TargetInst, Ty};
-use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Reg, Status, Stmt, Unroll, Var};
+use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Reg, Space, Status, Stmt, Unroll, Var};
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::{DType, Dim, Symbol};
 
@@ -23,6 +23,7 @@ impl KernelBuilder {
             syms,
             locals: Vec::new(),
             extent,
+            block: None,
             regs: Vec::new(),
             vars: Vec::new(),
             body: Vec::new(),
@@ -42,10 +43,34 @@ impl KernelBuilder {
         Buf::Param((self.kernel.bufs.len() - 1) as u32)
     }
 
-    /// Adds a scratch block.
+    /// Adds a scratch block of the thread.
     pub fn local(&mut self, dtype: DType, len: Dim) -> Buf {
-        self.kernel.locals.push(LocalBuf { dtype, len });
+        self.scratch(Space::Thread, dtype, len)
+    }
+
+    /// Adds a scratch block that the threads of a block share.
+    pub fn shared(&mut self, dtype: DType, len: Dim) -> Buf {
+        self.scratch(Space::Shared, dtype, len)
+    }
+
+    fn scratch(&mut self, space: Space, dtype: DType, len: Dim) -> Buf {
+        self.kernel.locals.push(LocalBuf { space, dtype, len });
         Buf::Local((self.kernel.locals.len() - 1) as u32)
+    }
+
+    /// Makes every unit a block of this many threads.
+    pub fn set_block(&mut self, threads: u32) {
+        self.kernel.block = Some(threads);
+    }
+
+    /// Number of this thread in its block.
+    pub fn thread(&mut self) -> Reg {
+        self.push(Inst::Thread)
+    }
+
+    /// Waits for the threads of the block.
+    pub fn barrier(&mut self) {
+        self.stmt(Stmt::Barrier);
     }
 
     /// The type of a register.
@@ -87,7 +112,7 @@ impl KernelBuilder {
     fn result_ty(&self, inst: &Inst) -> Ty {
         match inst {
             Inst::Const(l) => Ty::scalar(l.dtype),
-            Inst::Dim(_) | Inst::Lo | Inst::Hi => Ty::INDEX,
+            Inst::Dim(_) | Inst::Lo | Inst::Hi | Inst::Thread => Ty::INDEX,
             Inst::Get(v) => self.kernel.var_ty(*v),
             Inst::Load { ty, .. } | Inst::Lanes(ty) => *ty,
             Inst::Un(UnOp::IsNan | UnOp::IsInf, a) => self.ty(*a).with_dtype(DType::Bool),

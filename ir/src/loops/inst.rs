@@ -87,6 +87,8 @@ pub enum Inst {
     Lo,
     /// End of this call's share, `i64`.
     Hi,
+    /// Number of this thread in its block, `i64`.
+    Thread,
     /// The current value of a mutable register.
     Get(Var),
     /// Loads `ty.lanes` neighbouring elements from element `index` (`i64`). With `count` (`i64`) only the first `count` lanes are

@@ -41,7 +41,7 @@ handle!(
 pub enum Buf {
     /// A buffer parameter.
     Param(u32),
-    /// A block of the calling thread's scratch memory; see [`Kernel::locals`].
+    /// A block of scratch memory; see [`Kernel::locals`].
     Local(u32),
 }
 
@@ -67,9 +67,20 @@ pub struct BufParam {
     pub access: Access,
 }
 
-/// A block of per-thread scratch memory, 64-byte aligned, contents undefined at the start of a call.
+/// Whose a scratch block is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Space {
+    /// Of one thread.
+    Thread,
+    /// Of all threads of a block. Between two barriers an element is either read only, or touched by one thread.
+    Shared,
+}
+
+/// A block of scratch memory, contents undefined at the start of a call; that of a thread is 64-byte aligned, that of a block 16-byte.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct LocalBuf {
+    /// Whose it is.
+    pub space: Space,
     /// Element type.
     pub dtype: DType,
     /// Number of elements.
@@ -144,6 +155,8 @@ pub enum Stmt {
     },
     /// Ends the kernel with a status.
     Fail(Status),
+    /// Waits for all threads of the block, whose writes before it are seen after it. Every thread reaches the same barriers.
+    Barrier,
     /// A hint that the cache line at an element will be read soon; no effect on values. The address may lie outside the buffer.
     Prefetch {
         /// Buffer.
@@ -166,6 +179,9 @@ pub struct Kernel {
     pub locals: Vec<LocalBuf>,
     /// Number of independent units.
     pub extent: Dim,
+    /// Threads that do one unit together, for a device that runs a grid of thread blocks: a unit is a block, [`Inst::Lo`] its number. None:
+    /// a call is one thread of the host and does a share of the units.
+    pub block: Option<u32>,
     /// Types of the registers.
     pub regs: Vec<Ty>,
     /// Types of the mutable registers.

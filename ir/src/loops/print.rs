@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::inst::Inst;
-use super::kernel::{Block, Buf, Kernel, Stmt, Unroll};
+use super::kernel::{Block, Buf, Kernel, Space, Stmt, Unroll};
 
 impl fmt::Display for Buf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,6 +23,7 @@ impl fmt::Display for Inst {
             Inst::Dim(d) => write!(f, "dim {d}"),
             Inst::Lo => f.write_str("lo"),
             Inst::Hi => f.write_str("hi"),
+            Inst::Thread => f.write_str("thread"),
             Inst::Get(v) => write!(f, "get {v}"),
             Inst::Load { buf, index, count, .. } => write!(f, "load {buf}[{index}]{}", counted(count)),
             Inst::Un(op, a) => write!(f, "{} {a}", op.name()),
@@ -50,9 +51,10 @@ impl fmt::Display for Kernel {
             .enumerate()
             .map(|(i, b)| format!("b{i}: {:?} {} {}", b.access, b.dtype, b.name).to_lowercase())
             .collect();
-        writeln!(f, "kernel {}({}) extent {} {{", self.name, bufs.join(", "), self.extent)?;
+        let block = self.block.map_or_else(String::new, |n| format!(" block {n}"));
+        writeln!(f, "kernel {}({}) extent {}{block} {{", self.name, bufs.join(", "), self.extent)?;
         for (i, l) in self.locals.iter().enumerate() {
-            writeln!(f, "  local l{i}: {}[{}]", l.dtype, l.len)?;
+            writeln!(f, "  {} l{i}: {}[{}]", if l.space == Space::Shared { "shared" } else { "local" }, l.dtype, l.len)?;
         }
         let mut out = String::new();
         self.print_block(&self.body, 1, &mut out);
@@ -87,6 +89,7 @@ impl Kernel {
                     writeln!(out, "{pad}}}")
                 }
                 Stmt::Fail(status) => writeln!(out, "{pad}fail {status:?}"),
+                Stmt::Barrier => writeln!(out, "{pad}barrier"),
                 Stmt::Prefetch { buf, index } => writeln!(out, "{pad}prefetch {buf}[{index}]"),
             };
         }

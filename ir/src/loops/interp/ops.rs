@@ -1,0 +1,106 @@
+//! Operations on registers: slices of elements as bits, all threads and lanes side by side. The common types have fast paths; all others go
+//! through the scalar semantics of [`crate::interp::scalar`].
+
+use crate::interp::scalar;
+use crate::scalar::{BinOp, Literal, UnOp};
+use crate::types::DType;
+
+fn f(bits: u64) -> f32 {
+    f32::from_bits(bits as u32)
+}
+
+fn b(v: f32) -> u64 {
+    v.to_bits().into()
+}
+
+fn zip(out: &mut [u64], x: &[u64], y: &[u64], op: impl Fn(u64, u64) -> u64) {
+    for ((o, a), b) in out.iter_mut().zip(x).zip(y) {
+        *o = op(*a, *b);
+    }
+}
+
+/// An operation on one operand of type `d`.
+pub(super) fn un(op: UnOp, d: DType, out: &mut [u64], x: &[u64]) {
+    for (o, a) in out.iter_mut().zip(x) {
+        *o = match (op, d) {
+            (UnOp::Neg, DType::F32) => a ^ 0x8000_0000,
+            (UnOp::Abs, DType::F32) => a & 0x7fff_ffff,
+            (UnOp::Sqrt, DType::F32) => b(f(*a).sqrt()),
+            _ => scalar::un(op, Literal { dtype: d, bits: *a }).bits,
+        };
+    }
+}
+
+/// An operation on two operands of type `d`. The error is the position of an integer division by zero for which `counts` holds; where it
+/// does not, such a division gives 0.
+pub(super) fn bin(
+    op: BinOp,
+    d: DType,
+    out: &mut [u64],
+    (x, y): (&[u64], &[u64]),
+    counts: impl Fn(usize) -> bool,
+) -> Result<(), usize> {
+    use BinOp as B;
+    match (d, op) {
+        (DType::F32, B::Add) => zip(out, x, y, |p, q| b(f(p) + f(q))),
+        (DType::F32, B::Sub) => zip(out, x, y, |p, q| b(f(p) - f(q))),
+        (DType::F32, B::Mul) => zip(out, x, y, |p, q| b(f(p) * f(q))),
+        (DType::F32, B::Div) => zip(out, x, y, |p, q| b(f(p) / f(q))),
+        (DType::F32, B::Lt) => zip(out, x, y, |p, q| u64::from(f(p) < f(q))),
+        (DType::F32, B::Gt) => zip(out, x, y, |p, q| u64::from(f(p) > f(q))),
+        (DType::F32, B::Max) => zip(out, x, y, |p, q| if f(p).is_nan() || f(p) > f(q) { p } else { q }),
+        (DType::F32, B::Min) => zip(out, x, y, |p, q| if f(p).is_nan() || f(p) < f(q) { p } else { q }),
+        (DType::I64, B::Add) => zip(out, x, y, u64::wrapping_add),
+        (DType::I64, B::Sub) => zip(out, x, y, u64::wrapping_sub),
+        (DType::I64, B::Mul) => zip(out, x, y, u64::wrapping_mul),
+        (DType::I64, B::Lt) => zip(out, x, y, |p, q| u64::from((p as i64) < q as i64)),
+        (DType::I64, B::Ge) => zip(out, x, y, |p, q| u64::from(p as i64 >= q as i64)),
+        (DType::I64, B::Min) => zip(out, x, y, |p, q| (p as i64).min(q as i64) as u64),
+        (DType::I64 | DType::Bool, B::And) => zip(out, x, y, |p, q| p & q),
+        (DType::I64 | DType::Bool, B::Or) => zip(out, x, y, |p, q| p | q),
+        _ => {
+            let lit = |bits| Literal { dtype: d, bits };
+            for (i, o) in out.iter_mut().enumerate() {
+                *o = match scalar::bin(op, lit(x[i]), lit(y[i])) {
+                    Ok(v) => v.bits,
+                    Err(_) if counts(i) => return Err(i),
+                    Err(_) => 0,
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `a * b + c` with one rounding to `d`.
+pub(super) fn fma(d: DType, out: &mut [u64], [x, y, z]: [&[u64]; 3]) {
+    let lit = |bits| Literal { dtype: d, bits }.to_f64();
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = match d {
+            DType::F32 => b(f(x[i]).mul_add(f(y[i]), f(z[i]))),
+            // Exact for half-width operands before the one rounding: their products have at most 22 bits.
+            _ => Literal::from_f64(d, lit(x[i]).mul_add(lit(y[i]), lit(z[i]))).bits,
+        };
+    }
+}
+
+/// Conversion.
+pub(super) fn cast(from: DType, to: DType, out: &mut [u64], x: &[u64]) {
+    for (o, a) in out.iter_mut().zip(x) {
+        *o = scalar::cast(to, Literal { dtype: from, bits: *a }).bits;
+    }
+}
+
+/// `acc + sum of a[j] * b[j]`, wrapping.
+pub(super) fn vpdpbusd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
+    let products = a.iter().zip(b).map(|(a, b)| i32::from(*a as u8).wrapping_mul(i32::from(*b as u8 as i8)));
+    u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
+}
+
+/// `acc + a[1]*b[1] + a[0]*b[0]`, denormals as zero.
+pub(super) fn vdpbf16ps(acc: u64, x: &[u64], y: &[u64]) -> u64 {
+    let flush = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };
+    let wide = |bits: u64| flush(f(bits << 16));
+    let product = |j: usize| flush(wide(x[j]) * wide(y[j]));
+    b(flush(flush(flush(f(acc)) + product(1)) + product(0)))
+}

@@ -1,0 +1,166 @@
+//! The loop-IR interpreter: what it computes, and every kind of fault that it reports.
+
+use transc_ir::loops::interp::{Buffer, LoopError, launch};
+use transc_ir::loops::{Access, Buf, Inst, KernelBuilder, ReduceOp, Reg, Status, Stmt, TargetInst, Ty, Unroll};
+use transc_ir::scalar::{BinOp, Literal};
+use transc_ir::types::{DType, Dim, Symbol};
+
+fn floats(v: &[f32]) -> Buffer {
+    Buffer::new(v.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+fn values(b: &Buffer) -> Vec<f32> {
+    b.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// A kernel of `blocks` blocks of 4 threads with an output of one float per thread.
+fn block(blocks: i64, body: impl FnOnce(&mut KernelBuilder, Buf, Reg)) -> Result<Vec<f32>, LoopError> {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(blocks));
+    kb.set_block(4);
+    let y = kb.param("y", DType::F32, Access::Write);
+    let t = kb.thread();
+    body(&mut kb, y, t);
+    let mut memory = [Buffer::undefined(4 * 4 * blocks as usize)];
+    launch(&kb.finish(), &[], &mut memory, &[0])?;
+    Ok(values(&memory[0]))
+}
+
+/// Stores the thread's number in shared memory, and its neighbour's number in the output.
+fn rotate(kb: &mut KernelBuilder, y: Buf, t: Reg, barrier: bool) {
+    let s = kb.shared(DType::F32, Dim::from(4));
+    let x = kb.cast(DType::F32, t);
+    kb.store(s, t, x);
+    if barrier {
+        kb.barrier();
+    }
+    let (one, four, lo) = (kb.index(1), kb.index(4), kb.lo());
+    let next = kb.add(t, one);
+    let next = kb.bin(BinOp::Rem, next, four);
+    let x = kb.load(s, next, 1);
+    let at = kb.mul(lo, four);
+    let at = kb.add(at, t);
+    kb.store(y, at, x);
+}
+
+#[test]
+fn threads_of_a_block_share_memory() {
+    let out = block(2, |kb, y, t| rotate(kb, y, t, true)).expect("no fault");
+    assert_eq!(out, [1.0, 2.0, 3.0, 0.0, 1.0, 2.0, 3.0, 0.0]);
+}
+
+#[test]
+fn a_missing_barrier_is_a_race() {
+    let e = block(1, |kb, y, t| rotate(kb, y, t, false)).expect_err("a race");
+    assert!(matches!(e, LoopError::Race { buf: Buf::Local(0), first, second, .. } if first.thread != second.thread), "{e}");
+}
+
+#[test]
+fn blocks_that_write_one_element_are_a_race() {
+    let e = block(2, |kb, y, t| {
+        let x = kb.cast(DType::F32, t);
+        kb.store(y, t, x);
+    });
+    assert!(matches!(e, Err(LoopError::Race { buf: Buf::Param(0), .. })), "{e:?}");
+}
+
+#[test]
+fn a_barrier_that_some_threads_miss_is_reported() {
+    let e = block(1, |kb, _, t| {
+        let two = kb.index(2);
+        let c = kb.bin(BinOp::Lt, t, two);
+        kb.if_(c, |kb| kb.barrier(), |_| {});
+    });
+    assert_eq!(e, Err(LoopError::DivergentBarrier { unit: 0, arrived: 2, threads: 4 }));
+    // A loop that threads leave at different turns.
+    let e = block(1, |kb, _, t| {
+        let zero = kb.index(0);
+        kb.for_(zero, t, 1, Unroll::No, |kb, _| kb.barrier());
+    });
+    assert!(matches!(e, Err(LoopError::DivergentBarrier { arrived: 3, .. })), "{e:?}");
+}
+
+#[test]
+fn accesses_outside_and_of_undefined_memory_are_reported() {
+    let e = block(1, |kb, y, t| {
+        let one = kb.index(1);
+        let at = kb.add(t, one);
+        let x = kb.num(Ty::F32, 0.0);
+        kb.store(y, at, x);
+    });
+    assert!(matches!(e, Err(LoopError::OutOfBounds { index: 4, len: 4, at, .. }) if at.thread == 3), "{e:?}");
+    let e = block(1, |kb, y, t| {
+        let l = kb.local(DType::F32, Dim::from(1));
+        let zero = kb.index(0);
+        let x = kb.load(l, zero, 1);
+        kb.store(y, t, x);
+    });
+    assert!(matches!(e, Err(LoopError::Undefined { buf: Buf::Local(0), index: 0, .. })), "{e:?}");
+    let e = block(1, |kb, _, t| {
+        let zero = kb.index(0);
+        kb.bin(BinOp::Div, t, zero);
+    });
+    assert!(matches!(e, Err(LoopError::DivisionByZero(_))), "{e:?}");
+    let e = block(1, |kb, _, t| {
+        let two = kb.index(2);
+        let c = kb.bin(BinOp::Eq, t, two);
+        kb.fail_if(c, Status::IndexOutOfRange);
+    });
+    assert_eq!(e, Err(LoopError::Stopped(Status::IndexOutOfRange)));
+}
+
+#[test]
+fn malformed_kernels_and_arguments_are_refused() {
+    let mut kb = KernelBuilder::new("k", vec![Symbol::new("N")], Dim::sym("N"));
+    let x = kb.param("x", DType::F32, Access::Read);
+    let zero = kb.index(0);
+    let v = kb.load(x, zero, 1);
+    kb.store(x, zero, v);
+    kb.barrier();
+    let mut k = kb.finish();
+    k.body.push(Stmt::Let(Reg(0), Inst::Bin(BinOp::Add, v, zero)));
+    let Err(LoopError::Malformed(all)) = launch(&k, &[1], &mut [floats(&[0.0])], &[0]) else { panic!("it is malformed") };
+    // The store to an input, the barrier on the host, the operands of two types.
+    assert_eq!(all.len(), 3, "{all:?}");
+
+    let mut kb = KernelBuilder::new("k", vec![Symbol::new("N")], Dim::sym("N"));
+    kb.param("x", DType::F32, Access::Read);
+    kb.param("y", DType::F32, Access::Write);
+    let k = kb.finish();
+    for (syms, args) in [(&[][..], &[0, 1][..]), (&[1], &[0]), (&[1], &[0, 9]), (&[1], &[1, 1]), (&[-1], &[0, 1])] {
+        let e = launch(&k, syms, &mut [floats(&[0.0]), floats(&[0.0])], args);
+        assert!(matches!(e, Err(LoopError::Arguments(_))), "{e:?}");
+    }
+}
+
+#[test]
+fn host_code_does_its_share_with_vectors_and_counts() {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let (x, y) = (kb.param("x", DType::F32, Access::Read), kb.param("y", DType::F32, Access::Write));
+    let (zero, three) = (kb.index(0), kb.index(3));
+    let v = kb.load_count(x, zero, 4, three);
+    let d = kb.add(v, v);
+    kb.store_count(y, zero, d, three);
+    let sum = kb.reduce(ReduceOp::Add, v);
+    kb.store(y, three, sum);
+    let mut memory = [floats(&[1.0, 2.0, 3.0]), Buffer::undefined(16)];
+    launch(&kb.finish(), &[], &mut memory, &[0, 1]).expect("no fault");
+    assert_eq!(values(&memory[1]), [2.0, 4.0, 6.0, 6.0]);
+}
+
+#[test]
+fn target_instructions_have_their_stated_meaning() {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let y = kb.param("y", DType::I32, Access::Write);
+    let splat = |kb: &mut KernelBuilder, d: DType, v: i64, n: u16| {
+        let r = kb.lit(Literal::from_i64(d, v));
+        kb.splat(n, r)
+    };
+    let (acc, a, b) = (splat(&mut kb, DType::I32, 5, 2), splat(&mut kb, DType::U8, 255, 8), splat(&mut kb, DType::I8, -128, 8));
+    let sum = kb.target(TargetInst::VpDpBusd, &[acc, a, b]);
+    let zero = kb.index(0);
+    kb.store(y, zero, sum);
+    let mut memory = [Buffer::undefined(8)];
+    launch(&kb.finish(), &[], &mut memory, &[0]).expect("no fault");
+    let want = 5 - 4 * 255 * 128i32;
+    assert_eq!(memory[0].data, [want, want].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+}
