@@ -75,3 +75,23 @@ fn the_passes_and_the_machine_are_listed() {
     assert!(ok(&["completions", "bash"]).contains("transc"));
     assert!(ok(&["opt", &digits(), "--until", "fuse"]).contains("fused"));
 }
+
+#[test]
+fn an_interrupted_command_says_so() {
+    use std::process::{Command, Stdio};
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        // Long enough to be interrupted: a benchmark that would run for minutes.
+        let mut child = Command::new(env!("CARGO_BIN_EXE_transc"))
+            .args(["bench", &digits(), "--duration", "600s"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        // The first phase is over once its line is there, and signals are caught before any phase.
+        let mut stderr = std::io::BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut stderr, &mut line).expect("a line");
+        let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().expect("kill");
+        assert!(kill.success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "{signal} after `{line}`");
+    }
+}

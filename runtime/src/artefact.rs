@@ -4,11 +4,13 @@
 //! `u64`, length in bytes `u64`; zeros up to a multiple of 64; then the sections in the order of the table, each followed by zeros up to a
 //! multiple of 64. The layout follows from the lengths, so every byte of a file is checked.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
 use crate::mem::ALIGN;
@@ -163,6 +165,20 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>
     Ok(())
 }
 
+/// Temporary files that exist now.
+static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary files of all [`write_atomic`] calls in progress, which then fail: for a program that is about to end.
+pub fn discard_temporaries() {
+    for path in live().iter() {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// A file that is removed when dropped; after a rename there is nothing left to remove.
 struct Temporary(PathBuf);
 
@@ -178,7 +194,11 @@ impl Temporary {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 // Left by a process with the same number that was killed.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                opened => return opened.map(|file| (Self(path), file)),
+                Err(e) => return Err(e),
+                Ok(file) => {
+                    live().insert(path.clone());
+                    return Ok((Self(path), file));
+                }
             }
         }
     }
@@ -187,6 +207,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+        live().remove(&self.0);
     }
 }
 

@@ -17,7 +17,7 @@ use clap_complete::Shell;
   transc opt model.onnx --until fuse             the tensor IR after a pass
 
 Exit codes: 0 ok, 1 other failure, 2 usage, 3 valid but unsupported, 4 invalid input, 5 verification failed,
-6 a limit was reached, 7 environment, 70 a bug in transc.")]
+6 a limit was reached, 7 environment, 70 a bug in transc, 130 and 143 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

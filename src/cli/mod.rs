@@ -7,6 +7,7 @@ mod compile;
 mod doctor;
 mod explain;
 mod inspect;
+mod interrupt;
 mod opt;
 mod report;
 mod run;
@@ -73,6 +74,7 @@ impl<E: Diagnose> From<E> for Failure {
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    interrupt::install();
     let quiet = cli.quiet;
     let result = match cli.command {
         Command::Compile(a) => compile::run(&a, quiet),
