@@ -1,12 +1,14 @@
 //! Compiling in process.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use transc_codegen::{EmitOptions, Program, Target};
 use transc_ir::Module;
-use transc_passes::PassCx;
-use transc_runtime::{Session, SessionOptions};
+use transc_passes::{MergeSpec, PassCx};
+use transc_runtime::abi::LedgerEntry;
+use transc_runtime::{Session, SessionOptions, Tensor};
 
 use crate::Error;
 
@@ -16,6 +18,8 @@ pub struct Compiler {
     target: Target,
     opt_level: u8,
     threads: usize,
+    merge: Option<MergeSpec>,
+    calibration: Arc<Vec<(String, Tensor)>>,
 }
 
 impl Default for Compiler {
@@ -27,7 +31,7 @@ impl Default for Compiler {
 impl Compiler {
     /// For this machine, full optimisation, one compiler thread per core.
     pub fn new() -> Self {
-        Self { target: Target::host(), opt_level: 3, threads: 0 }
+        Self { target: Target::host(), opt_level: 3, threads: 0, merge: None, calibration: Arc::default() }
     }
 
     /// Sets the target.
@@ -48,6 +52,20 @@ impl Compiler {
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Merges similar tokens of vision transformers, which changes results; see `docs/token-merging.md`.
+    #[must_use]
+    pub fn merge(mut self, spec: MergeSpec) -> Self {
+        self.merge = Some(spec);
+        self
+    }
+
+    /// Sets inputs on which the error of lossy steps is measured, for the ledger.
+    #[must_use]
+    pub fn calibration(mut self, inputs: Vec<(String, Tensor)>) -> Self {
+        self.calibration = Arc::new(inputs);
         self
     }
 
@@ -72,6 +90,7 @@ impl Compiler {
         };
         on_phase("optimise");
         let mut optimised = module.clone();
+        cx.merge.clone_from(&self.merge);
         transc_passes::optimise(&mut optimised, cx)?;
         lap("optimise");
         on_phase("lower");
@@ -81,7 +100,36 @@ impl Compiler {
         let options = EmitOptions { opt_level: self.opt_level, threads: self.threads };
         let code = transc_codegen::compile(&program, &self.target, &options)?;
         lap("codegen");
-        Ok(Compiled { module: optimised, program, code, phases })
+        let mut compiled = Compiled { module: optimised, program, code, phases };
+        if !cx.ledger.is_empty() {
+            on_phase("calibrate");
+            let error = self.error(module, &compiled)?;
+            let entry = |l: &transc_passes::LedgerEntry| LedgerEntry {
+                site: l.site.clone(),
+                codec: l.codec.into(),
+                parameters: l.parameters.clone(),
+                error,
+            };
+            compiled.code.set_ledger(cx.ledger.iter().map(entry).collect());
+        }
+        Ok(compiled)
+    }
+
+    /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs.
+    fn error(&self, module: &Module, lossy: &Compiled) -> Result<Option<f64>, Error> {
+        if self.calibration.is_empty() {
+            return Ok(None);
+        }
+        let exact = Self { merge: None, calibration: Arc::default(), ..self.clone() }.compile(module)?;
+        let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+        let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);
+        let (mut square, mut difference) = (0.0, 0.0);
+        for ((_, w), (_, g)) in want.iter().zip(&got) {
+            let (Ok(w), Ok(g)) = (w.as_slice::<f32>(), g.as_slice::<f32>()) else { continue };
+            square += w.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            difference += w.iter().zip(g).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+        }
+        Ok((square > 0.0).then(|| (difference / square).sqrt()))
     }
 }
 

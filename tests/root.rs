@@ -9,4 +9,5 @@ mod encoders;
 mod hostile;
 mod kit;
 mod tidy;
+mod tokens;
 mod zoo;

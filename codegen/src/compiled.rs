@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use transc_runtime::abi::Plan;
+use transc_runtime::abi::{LedgerEntry, Plan};
 use transc_runtime::artefact::{Section, write, write_atomic};
 use transc_runtime::mem::AlignedBytes;
 use transc_runtime::{Model, Weights};
@@ -57,6 +57,11 @@ impl Compiled {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Replaces the ledger of lossy steps, which travels with the code.
+    pub fn set_ledger(&mut self, ledger: Vec<LedgerEntry>) {
+        self.plan.ledger = ledger;
     }
 
     fn names(&self) -> Vec<String> {

@@ -80,13 +80,14 @@ fn tokens_by_a_plan() {
     let plan = "%0 \"x\": f32[2,7,3], %1 \"m\": f32[2,7,5], %2 \"one\": f32[2,7]) {\n\
         %4: f32[2,7] = map(%2) {body = {1: i0 = mul a0 a0; i1 = const f32 1.0; i2 = add i0 i1; i2}}\n\
         %3: i64[2,7] = token_plan(%1, %4) {planner = tome, remove = 3, protect = 1}\n%5: f32[2,4] = token_size(%3, %4) {tokens = 4}\n\
-        %6: f32[2,4,3] = token_apply(%0, %3, %4) {tokens = 4}\n%7: f32[2,7,3] = token_unmerge(%6, %3) {axis = 1}\n\
-        %8: f32[2,3,4] = transpose(%6) {perm = [0,2,1]}";
+        %6: f32[2,4,3] = token_apply(%0, %3, %4) {tokens = 4}\n%7: f32[2,7,3] = token_unmerge(%6, %3) {batch = 0, axis = 1}\n\
+        %8: f32[2,3,4] = transpose(%6) {perm = [0,2,1]}\n%10: f32[4,2,3] = transpose(%6) {perm = [1,0,2]}";
     let shapes: [&[usize]; 3] = [&[2, 7, 3], &[2, 7, 5], &[2, 7]];
     let params = format!("{plan}\n//");
     for node in [
         "f32[2,7,3] = map(%7) {body = {1: a0}}",
-        "f32[2,3,7] = token_unmerge(%8, %3) {axis = 2}",
+        "f32[2,3,7] = token_unmerge(%8, %3) {batch = 0, axis = 2}",
+        "f32[7,2,3] = token_unmerge(%10, %3) {batch = 1, axis = 0}",
         "f32[2,4] = map(%5) {body = {1: a0}}",
     ] {
         check(&params, node, &shapes);

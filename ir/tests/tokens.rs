@@ -82,7 +82,7 @@ fn what_holds_for_every_plan() {
             "%3: i64[{b},{n}] = token_plan(%0, %1) {{planner = tome, remove = {remove}, protect = {protect}}}\n\
              %4: f32[{b},{m},{c}] = token_apply(%2, %3, %1) {{tokens = {m}}}\n\
              %5: f32[{b},{m}] = token_size(%3, %1) {{tokens = {m}}}\n\
-             %6: f32[{b},{n},{c}] = token_unmerge(%4, %3) {{axis = 1}}\n\
+             %6: f32[{b},{n},{c}] = token_unmerge(%4, %3) {{batch = 0, axis = 1}}\n\
              %7: f32[{b},{m},{c}] = token_apply(%6, %3, %1) {{tokens = {m}}}"
         );
         let out = eval(&params, &nodes, &[3, 4, 5, 6, 7]);

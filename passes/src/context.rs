@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use transc_ir::Loc;
 
+use crate::lossy::LedgerEntry;
+use crate::lossy::merge_tokens::MergeSpec;
+
 /// Something worth telling the user: what a pass declined to do, where and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
@@ -42,6 +45,10 @@ pub struct PassCx {
     pub verify_each: bool,
     /// Mnemonics of the named ops that pass `decompose` expands: those for which the back end has no kernel of its own.
     pub decompose: Vec<&'static str>,
+    /// How tokens are merged; `None` for not at all.
+    pub merge: Option<MergeSpec>,
+    /// The lossy steps that were taken, in order.
+    pub ledger: Vec<LedgerEntry>,
     pub(crate) current: Current,
 }
 
@@ -60,6 +67,8 @@ impl Default for PassCx {
             stats: Vec::new(),
             verify_each: false,
             decompose: vec!["rope", "quantize", "dequantize", "token_plan", "token_apply", "token_size", "token_unmerge"],
+            merge: None,
+            ledger: Vec::new(),
             current: Current::default(),
         }
     }

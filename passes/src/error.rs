@@ -4,6 +4,8 @@ use transc_ir::diag::{Diagnose, Diagnostic, Fault, Place};
 use transc_ir::op::TypeError;
 use transc_ir::verify::VerifyProblem;
 
+use crate::lossy::merge_tokens::MergeError;
+
 /// An error of the pass runner or of a pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassError {
@@ -28,6 +30,9 @@ pub enum PassError {
         /// What is wrong with the node.
         source: TypeError,
     },
+    /// A merge of tokens that cannot be done.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     /// A module that does not verify.
     #[error("the module does not verify {when}: {}", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
     Verify {
@@ -45,6 +50,7 @@ impl Diagnose for PassError {
         match self {
             PassError::Unknown(_) => one("T0501", Fault::Invalid, "`transc passes` lists them"),
             PassError::Stage { .. } => one("T0502", Fault::Invalid, "`transc passes` lists what each pass takes"),
+            PassError::Merge(e) => e.diagnostics(),
             PassError::Type { .. } => one("T0503", Fault::Bug, ""),
             PassError::Verify { when, problems } => problems
                 .iter()

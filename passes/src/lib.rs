@@ -14,13 +14,17 @@ mod context;
 pub mod dot;
 mod error;
 mod exact;
+mod lossy;
 pub mod pipeline;
 mod registry;
 mod stage;
 
+pub use analysis::macs::macs_of;
 pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;
 pub use exact::fuse::check_region;
+pub use lossy::LedgerEntry;
+pub use lossy::merge_tokens::{MergeError, MergeSpec};
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};
 pub use stage::Stage;

@@ -16,6 +16,10 @@ const DEFAULT: &[&str] = &[
     "simplify-shapes",
     "fold-constants",
     "algebra",
+    "cse",
+    "dce",
+    // Lossy steps, where asked for.
+    "merge-tokens",
     // Pointwise named ops open up before views move past them.
     "decompose",
     "cse",

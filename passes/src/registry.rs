@@ -5,6 +5,7 @@ use transc_ir::Module;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact;
+use crate::lossy;
 use crate::stage::Stage;
 
 /// How far a pass may change results.
@@ -14,6 +15,8 @@ pub enum Class {
     Exact,
     /// Equal over the reals; rounding may differ.
     Reassoc,
+    /// Results change; only where the user asks for it by name.
+    Lossy,
 }
 
 impl Class {
@@ -22,6 +25,7 @@ impl Class {
         match self {
             Class::Exact => "exact",
             Class::Reassoc => "reassoc",
+            Class::Lossy => "lossy",
         }
     }
 }
@@ -79,6 +83,7 @@ pub const PASSES: &[PassInfo] = &[
         summary: "nodes are grouped into regions, one per kernel",
         run: exact::fuse::run,
     },
+    tensor("merge-tokens", Class::Lossy, lossy::merge_tokens::run, "tokens that resemble each other become one, where asked for"),
     tensor(
         "move-views",
         Class::Exact,

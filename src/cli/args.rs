@@ -83,6 +83,16 @@ pub struct TargetArgs {
     /// Effort of the optimiser: 0 compiles fastest.
     #[arg(short = 'O', value_name = "0..3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
     pub opt_level: u8,
+    #[command(flatten)]
+    pub lossy: LossyArgs,
+}
+
+/// Steps that change results.
+#[derive(Args, Debug, Clone, Default)]
+pub struct LossyArgs {
+    /// Merge similar tokens of a vision transformer: `tome:r=8` removes 8 per block (`,inflect=-1`: most of them early).
+    #[arg(long, value_name = "CODEC:r=N")]
+    pub merge: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +107,9 @@ pub struct CompileArgs {
     /// What to write. Several: a comma list; each goes to the output's name with its own extension.
     #[arg(long, value_delimiter = ',')]
     pub emit: Vec<Emit>,
+    /// Measure the error of lossy steps on these inputs and write it into the ledger.
+    #[arg(long, value_name = "FILE.npz")]
+    pub calib: Option<PathBuf>,
     /// Print why an expected rewrite did not happen, of all passes or of one.
     #[arg(long, value_name = "PASS", num_args = 0..=1, default_missing_value = "")]
     pub remarks: Option<String>,
@@ -211,6 +224,8 @@ pub struct InspectArgs {
 pub struct OptArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub lossy: LossyArgs,
     /// Run exactly these passes, in this order.
     #[arg(long, value_delimiter = ',', conflicts_with = "until")]
     pub passes: Option<Vec<String>>,

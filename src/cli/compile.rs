@@ -10,7 +10,7 @@ use transc::runtime::artefact::write_atomic;
 use super::Failure;
 use super::args::{CompileArgs, Emit, TargetArgs};
 use super::report::{self, Progress};
-use super::source;
+use super::{source, tensors};
 
 /// Runs the command.
 pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
@@ -22,7 +22,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
     progress.phase("import");
     let module = source::load_module(&a.model)?;
     let macs = source::macs(&module);
-    let compiler = compiler(&a.target)?.threads(a.threads);
+    let compiler = compiler(&a.target)?.threads(a.threads).calibration(calibration(a, &module)?);
     let mut cx = source::pass_context();
     let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
     if let Some(pass) = &a.remarks {
@@ -46,7 +46,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             "artefact_bytes": bytes,
             "kernels": compiled.program.kernels.len(),
             "launches": compiled.program.launches.len(),
-            "ledger": [],
+            "ledger": source::ledger(compiled.code().plan()),
         });
         source::print_json(&summary);
     } else if !quiet {
@@ -55,14 +55,27 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
         }
         eprintln!("{} kernels, {} launches", compiled.program.kernels.len(), compiled.program.launches.len());
+        eprint!("{}", source::ledger_text(compiled.code().plan()));
     }
     Ok(())
+}
+
+/// The inputs of `--calib` that the model has.
+fn calibration(a: &CompileArgs, module: &transc::ir::Module) -> Result<Vec<(String, transc::Tensor)>, Failure> {
+    let Some(file) = &a.calib else { return Ok(Vec::new()) };
+    let known: Vec<&str> = module.main.params().iter().map(|(n, _)| n.as_str()).collect();
+    let all = tensors::read_npz(file)?;
+    all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), tensors::to_runtime(t)?))).collect()
 }
 
 /// The compiler for target options.
 pub fn compiler(t: &TargetArgs) -> Result<Compiler, Failure> {
     let target = t.target.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?;
-    Ok(Compiler::new().target(target).opt_level(t.opt_level))
+    let compiler = Compiler::new().target(target).opt_level(t.opt_level);
+    Ok(match source::merge_spec(&t.lossy)? {
+        Some(spec) => compiler.merge(spec),
+        None => compiler,
+    })
 }
 
 /// What to write where: from `--emit`, else from the output's extension, else a `.so` beside the working directory.

@@ -157,6 +157,22 @@ const CODES: &[(&str, &str, &str)] = &[
     ),
     ("T0503", "A bug in transc: a pass made an ill-typed node.", "Please report it with the model."),
     ("T0504", "A bug in transc: a module does not verify between passes.", "Please report it with the model."),
+    ("T0510", "No codec of this name merges tokens.", "The message lists the codecs; for example `--merge tome:r=8`."),
+    (
+        "T0511",
+        "The parameters of `--merge` are wrong.",
+        "`tome:r=N` removes N tokens per block; `,inflect=-1` removes most of them early.",
+    ),
+    (
+        "T0512",
+        "As many tokens are to be merged as the model has.",
+        "Choose a smaller `r`. At most half of the unprotected tokens of a block are merged at once.",
+    ),
+    (
+        "T0513",
+        "The model has no place where tokens may be merged.",
+        "The message says for each attention why not. Causal attention, position biases and windows need every token in its place.",
+    ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
     ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, or a processor name that LLVM knows."),
     ("T0603", "A bug in transc: LLVM refused a kernel.", "Please report it with the model."),

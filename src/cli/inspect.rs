@@ -87,15 +87,10 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
         (p.inputs.iter().map(spec).collect(), p.outputs.iter().map(spec).collect());
     let dims: Vec<(&str, i64)> = a.model.dims.iter().map(|d| (d.name.as_str(), d.max)).collect();
     let plan_bytes = if a.memory { Some(session.bind(&dims).map_err(transc::Error::from)?.plan_bytes) } else { None };
-    let ledger: Vec<_> = p
-        .ledger
-        .iter()
-        .map(|l| json!({"site": l.site, "codec": l.codec, "parameters": l.parameters, "error": l.error}))
-        .collect();
     if a.json {
         source::print_json(&json!({
             "schema_version": 1, "inputs": inputs, "outputs": outputs, "launches": p.launches.len(), "facts": p.facts,
-            "features": p.features, "plan_bytes": plan_bytes, "ledger": ledger, "unsupported": [],
+            "features": p.features, "plan_bytes": plan_bytes, "ledger": source::ledger(p), "unsupported": [],
         }));
         return Ok(());
     }
@@ -111,10 +106,7 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
         let _ = writeln!(text, "memory between launches: {bytes} bytes");
     }
     if a.ledger {
-        let _ = writeln!(text, "lossy steps: {}", p.ledger.len());
-        for l in &p.ledger {
-            let _ = writeln!(text, "  {} {} {} error {:?}", clean(&l.site), clean(&l.codec), clean(&l.parameters), l.error);
-        }
+        text.push_str(&source::ledger_text(p));
     }
     source::print_text(&text);
     Ok(())

@@ -3,6 +3,7 @@
 use serde_json::json;
 use transc::ir::diag::Fault;
 use transc::ir::interp::{self, Tensor as Plain};
+use transc::passes;
 use transc::runtime::artefact::write_atomic;
 
 use super::Failure;
@@ -53,7 +54,13 @@ pub fn run_session(session: &transc::Session, inputs: &[(String, Plain)]) -> Res
 }
 
 fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, Failure> {
-    let module = source::load_module(&a.model)?;
+    let mut module = source::load_module(&a.model)?;
+    let mut cx = source::pass_context();
+    cx.merge = source::merge_spec(&a.target.lossy)?;
+    if cx.merge.is_some() {
+        // Merged as compiled code would be, so that both can be compared.
+        passes::run(&mut module, &passes::pipeline::until("merge-tokens"), &mut cx).map_err(transc::Error::from)?;
+    }
     let mut operands = Vec::new();
     for (name, _) in module.main.params() {
         let t = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());

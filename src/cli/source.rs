@@ -8,11 +8,13 @@ use transc::ir::diag::Fault;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Module};
-use transc::passes::PassCx;
+use transc::passes::{MergeSpec, PassCx};
+use transc::runtime::Plan;
+use transc::runtime::abi::LedgerEntry;
 use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
 
 use super::Failure;
-use super::args::{DimArg, ModelArgs, TargetArgs};
+use super::args::{DimArg, LossyArgs, ModelArgs, TargetArgs};
 use super::compile::compiler;
 use super::report::{Progress, clean};
 
@@ -34,6 +36,10 @@ pub fn is_artefact(path: &Path) -> bool {
 /// A session for a model or an artefact.
 pub fn open_session(m: &ModelArgs, t: &TargetArgs, threads: usize, progress: &mut Progress) -> Result<Session, Failure> {
     if is_artefact(&m.model) {
+        if t.lossy.merge.is_some() {
+            let help = "give `--merge` to `transc compile`, or a model here";
+            return Err(Failure::one("T0511", Fault::Invalid, "an artefact is compiled already and cannot be changed", help));
+        }
         progress.phase("load");
         let model = Model::open(&m.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&m.model))?;
         let session =
@@ -75,29 +81,31 @@ pub fn print_text(text: &str) {
 
 /// Multiply-accumulates of one run, symbolic; `None` if there are none.
 pub fn macs(m: &Module) -> Option<Dim> {
-    let mut sum = Dim::from(0);
-    visit(&m.main, &mut |f, n| {
-        let ty = |i: usize| f.ty(n.operands[i]);
-        match &n.op {
-            Op::Contract(c) => {
-                let contracted = c.lhs.iter().enumerate().filter(|(_, l)| !c.out.contains(l));
-                let k = contracted.fold(Dim::from(1), |a, (i, _)| &a * &ty(0).dims[i]);
-                sum = &sum + &(&k * &f.ty(n.results[0]).count());
-            }
-            Op::Conv(_) => {
-                let w = ty(1);
-                let k = w.dims[1..].iter().fold(Dim::from(1), |a, d| &a * d);
-                sum = &sum + &(&k * &f.ty(n.results[0]).count());
-            }
-            Op::Attention(_) => {
-                let (q, k, v) = (ty(0), ty(1), ty(2));
-                let logits = &(&(&q.dims[0] * &q.dims[1]) * &q.dims[2]) * &k.dims[2];
-                sum = &sum + &(&logits * &(&q.dims[3] + &v.dims[3]));
-            }
-            _ => {}
-        }
-    });
-    (!sum.is(0)).then_some(sum)
+    Some(transc::passes::macs_of(&m.main)).filter(|d| !d.is(0))
+}
+
+/// What `--merge` asks for.
+pub fn merge_spec(a: &LossyArgs) -> Result<Option<MergeSpec>, Failure> {
+    let spec = a.merge.as_deref().map(str::parse).transpose();
+    Ok(spec.map_err(|e: transc::passes::MergeError| transc::Error::from(transc::passes::PassError::from(e)))?)
+}
+
+/// The lossy steps of a plan.
+pub fn ledger(p: &Plan) -> Vec<Json> {
+    let entry = |l: &LedgerEntry| json!({"site": l.site, "codec": l.codec, "parameters": l.parameters, "error": l.error});
+    p.ledger.iter().map(entry).collect()
+}
+
+/// The lossy steps of a plan for people; nothing if there are none.
+pub fn ledger_text(p: &Plan) -> String {
+    let mut text = String::new();
+    for l in &p.ledger {
+        text.push_str(&format!("lossy: {} {} at \"{}\"\n", clean(&l.codec), clean(&l.parameters), clean(&l.site)));
+    }
+    if let Some(error) = p.ledger.iter().find_map(|l| l.error) {
+        text.push_str(&format!("relative error of the outputs on the calibration inputs: {error:.2e}\n"));
+    }
+    text
 }
 
 /// How often each named op stands in the module: what arrived fused, and what was found.

@@ -1,5 +1,6 @@
 //! Analyses: facts about functions, computed on demand and never stored in nodes.
 
 pub mod cost;
+pub mod macs;
 pub mod strided;
 pub mod uses;

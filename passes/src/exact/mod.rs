@@ -8,4 +8,4 @@ pub mod fold_constants;
 pub mod fuse;
 pub mod move_views;
 pub mod simplify_shapes;
-mod sweep;
+pub(crate) mod sweep;
