@@ -26,5 +26,5 @@ pub use compiled::{Compiled, EmitOptions, compile};
 pub use error::CodegenError;
 #[cfg(feature = "llvm-out")]
 pub use llvm::version as llvm_version;
-pub use program::{Arg, Launch, PackedConst, Packing, Program};
+pub use program::{Arg, Launch, Matrix, PackedConst, Packing, Program};
 pub use target::Target;

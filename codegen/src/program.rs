@@ -79,6 +79,27 @@ pub enum Packing {
         /// Width of a panel.
         width: usize,
     },
+    /// Column panels of a matrix of bytes `[k, n]` whose rows stand in groups of four, the operand of a dot product:
+    /// `[ceil(n/width)][ceil(k/4)][width][4]`, zero padded.
+    Quads {
+        /// The matrix.
+        matrix: Matrix,
+        /// Width of a panel.
+        width: usize,
+    },
+}
+
+/// A matrix inside a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// Rows.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Distance between rows, in elements.
+    pub k_stride: usize,
+    /// Distance between columns, in elements.
+    pub n_stride: usize,
 }
 
 /// A constant and its layout.
@@ -98,15 +119,19 @@ impl PackedConst {
             Packing::Panels { batch, k, n, width, .. } => {
                 batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes()
             }
+            Packing::Quads { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(4) * width * 4,
         }
     }
 
     /// Fills `out`, which has [`PackedConst::len_bytes`] zero bytes.
     pub fn write(&self, out: &mut [u8]) {
         let src = self.source.bytes();
-        let Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } = self.packing else {
-            out.copy_from_slice(src);
-            return;
+        let (batch, k, n, k_stride, n_stride, batch_stride, width) = match self.packing {
+            Packing::Raw => return out.copy_from_slice(src),
+            Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
+            Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } => {
+                (batch, k, n, k_stride, n_stride, batch_stride, width)
+            }
         };
         let size = self.source.ty().dtype.size_bytes();
         let row_bytes = width * size;
@@ -127,6 +152,17 @@ impl PackedConst {
                     }
                 }
             }
+        }
+    }
+}
+
+/// See [`Packing::Quads`].
+fn quads(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
+    let groups = m.k.div_ceil(4);
+    for c in 0..m.n {
+        let panel = c / width * groups * width * 4 + c % width * 4;
+        for k in 0..m.k {
+            out[panel + k / 4 * width * 4 + k % 4] = src[k * m.k_stride + c * m.n_stride];
         }
     }
 }

@@ -23,6 +23,9 @@ fn input(dtype: DType, dims: &[usize], seed: &mut u64) -> Tensor {
             Literal::from_f64(dtype, (r >> 40) as f64 / f64::from(1 << 23) - 1.0)
         } else if dtype == DType::Bool {
             Literal::bool(r & 1 == 1)
+        } else if matches!(dtype, DType::U8 | DType::I8) {
+            // Codes of all sizes, the extremes among them often.
+            Literal { dtype, bits: [r >> 8 & 255, 0, 127, 128, 255][(r % 5) as usize] }
         } else {
             // Small and non-negative: valid as indices into every axis of the cases.
             Literal::from_i64(dtype, (r % 3) as i64)
@@ -300,6 +303,18 @@ mod kernels {
                 "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": f32{dims} = random(3)\n const @c1 \"b\": f32[50] = random(4)\n func @\"main\"(%0 \"x\": f32[2,N,20], %9 \"r\": f32[2,N,50]) {{\n%1: f32[2,N,50] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": f32[2,N,20], %1 \"r\": f32[2,N,50]) {{\n%2: f32{dims} = constant() {{id = @c0}}\n%3: f32[50] = constant() {{id = @c1}}\n%4: f32[2,N,50] = contract(%0, %2) {{lhs = [0,3,1], rhs = {rhs}, out = [0,3,2], out_dtype = f32}}\n%5: f32[2,N,50] = map(%4, %3, %1) {{body = {{3: i0 = add a0 a1; i1 = erf i0; i2 = add i1 a2; i2}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
             );
             check(&text, &[&[2, 13, 20], &[2, 13, 50]]);
+        }
+    }
+
+    #[test]
+    fn integer_weights_with_an_epilogue() {
+        for (m, n, k) in [(1, 1, 1), (3, 10, 5), (8, 48, 64), (9, 50, 33), (130, 17, 20)] {
+            for (rhs, dims) in [("[1,2]", format!("[{k},{n}]")), ("[2,1]", format!("[{n},{k}]"))] {
+                let text = format!(
+                    "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8{dims} = random(3)\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": u8[2,N,{k}]) {{\n%1: u8[2,N,{n}] = fused(%0) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}]) {{\n%1: i8{dims} = constant() {{id = @c0}}\n%2: f32[{n}] = constant() {{id = @c1}}\n%3: i32[2,N,{n}] = contract(%0, %1) {{lhs = [0,3,1], rhs = {rhs}, out = [0,3,2], out_dtype = i32}}\n%4: u8[2,N,{n}] = map(%3, %2) {{body = {{2: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; i3 = add i2 a1; i4 = round i3; i5 = cast u8 i4; i5}}}}\nreturn %4 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
+                );
+                check(&text, &[&[2, m, k]]);
+            }
         }
     }
 

@@ -85,6 +85,12 @@ pub const PASSES: &[PassInfo] = &[
     },
     tensor("merge-tokens", Class::Lossy, lossy::merge_tokens::run, "tokens that resemble each other become one, where asked for"),
     tensor(
+        "int-matmul",
+        Class::Reassoc,
+        exact::int_matmul::run,
+        "products of quantised operands become integer products, scaled afterwards",
+    ),
+    tensor(
         "move-views",
         Class::Exact,
         exact::move_views::run,

@@ -18,6 +18,7 @@ use crate::scratch::local_offsets;
 pub(super) fn kernel(k: &Kernel, target: &Target) -> String {
     let mut e = Emitter {
         k,
+        vnni: target.features().contains(&"avx512vnni"),
         entry: String::new(),
         body: String::new(),
         label: "start".into(),
@@ -61,6 +62,8 @@ fn memory_type(ty: Ty) -> String {
 
 pub(super) struct Emitter<'a> {
     pub(super) k: &'a Kernel,
+    /// True if the target has dot products of bytes.
+    pub(super) vnni: bool,
     entry: String,
     body: String,
     /// The current basic block.
@@ -92,6 +95,7 @@ impl Emitter<'_> {
         // The outer function: pointers from the array, scratch blocks one after another.
         let mut outer = Emitter {
             k,
+            vnni: self.vnni,
             entry: String::new(),
             body: String::new(),
             label: String::new(),

@@ -360,6 +360,7 @@ pub(super) fn cast(e: &mut Emitter<'_>, from: Ty, to: DType, a: &str) -> String 
             let x = cast(e, from, DType::F32, a);
             cast(e, f32_ty, to, &x)
         }
+        (_, DType::I8 | DType::U8 | DType::I16 | DType::U16) if from.dtype.is_float() => short_int(e, from, to, a),
         (d, to_d) if d.is_float() => {
             let name = if to_d.is_signed_int() { "fptosi" } else { "fptoui" };
             let out_ty = from.with_dtype(to_d);
@@ -381,6 +382,26 @@ pub(super) fn cast(e: &mut Emitter<'_>, from: Ty, to: DType, a: &str) -> String 
     }
 }
 
+/// A saturating conversion to short integers, NaN to 0: clamped in the float type, which holds the bounds, and cut to width. LLVM's own
+/// saturating conversion works lane by lane here.
+fn short_int(e: &mut Emitter<'_>, from: Ty, to: DType, a: &str) -> String {
+    let (t, wide, narrow) = (reg_type(from), vector_of("i32", from.lanes), reg_type(from.with_dtype(to)));
+    let bools = vector_of("i1", from.lanes);
+    let (lo, hi) =
+        if to.is_signed_int() { (-(1i64 << (to.bits() - 1)), (1 << (to.bits() - 1)) - 1) } else { (0, (1 << to.bits()) - 1) };
+    let (lo, hi, zero) = (float(e, from, lo as f64), float(e, from, hi as f64), float(e, from, 0.0));
+    let above = e.def(&format!("fcmp ogt {t} {a}, {lo}"));
+    let v = e.def(&format!("select {bools} {above}, {t} {a}, {t} {lo}"));
+    let below = e.def(&format!("fcmp olt {t} {v}, {hi}"));
+    let mut v = e.def(&format!("select {bools} {below}, {t} {v}, {t} {hi}"));
+    if to.is_signed_int() {
+        let nan = e.def(&format!("fcmp uno {t} {a}, {a}"));
+        v = e.def(&format!("select {bools} {nan}, {t} {zero}, {t} {v}"));
+    }
+    let v = e.def(&format!("fptosi {t} {v} to {wide}"));
+    e.def(&format!("trunc {wide} {v} to {narrow}"))
+}
+
 /// To nearest even on the bits; NaN stays a (quiet) NaN.
 fn round_to_bf16(e: &mut Emitter<'_>, from: Ty, a: &str) -> String {
     let (t, wide, narrow) = (reg_type(from), vector_of("i32", from.lanes), vector_of("i16", from.lanes));
@@ -399,9 +420,12 @@ fn round_to_bf16(e: &mut Emitter<'_>, from: Ty, a: &str) -> String {
     e.def(&format!("trunc {wide} {v} to {narrow}"))
 }
 
-/// A target instruction by its stated meaning; LLVM's matcher finds the machine's own instruction where there is one.
+/// A target instruction: the machine's own where there is one, else its stated meaning in simpler operations.
 pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[String]) -> String {
     let n = types[0].lanes;
+    if t == TargetInst::VpDpBusd && matches!(n, 8 | 16) {
+        return dot_bytes(e, n, types, args);
+    }
     let (product_dtype, per_lane) = match t {
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VDpBf16Ps => (DType::F32, 2),
@@ -417,6 +441,32 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         let (a, b) = (lanes_of(e, &x, j), lanes_of(e, &y, j));
         let product = bin(e, BinOp::Mul, types[0], &a, &b);
         sum = bin(e, BinOp::Add, types[0], &sum, &product);
+    }
+    sum
+}
+
+/// `vpdpbusd`, or without it products of 16-bit halves: the even bytes, then the odd ones, by `pmaddwd`, which is exact where the
+/// byte-wise `pmaddubsw` saturates.
+fn dot_bytes(e: &mut Emitter<'_>, n: u16, types: &[Ty], args: &[String]) -> String {
+    let (acc, bytes, words) = (reg_type(types[0]), reg_type(types[1]), vector_of("i16", 2 * n));
+    let bits = n * 32;
+    if e.vnni {
+        let args = [(acc.clone(), args[0].clone()), (bytes.clone(), args[1].clone()), (bytes, args[2].clone())];
+        return e.call(&acc, &format!("llvm.x86.avx512.vpdpbusd.{bits}"), &args);
+    }
+    let [x, w] = [1, 2].map(|i| e.def(&format!("bitcast {bytes} {} to {words}", args[i])));
+    let eight = e.splat("i16", "8", 2 * n);
+    let low = e.splat("i16", "255", 2 * n);
+    let x_even = e.def(&format!("and {words} {x}, {low}"));
+    let x_odd = e.def(&format!("lshr {words} {x}, {eight}"));
+    let w_even = e.def(&format!("shl {words} {w}, {eight}"));
+    let w_even = e.def(&format!("ashr {words} {w_even}, {eight}"));
+    let w_odd = e.def(&format!("ashr {words} {w}, {eight}"));
+    let name = if n == 16 { "llvm.x86.avx512.pmaddw.d.512" } else { "llvm.x86.avx2.pmadd.wd" };
+    let mut sum = args[0].clone();
+    for (x, w) in [(x_even, w_even), (x_odd, w_odd)] {
+        let pairs = e.call(&acc, name, &[(words.clone(), x), (words.clone(), w)]);
+        sum = e.def(&format!("add {acc} {sum}, {pairs}"));
     }
     sum
 }

@@ -8,6 +8,7 @@ mod products;
 mod region;
 mod rows;
 mod strided;
+mod weights;
 
 use std::collections::HashMap;
 

@@ -23,14 +23,14 @@ use crate::template::tile;
 const MACS_PER_NS: i64 = 40;
 
 /// A contraction as batched matrix product: which label plays which part.
-struct Roles {
-    batch: Vec<u8>,
-    rows: Vec<u8>,
-    columns: Vec<u8>,
-    inner: Vec<u8>,
+pub(super) struct Roles {
+    pub(super) batch: Vec<u8>,
+    pub(super) rows: Vec<u8>,
+    pub(super) columns: Vec<u8>,
+    pub(super) inner: Vec<u8>,
 }
 
-fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
+pub(super) fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
     let pick = |labels: &[u8], f: &dyn Fn(&u8) -> bool| labels.iter().filter(|l| f(l)).copied().collect::<Vec<_>>();
     Roles {
         batch: pick(&c.out, &|l| lhs.contains(l) && rhs.contains(l)),
@@ -41,14 +41,14 @@ fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
 }
 
 /// An operand with its labels.
-struct Operand {
-    labels: Vec<u8>,
-    view: Strided,
-    dims: Vec<Dim>,
+pub(super) struct Operand {
+    pub(super) labels: Vec<u8>,
+    pub(super) view: Strided,
+    pub(super) dims: Vec<Dim>,
 }
 
 impl Operand {
-    fn axes(&self, labels: &[u8]) -> Vec<(Dim, Dim)> {
+    pub(super) fn axes(&self, labels: &[u8]) -> Vec<(Dim, Dim)> {
         let at = |l: &u8| self.labels.iter().position(|m| m == l);
         labels.iter().filter_map(at).map(|i| (self.dims[i].clone(), self.view.strides[i].clone())).collect()
     }
@@ -171,7 +171,7 @@ fn panels(
 }
 
 /// `start + sum of at[i] * stride[i]`.
-fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[(Dim, Dim)], at: &[Reg]) -> Reg {
+pub(super) fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[(Dim, Dim)], at: &[Reg]) -> Reg {
     let mut sum = kb.dim(start);
     for ((_, stride), i) in axes.iter().zip(at) {
         let stride = kb.dim(stride);
@@ -183,7 +183,7 @@ fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[(Dim, Dim)], at: &[Reg]) 
 
 /// Applies the epilogue to a vector of the anchor and stores it.
 #[expect(clippy::too_many_arguments, reason = "the parts of one vector")]
-fn finish(
+pub(super) fn finish(
     e: &mut Elements<'_>,
     kb: &mut KernelBuilder,
     (anchor, root): (Value, Value),

@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod matmul;
+pub mod matmul_int8;
 pub mod tile;

@@ -46,9 +46,11 @@ impl OpSpec for Dequantize {
     fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
         let float = b.ty(x[1]).dtype;
         let mut f = Body::builder(x.len() as u32);
-        let mut v = f.cast(DType::I64, Ref::Arg(0));
+        // Differences of short codes fit 32 bits.
+        let wide = if b.ty(x[0]).dtype.size_bytes() < 4 { DType::I32 } else { DType::I64 };
+        let mut v = f.cast(wide, Ref::Arg(0));
         if x.len() > 2 {
-            let zero = f.cast(DType::I64, Ref::Arg(2));
+            let zero = f.cast(wide, Ref::Arg(2));
             v = f.bin(BinOp::Sub, v, zero);
         }
         let v = f.cast(float, v);

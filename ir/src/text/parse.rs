@@ -116,7 +116,7 @@ fn constant(p: &mut Cursor<'_>, ty: TensorType, store: &ConstPool) -> Result<Con
     ConstData::new(ty, bytes).ok_or_else(|| p.error("the number of elements does not fit the type"))
 }
 
-/// SplitMix64 (Steele et al. 2014): floats in [-1, 1), integers in -8..8 (unsigned 0..16).
+/// SplitMix64 (Steele et al. 2014): floats in [-1, 1), bytes over their whole range, other integers in -8..8 (unsigned 0..16).
 fn random(state: &mut u64, dtype: DType) -> Literal {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -125,6 +125,8 @@ fn random(state: &mut u64, dtype: DType) -> Literal {
     z ^= z >> 31;
     if dtype.is_float() {
         Literal::from_f64(dtype, (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
+    } else if dtype.size_bytes() == 1 && dtype.is_int() {
+        Literal { dtype, bits: z >> 56 }
     } else {
         let v = (z >> 60) as i64;
         Literal::from_i64(dtype, if dtype.is_signed_int() { v - 8 } else { v })

@@ -6,6 +6,7 @@ pub mod dce;
 pub mod decompose;
 pub mod fold_constants;
 pub mod fuse;
+pub mod int_matmul;
 pub mod move_views;
 pub mod simplify_shapes;
 pub(crate) mod sweep;

@@ -50,8 +50,12 @@ impl OpCx<'_, '_> {
         let (mut left, mut right, mut result) = (Axes::default(), Axes::default(), Axes::default());
         let mut dims = Vec::new();
         for i in 0..lead {
-            let real = |d: &[Dim]| (i + d.len()).checked_sub(lead + 2).map(|j| d[j].clone()).filter(|d| !d.is(1));
-            let (x, y) = (real(&da), real(&db));
+            let axis = |d: &[Dim]| (i + d.len()).checked_sub(lead + 2).map(|j| d[j].clone());
+            let (x, y) = match (axis(&da), axis(&db)) {
+                // Where both have the axis, an extent of 1 stretches.
+                (Some(x), Some(y)) => (Some(x).filter(|d| !d.is(1)), Some(y).filter(|d| !d.is(1))),
+                alone => alone,
+            };
             if let (Some(x), Some(y)) = (&x, &y) {
                 self.equal(x, y)?;
             }
