@@ -18,6 +18,7 @@ mod program;
 #[cfg(feature = "llvm-out")]
 mod scratch;
 pub mod simulate;
+mod sparse;
 mod target;
 pub mod template;
 
@@ -26,5 +27,6 @@ pub use compiled::{Compiled, EmitOptions, compile};
 pub use error::CodegenError;
 #[cfg(feature = "llvm-out")]
 pub use llvm::version as llvm_version;
-pub use program::{Arg, Launch, Matrix, PackedConst, Packing, Program};
+pub use program::{Arg, Launch, LayerChoice, Matrix, PackedConst, Packing, Program};
+pub use sparse::{Sparse, SparsePart};
 pub use target::Target;

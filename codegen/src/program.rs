@@ -7,6 +7,7 @@ use transc_ir::tensor::{ConstData, Loc};
 use transc_ir::types::{Dim, Ranges, TensorType};
 
 use crate::math;
+use crate::sparse::Sparse;
 
 /// A model lowered to loops.
 #[derive(Clone, Debug)]
@@ -29,6 +30,21 @@ pub struct Program {
     pub kernels: Vec<Kernel>,
     /// Launches in order.
     pub launches: Vec<Launch>,
+    /// How the products by constant weights are computed, in order.
+    pub layers: Vec<(Loc, LayerChoice)>,
+}
+
+/// The kernel of a product by a constant weight, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerChoice {
+    /// Integer codes.
+    pub int8: bool,
+    /// Columns of a block of the sparse kernel; 0 for the dense one.
+    pub sparse: usize,
+    /// Share of the weight's elements that are zero.
+    pub zeros: f64,
+    /// Estimated time of the best sparse kernel, relative to the dense one.
+    pub sparse_cost: f64,
 }
 
 /// One call of a kernel.
@@ -87,6 +103,8 @@ pub enum Packing {
         /// Width of a panel.
         width: usize,
     },
+    /// One of the arrays of a sparse matrix.
+    Sparse(Sparse),
 }
 
 /// A matrix inside a constant.
@@ -119,6 +137,7 @@ impl PackedConst {
             Packing::Panels { batch, k, n, width, .. } => {
                 batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes()
             }
+            Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
             Packing::Quads { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(4) * width * 4,
         }
     }
@@ -128,6 +147,7 @@ impl PackedConst {
         let src = self.source.bytes();
         let (batch, k, n, k_stride, n_stride, batch_stride, width) = match self.packing {
             Packing::Raw => return out.copy_from_slice(src),
+            Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
             Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
             Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } => {
                 (batch, k, n, k_stride, n_stride, batch_stride, width)

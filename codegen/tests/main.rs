@@ -318,6 +318,48 @@ mod kernels {
         }
     }
 
+    /// A matrix `[k, n]` of which the given share of blocks of `height` columns is zero, in the text form.
+    fn sparse(k: usize, n: usize, height: usize, share: u64, int8: bool) -> String {
+        let mut seed = 7;
+        let mut values = vec![String::from("0"); k * n];
+        for row in 0..k {
+            for block in 0..n.div_ceil(height) {
+                // One block row stays empty, one full.
+                let keep = block == 1 || block != 2 && random(&mut seed) % 100 >= share;
+                for c in (block * height..n.min((block + 1) * height)).filter(|_| keep) {
+                    let r = random(&mut seed);
+                    let extreme = [127, -128, 1][(r % 3) as usize];
+                    let v = if r % 4 == 0 { extreme } else { (r >> 32) as i64 % 128 };
+                    values[row * n + c] = v.to_string();
+                }
+            }
+        }
+        if !int8 {
+            values.iter_mut().for_each(|v| v.push_str(".0"));
+        }
+        values.join(", ")
+    }
+
+    #[test]
+    fn weights_with_zeros() {
+        // Rows of the activation, columns, length of the sums, columns of a block.
+        for (m, n, k, height) in [(1, 64, 80, 4), (64, 68, 64, 4), (70, 130, 131, 4), (33, 100, 67, 1), (5, 90, 128, 1)] {
+            for int8 in [true, false].into_iter().filter(|i| height == 4 || !i) {
+                let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
+                let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
+                let text = format!(
+                    "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": {w}[{k},{n}] = [{}]\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": {a}[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: f32[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": {a}[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: {w}[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: {sum}[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = {sum}}}\n%5: f32[2,N,{n}] = map(%4, %3, %1) {{body = {{3: {scale}; i1 = const f32 0.001; i2 = mul i0 i1; i3 = add i2 a1; i4 = add i3 a2; i4}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n",
+                    sparse(k, n, height, 90, int8),
+                );
+                let m_ir = parse_module(&text).expect("text");
+                let program = lower::lower(&m_ir, &Target::X86_64_V4).expect("lowers");
+                let kernel = &program.kernels[0].name;
+                assert!(kernel.contains(&format!("spmm{height}x1")), "{kernel} {:?}", program.layers);
+                check(&text, &[&[2, m, k], &[2, m, n]]);
+            }
+        }
+    }
+
     #[test]
     fn attention_with_masks_groups_and_causality() {
         for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64)] {

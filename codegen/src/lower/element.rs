@@ -112,8 +112,13 @@ impl<'r> Elements<'r> {
 
     /// A parameter for a constant in a layout.
     pub(crate) fn constant(&mut self, kb: &mut KernelBuilder, v: Value, id: transc_ir::ConstId, packing: Packing) -> Buf {
+        self.packed(kb, self.region.ty(v).dtype, id, packing)
+    }
+
+    /// A parameter for a constant in a layout whose elements are of another type than its own.
+    pub(crate) fn packed(&mut self, kb: &mut KernelBuilder, dtype: DType, id: transc_ir::ConstId, packing: Packing) -> Buf {
         self.args.push(Source::Const(id, packing));
-        kb.param(&format!("c{}", self.args.len()), self.region.ty(v).dtype, transc_ir::loops::Access::Read)
+        kb.param(&format!("c{}", self.args.len()), dtype, transc_ir::loops::Access::Read)
     }
 
     /// The element of `v` at `idx`.

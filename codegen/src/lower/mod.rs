@@ -58,6 +58,7 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
         consts: Vec::new(),
         kernels: Vec::new(),
         launches: Vec::new(),
+        layers: Vec::new(),
     };
     let mut places: Vec<Option<Arg>> = vec![None; f.value_count()];
     for (i, (_, v)) in f.params().iter().enumerate() {
@@ -104,6 +105,7 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             p.kernels.push(kernel);
             p.kernels.len() - 1
         });
+        p.layers.extend(region.layer.get().map(|l| (node.loc.clone(), l)));
         p.launches.push(Launch { kernel: index, args, cost_ns: lowered.cost_ns, loc: node.loc.clone() });
     }
     Ok(p)

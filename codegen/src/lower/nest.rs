@@ -22,8 +22,8 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
     let anchor = r.anchor.and_then(|v| r.body.def_node(v).map(|n| (v, n)));
     let result = match anchor {
         Some((v, n)) => match &n.op {
-            Op::Contract(_) => products::matmul_of(r, v, n, target)
-                .or_else(|| weights::product_of(r, v, n, target))
+            Op::Contract(_) => weights::product_of(r, v, n, target)
+                .or_else(|| products::matmul_of(r, v, n, target))
                 .map_or_else(|| pointwise(r, target), Ok),
             Op::Attention(_) => products::attention_of(r, v, n, target).ok_or(Stuck::Op(v)),
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Scan(_) => rows::lower(r, v, n, target),

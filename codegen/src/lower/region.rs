@@ -1,9 +1,13 @@
 //! One region: its body, its anchor, and where its values come from.
 
+use std::cell::Cell;
+
 use transc_ir::op::Op;
 use transc_ir::tensor::{Func, Loc, Node};
 use transc_ir::types::{Symbol, TensorType};
 use transc_ir::{Module, Value};
+
+use crate::program::LayerChoice;
 
 /// A region of the `fuse` pass, or a bare node as a region of one.
 pub(crate) struct Region {
@@ -17,6 +21,8 @@ pub(crate) struct Region {
     pub(crate) consts: std::sync::Arc<transc_ir::tensor::ConstPool>,
     /// Provenance.
     pub(crate) loc: Loc,
+    /// Set by lowering where the region is a product by a constant weight.
+    pub(crate) layer: Cell<Option<LayerChoice>>,
 }
 
 impl Region {
@@ -28,7 +34,7 @@ impl Region {
         };
         let anchor = body.nodes().find(|(_, n)| is_anchor(&n.op)).map(|(_, n)| n.results[0]);
         let symbols = m.symbols.keys().cloned().collect();
-        Self { body, anchor, symbols, consts: m.consts.clone(), loc: node.loc.clone() }
+        Self { body, anchor, symbols, consts: m.consts.clone(), loc: node.loc.clone(), layer: Cell::new(None) }
     }
 
     /// The results.

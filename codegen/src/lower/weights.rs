@@ -14,11 +14,14 @@ use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
 use super::strided::{merged, strided};
 use crate::Target;
-use crate::program::{Matrix, Packing};
-use crate::template::{matmul_int8, tile};
+use crate::program::{LayerChoice, Matrix, Packing};
+use crate::sparse::{Sparse, SparsePart};
+use crate::template::{matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
 const INT8_MACS_PER_NS: i64 = 160;
+/// The same of floats.
+const F32_MACS_PER_NS: i64 = 40;
 
 /// A contraction of an activation by one matrix of weights.
 struct Layer<'a> {
@@ -95,36 +98,119 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// The kernel of a product by a constant weight; `None` where no template fits.
+/// Cost of a product per row of the activation, in multiply-adds of the dense kernel.
+mod cost {
+    use crate::Target;
+    use crate::program::Matrix;
+
+    /// What turning an element of the activation costs, and an element of the result.
+    const TURN: [usize; 2] = [10, 20];
+
+    pub(super) fn dense(m: Matrix) -> f64 {
+        (m.k * m.n) as f64
+    }
+
+    /// `macs` of a sparse kernel; `fill` is the share of a tile's rows that exist.
+    pub(super) fn sparse(m: Matrix, macs: usize, height: usize, int8: bool, fill: f64, target: &Target) -> f64 {
+        // Blocks of one column load as much as they multiply. Few registers spill the tile.
+        let slow = if height == 1 { 1.7 } else { 1.05 } * if target.lanes() == 16 { 1.0 } else { 2.0 };
+        let turn = if int8 { 1.0 } else { 0.25 };
+        (macs as f64 * slow + turn * (TURN[0] * m.k + TURN[1] * m.n) as f64) / fill
+    }
+}
+
+/// Chooses the kernel of a layer: the sparse one where it is faster.
+fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
+    let (m, size) = (layer.matrix, if int8 { 1 } else { 4 });
+    let zeros = src.chunks_exact(size).filter(|e| e.iter().all(|b| *b == 0)).count() as f64 * size as f64 / src.len() as f64;
+    let mut choice = LayerChoice { int8, sparse: 0, zeros, sparse_cost: f64::INFINITY };
+    // Quads of bytes multiply four columns at once; floats can also go one by one.
+    let heights: &[u16] = if int8 { &[4] } else { &[4, 1] };
+    let mut best = None;
+    // Blocks of zeros cannot be more than zeros.
+    for height in heights.iter().filter(|_| zeros > 0.25) {
+        let s = spmm::Schedule::choose(target.lanes(), *height, int8);
+        let rows =
+            layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
+        let [quad, stride] = [s.quad(), s.rows()].map(|v| v as usize);
+        let sparse = Sparse::new(src, size, m, (*height).into(), quad, stride);
+        let cost = cost::sparse(m, sparse.macs(), (*height).into(), int8, rows, target) / cost::dense(m);
+        if cost < choice.sparse_cost {
+            choice.sparse_cost = cost;
+            best = Some((sparse, s));
+        }
+    }
+    let best = best.filter(|_| choice.sparse_cost < 1.0);
+    choice.sparse = best.map_or(0, |(s, _)| s.height);
+    (choice, best)
+}
+
+/// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
 pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
     let root = r.roots()[0];
-    if r.ty(root).dims != r.ty(anchor).dims || r.ty(anchor).dtype != DType::I32 {
+    if r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
     let layer = Layer::find(r, node)?;
-    if r.ty(layer.a.view.base).dtype != DType::U8 || r.ty(layer.b.view.base).dtype != DType::I8 {
+    let int8 = match (r.ty(layer.a.view.base).dtype, r.ty(layer.b.view.base).dtype, r.ty(anchor).dtype) {
+        (DType::U8, DType::I8, DType::I32) => true,
+        (DType::F32, DType::F32, DType::F32) => false,
+        _ => return None,
+    };
+    let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
+    r.layer.set(Some(choice));
+    if !int8 && sparse.is_none() {
         return None;
     }
     let n = Dim::from(layer.matrix.n);
     let s = matmul_int8::Schedule::choose(target.lanes(), &n);
-    let mut kb = KernelBuilder::new(&s.to_string(), r.symbols.clone(), s.extent(&layer.m, &n));
+    let (name, extent) = match &sparse {
+        Some((_, s)) => (s.to_string(), s.extent(&layer.m, &n)),
+        None => (s.to_string(), s.extent(&layer.m, &n)),
+    };
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a = e.buffer(&mut kb, layer.a.view.base)?;
-    let packing = Packing::Quads { matrix: layer.matrix, width: usize::try_from(s.tile.width()).ok()? };
-    let b = e.constant(&mut kb, layer.b.view.base, layer.id, packing);
-    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let (columns, k) = (layer.matrix.n as i64, layer.matrix.k as i64);
     let ty = r.ty(root).clone();
     let mut stuck = None;
-    let mut epilogue = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
-        let index = layer.index(kb, m, n);
-        if let Err(s) = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count) {
-            stuck = Some(s);
+    let mut row = |kb: &mut KernelBuilder, m: Reg| layer.row(kb, m);
+    let macs = match sparse {
+        Some((sparse, s)) => {
+            let mut part =
+                |part: SparsePart, dtype: DType| e.packed(&mut kb, dtype, layer.id, Packing::Sparse(Sparse { part, ..sparse }));
+            let values = if int8 { DType::I8 } else { DType::F32 };
+            let p = spmm::Problem {
+                m: &layer.m,
+                n: columns,
+                k,
+                a,
+                starts: part(SparsePart::Starts, DType::I32),
+                offsets: part(SparsePart::Offsets, DType::I32),
+                values: part(SparsePart::Values, values),
+            };
+            let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+            spmm::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
+                let index = layer.index(kb, m, n);
+                stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+            });
+            &layer.m * &Dim::from(sparse.macs())
+        }
+        None => {
+            let packing = Packing::Quads { matrix: layer.matrix, width: usize::try_from(s.tile.width()).ok()? };
+            let b = e.constant(&mut kb, layer.b.view.base, layer.id, packing);
+            let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+            let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b };
+            matmul_int8::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
+                let index = layer.index(kb, m, n);
+                stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+            });
+            layer.macs()
         }
     };
-    let p = matmul_int8::Problem { m: &layer.m, n: layer.matrix.n as i64, k: layer.matrix.k as i64, a, b };
-    matmul_int8::build(&mut kb, &p, s, &mut |kb, m| layer.row(kb, m), &mut epilogue);
     if stuck.is_some() {
         return None;
     }
-    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: layer.macs().floor_div(&INT8_MACS_PER_NS.into()) })
+    let rate = if int8 { INT8_MACS_PER_NS } else { F32_MACS_PER_NS };
+    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&rate.into()) })
 }

@@ -3,4 +3,5 @@
 pub mod attention;
 pub mod matmul;
 pub mod matmul_int8;
+pub mod spmm;
 pub mod tile;

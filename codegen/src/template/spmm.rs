@@ -1,0 +1,399 @@
+//! Product of an activation by a constant weight with many zeros, `C[m, n] = sum over k of A[m, k] * W[k, n]`: bytes (exact in `i32`) or `f32`.
+//!
+//! **Contract.** The weight is stored by blocks of `height` neighbouring columns of `W` by one row ([`crate::program::Sparse`]); blocks of zeros
+//! are not there. Each sum runs over the kept rows in ascending order, in one accumulator. A zero weight does not spread a NaN or an infinity of
+//! the activation. What happens to a finished element is the caller's epilogue.
+//!
+//! **Schedule.** As Shen et al. 2023 ("An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"): the
+//! activation is turned so that the rows of `A` are neighbours, four vectors of rows are one tile, and a block of weights is broadcast
+//! against them. For bytes, `quad` = 4 kept rows of the weight are interleaved by unpacking within 128-bit lanes; the rows of `A` stand in
+//! the panel in the order that makes the interleaved vectors come out sorted. A panel is turned once for all units of it that
+//! one thread computes, and lives in the second-level cache. Finished tiles turn back through scratch memory.
+
+use std::fmt;
+
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Var};
+use transc_ir::scalar::BinOp;
+use transc_ir::types::{DType, Dim};
+
+use super::matmul_int8::{Epilogue, RowOffset};
+use super::tile;
+
+/// Vectors of rows per tile.
+const VECTORS: u16 = 4;
+
+/// How a product is computed; `Display` is part of the kernel's symbol name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Schedule {
+    /// 32-bit numbers per vector.
+    pub lanes: u16,
+    /// Columns of a block of the weight.
+    pub height: u16,
+    /// Bytes instead of floats.
+    pub int8: bool,
+    /// Columns of a unit, a multiple of the lanes.
+    pub chunk: i64,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = if self.int8 { "int8" } else { "f32" };
+        write!(f, "spmm{}x1_{dtype}_m{}n{}", self.height, self.rows(), self.chunk)
+    }
+}
+
+impl Schedule {
+    /// The schedule for blocks of `height` columns on a machine with vectors of `lanes` 32-bit numbers.
+    pub fn choose(lanes: u16, height: u16, int8: bool) -> Schedule {
+        Schedule { lanes, height, int8, chunk: 64 }
+    }
+
+    /// Rows of `A` in a tile.
+    pub fn rows(self) -> i64 {
+        i64::from(self.lanes * VECTORS)
+    }
+
+    /// Rows of the weight that one group holds.
+    pub fn quad(self) -> i64 {
+        if self.int8 { 4 } else { 1 }
+    }
+
+    /// Number of independent units for `m` rows and `n` columns.
+    pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
+        &m.ceil_div(&self.rows().into()) * &n.ceil_div(&self.chunk.into())
+    }
+
+    fn dtype(self) -> DType {
+        if self.int8 { DType::U8 } else { DType::F32 }
+    }
+
+    fn sums(self) -> DType {
+        if self.int8 { DType::I32 } else { DType::F32 }
+    }
+}
+
+/// The sizes of a product and its operands.
+pub struct Problem<'a> {
+    /// Rows of the result.
+    pub m: &'a Dim,
+    /// Columns of the result.
+    pub n: i64,
+    /// Length of the sums.
+    pub k: i64,
+    /// The activation.
+    pub a: Buf,
+    /// First group of each block row, and the end.
+    pub starts: Buf,
+    /// Row of the weight times the rows of a tile, for each member of each group.
+    pub offsets: Buf,
+    /// `[groups][height][quad]`.
+    pub values: Buf,
+}
+
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
+    let (rows, height) = (s.rows(), i64::from(s.height));
+    let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
+    let tiles = kb.local(s.sums(), Dim::from(s.chunk * rows));
+    let turned = kb.local(s.sums(), Dim::from(s.chunk * rows));
+    let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
+    let n_chunks = Dim::from((p.n + s.chunk - 1) / s.chunk);
+    let none = kb.index(-1);
+    let current = kb.var(none);
+    let (lo, hi) = (kb.lo(), kb.hi());
+    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
+        let (which, chunk) = tile::div_rem(kb, unit, &n_chunks);
+        let (tile_rows, chunk_len, zero) = (kb.index(rows), kb.index(s.chunk), kb.index(0));
+        let (m0, n0) = (kb.mul(which, tile_rows), kb.mul(chunk, chunk_len));
+        let m_end = kb.dim(p.m);
+        let here = kb.get(current);
+        let other = kb.bin(BinOp::Ne, here, which);
+        kb.if_(
+            other,
+            |kb| {
+                kb.set(current, which);
+                turn_panel(kb, p, s, (panel, scratch), m0, row);
+            },
+            |_| {},
+        );
+        let (blocks, per_chunk) = (kb.index((p.n + height - 1) / height), kb.index(s.chunk / height));
+        let b0 = kb.mul(chunk, per_chunk);
+        let b1 = kb.add(b0, per_chunk);
+        let b1 = kb.bin(BinOp::Min, b1, blocks);
+        kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
+            let acc = block_row(kb, p, s, panel, block);
+            let done = kb.sub(block, b0);
+            let len = kb.index(height * rows);
+            let at = kb.mul(done, len);
+            for (i, var) in acc.iter().enumerate() {
+                let to = kb.index(i as i64 * i64::from(s.lanes));
+                let to = kb.add(at, to);
+                let x = kb.get(*var);
+                kb.store(tiles, to, x);
+            }
+        });
+        turn_back(kb, s, tiles, turned);
+        let left = kb.sub(m_end, m0);
+        let live = kb.bin(BinOp::Min, left, tile_rows);
+        kb.for_(zero, live, 1, Unroll::No, |kb, r| {
+            let (m, from) = (kb.add(m0, r), kb.mul(r, chunk_len));
+            let columns = kb.index(p.n);
+            let end = kb.sub(columns, n0);
+            let end = kb.bin(BinOp::Min, end, chunk_len);
+            kb.for_(zero, end, s.lanes.into(), Unroll::No, |kb, c| {
+                let (from, n) = (kb.add(from, c), kb.add(n0, c));
+                let x = kb.load(turned, from, s.lanes);
+                let count = (p.n % i64::from(s.lanes) != 0).then(|| {
+                    let (left, lanes) = (kb.sub(columns, n), kb.index(s.lanes.into()));
+                    kb.bin(BinOp::Min, left, lanes)
+                });
+                epilogue(kb, m, n, x, count);
+            });
+        });
+    });
+}
+
+/// The sums of one block row, by column of the block and vector of rows.
+fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, block: Reg) -> Vec<Var> {
+    let one = kb.index(1);
+    let next = kb.add(block, one);
+    let [first, end] = [block, next].map(|b| {
+        let g = kb.load(p.starts, b, 1);
+        kb.cast(DType::I64, g)
+    });
+    let zero = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+    let acc: Vec<Var> = (0..s.height * VECTORS).map(|_| kb.var(zero)).collect();
+    let spread: Vec<u16> = (0..s.lanes * 4).map(|i| i % 4).collect();
+    let unroll = if s.height == 1 { Unroll::Auto } else { Unroll::No };
+    kb.for_(first, end, 1, unroll, |kb, g| {
+        let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
+        let (member, value) = (kb.mul(g, quad), kb.mul(g, size));
+        let kept: Vec<Reg> = (0..s.quad())
+            .map(|i| {
+                let i = kb.index(i);
+                let at = kb.add(member, i);
+                let offset = kb.load(p.offsets, at, 1);
+                kb.cast(DType::I64, offset)
+            })
+            .collect();
+        let x: Vec<Reg> = if s.int8 {
+            let rows: Vec<Reg> = kept.iter().map(|at| kb.load(panel, *at, s.lanes * 4)).collect();
+            interleave(kb, &rows)
+        } else {
+            (0..i64::from(VECTORS))
+                .map(|v| {
+                    let v = kb.index(v * i64::from(s.lanes));
+                    let at = kb.add(kept[0], v);
+                    kb.load(panel, at, s.lanes)
+                })
+                .collect()
+        };
+        for (r, acc) in acc.chunks(VECTORS.into()).enumerate() {
+            let r = kb.index(r as i64 * s.quad());
+            let at = kb.add(value, r);
+            let w = if s.int8 {
+                let w = kb.load(p.values, at, 4);
+                kb.push(Inst::Shuffle(w, w, spread.clone()))
+            } else {
+                let w = kb.load(p.values, at, 1);
+                kb.splat(s.lanes, w)
+            };
+            for (x, var) in x.iter().zip(acc) {
+                let sum = kb.get(*var);
+                let sum = if s.int8 { kb.target(TargetInst::VpDpBusd, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
+                kb.set(*var, sum);
+            }
+        }
+    });
+    acc
+}
+
+/// Pieces of `size` elements of two vectors in turn, within each 128-bit lane of `lane` elements: of the lower or the upper halves.
+fn unpack(kb: &mut KernelBuilder, [a, b]: [Reg; 2], lane: u16, size: u16, upper: bool) -> Reg {
+    let n = kb.ty(a).lanes;
+    let half = if upper { lane / 2 } else { 0 };
+    let mut picks = Vec::with_capacity(n.into());
+    for start in (0..n).step_by(lane.into()) {
+        for piece in (0..lane / 2).step_by(size.into()) {
+            for of in [0, n] {
+                picks.extend((0..size).map(|i| of + start + half + piece + i));
+            }
+        }
+    }
+    kb.push(Inst::Shuffle(a, b, picks))
+}
+
+/// Four vectors of bytes as four vectors of quads: quad `4l + c` of vector `t` holds byte `16l + 4t + c` of each.
+fn interleave(kb: &mut KernelBuilder, rows: &[Reg]) -> Vec<Reg> {
+    let mut out = Vec::with_capacity(4);
+    for upper in [false, true] {
+        let pairs = [unpack(kb, [rows[0], rows[1]], 16, 1, upper), unpack(kb, [rows[2], rows[3]], 16, 1, upper)];
+        out.extend([unpack(kb, pairs, 16, 2, false), unpack(kb, pairs, 16, 2, true)]);
+    }
+    out
+}
+
+/// The transpose of a square of items of `size` elements, one row per vector, each of 4 bytes.
+fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
+    let (n, lane) = (rows.len(), 4 * size);
+    // Within 128-bit lanes: `quads[i][c]` holds in lane `l` the items `4l + c` of rows `4i..4i+4`.
+    let quads: Vec<Vec<Reg>> = rows
+        .chunks(4)
+        .map(|r| {
+            let mut out = Vec::with_capacity(4);
+            for upper in [false, true] {
+                let pairs = [unpack(kb, [r[0], r[1]], lane, size, upper), unpack(kb, [r[2], r[3]], lane, size, upper)];
+                out.extend([unpack(kb, pairs, lane, 2 * size, false), unpack(kb, pairs, lane, 2 * size, true)]);
+            }
+            out
+        })
+        .collect();
+    // Between lanes.
+    let lanes_of = |kb: &mut KernelBuilder, a: Reg, b: Reg, picks: &[u16]| {
+        let elements = picks.iter().flat_map(|l| (0..lane).map(move |i| l * lane + i)).collect();
+        kb.push(Inst::Shuffle(a, b, elements))
+    };
+    let mut out = vec![rows[0]; n];
+    for c in 0..4 {
+        let q: Vec<Reg> = quads.iter().map(|q| q[c]).collect();
+        let lanes: Vec<Reg> = if n == 8 {
+            [[0, 2], [1, 3]].iter().map(|picks| lanes_of(kb, q[0], q[1], picks)).collect()
+        } else {
+            let halves: Vec<[Reg; 2]> = [[0u16, 1, 4, 5], [2, 3, 6, 7]]
+                .iter()
+                .map(|p| [lanes_of(kb, q[0], q[1], p), lanes_of(kb, q[2], q[3], p)])
+                .collect();
+            halves.iter().flat_map(|[a, b]| [[0, 2, 4, 6], [1, 3, 5, 7]].map(|p| lanes_of(kb, *a, *b, &p))).collect()
+        };
+        for (l, v) in lanes.into_iter().enumerate() {
+            out[4 * l + c] = v;
+        }
+    }
+    out
+}
+
+/// Copies the rows `m0..` of the activation into the panel `[k][rows]`. Rows beyond the end repeat the last one.
+fn turn_panel(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    (panel, scratch): (Buf, Buf),
+    m0: Reg,
+    row: &mut RowOffset<'_>,
+) {
+    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
+    let (zero, one, m_end) = (kb.index(0), kb.index(1), kb.dim(p.m));
+    let last = kb.sub(m_end, one);
+    let mut start_of = |kb: &mut KernelBuilder, r: Reg| {
+        let m = kb.add(m0, r);
+        let m = kb.bin(BinOp::Min, m, last);
+        row(kb, m)
+    };
+    // Columns of `A` per step: one vector.
+    let width = if s.int8 { rows } else { lanes };
+    let mut piece = |kb: &mut KernelBuilder, k0: Reg, count: Option<Reg>| {
+        let mut load = |kb: &mut KernelBuilder, r: Reg| {
+            let start = start_of(kb, r);
+            let at = kb.add(start, k0);
+            match count {
+                Some(c) => kb.load_count(p.a, at, width as u16, c),
+                None => kb.load(p.a, at, width as u16),
+            }
+        };
+        let stride = kb.index(rows);
+        let base = kb.mul(k0, stride);
+        if !s.int8 {
+            let (end, step) = (kb.index(i64::from(VECTORS)), kb.index(lanes));
+            kb.for_(zero, end, 1, Unroll::No, |kb, v| {
+                let first = kb.mul(v, step);
+                let square: Vec<Reg> = (0..lanes)
+                    .map(|i| {
+                        let i = kb.index(i);
+                        let r = kb.add(first, i);
+                        load(kb, r)
+                    })
+                    .collect();
+                let to = kb.add(base, first);
+                for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
+                    let i = kb.index(i as i64 * rows);
+                    let to = kb.add(to, i);
+                    kb.store(panel, to, x);
+                }
+            });
+            return;
+        }
+        // Quads of rows first: quad `j` of a panel's row holds the rows `(j % 4) * lanes + 4 * (j / 4)` and the three behind it.
+        let (end, four, step) = (kb.index(lanes), kb.index(4), kb.index(lanes));
+        let square_len = kb.index(lanes * rows);
+        kb.for_(zero, end, 1, Unroll::No, |kb, j| {
+            let (t, l) = (kb.bin(BinOp::Rem, j, four), kb.bin(BinOp::Div, j, four));
+            let (t, l) = (kb.mul(t, step), kb.mul(l, four));
+            let first = kb.add(t, l);
+            let bytes: Vec<Reg> = (0..4)
+                .map(|i| {
+                    let i = kb.index(i);
+                    let r = kb.add(first, i);
+                    load(kb, r)
+                })
+                .collect();
+            let to = kb.mul(j, stride);
+            for (v, x) in interleave(kb, &bytes).into_iter().enumerate() {
+                let v = kb.index(v as i64);
+                let square = kb.mul(v, square_len);
+                let to = kb.add(square, to);
+                kb.store(scratch, to, x);
+            }
+        });
+        kb.for_(zero, four, 1, Unroll::No, |kb, v| {
+            let from = kb.mul(v, square_len);
+            let square: Vec<Reg> = (0..lanes)
+                .map(|j| {
+                    let j = kb.index(j * rows);
+                    let at = kb.add(from, j);
+                    kb.load(scratch, at, rows as u16)
+                })
+                .collect();
+            let step = kb.index(4 * rows);
+            let to = kb.mul(v, step);
+            let to = kb.add(base, to);
+            for (d, x) in transpose(kb, &square, 4).into_iter().enumerate() {
+                let d = d as i64;
+                let k = kb.index((16 * (d / 4) + d % 4) * rows);
+                let to = kb.add(to, k);
+                kb.store(panel, to, x);
+            }
+        });
+    };
+    let whole = p.k / width * width;
+    let end = kb.index(whole);
+    kb.for_(zero, end, width, Unroll::No, |kb, k0| piece(kb, k0, None));
+    if whole < p.k {
+        let left = kb.index(p.k - whole);
+        piece(kb, end, Some(left));
+    }
+}
+
+/// Tiles `[column][row]` become `[row][column]`.
+fn turn_back(kb: &mut KernelBuilder, s: Schedule, tiles: Buf, turned: Buf) {
+    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
+    let (zero, row_end, column_end) = (kb.index(0), kb.index(rows), kb.index(s.chunk));
+    kb.for_(zero, column_end, lanes, Unroll::No, |kb, c| {
+        kb.for_(zero, row_end, lanes, Unroll::No, |kb, r| {
+            let (stride, chunk) = (kb.index(rows), kb.index(s.chunk));
+            let (from, to) = (kb.mul(c, stride), kb.mul(r, chunk));
+            let (from, to) = (kb.add(from, r), kb.add(to, c));
+            let square: Vec<Reg> = (0..lanes)
+                .map(|i| {
+                    let i = kb.index(i * rows);
+                    let at = kb.add(from, i);
+                    kb.load(tiles, at, s.lanes)
+                })
+                .collect();
+            for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
+                let i = kb.index(i as i64 * s.chunk);
+                let to = kb.add(to, i);
+                kb.store(turned, to, x);
+            }
+        });
+    });
+}
