@@ -329,7 +329,7 @@ mod kernels {
                 for c in (block * height..n.min((block + 1) * height)).filter(|_| keep) {
                     let r = random(&mut seed);
                     let extreme = [127, -128, 1][(r % 3) as usize];
-                    let v = if r % 4 == 0 { extreme } else { (r >> 32) as i64 % 128 };
+                    let v = if r.is_multiple_of(4) { extreme } else { (r >> 32) as i64 % 128 };
                     values[row * n + c] = v.to_string();
                 }
             }
@@ -343,7 +343,7 @@ mod kernels {
     #[test]
     fn weights_with_zeros() {
         // Rows of the activation, columns, length of the sums, columns of a block.
-        for (m, n, k, height) in [(1, 64, 80, 4), (64, 68, 64, 4), (70, 130, 131, 4), (33, 100, 67, 1), (5, 90, 128, 1)] {
+        for (m, n, k, height) in [(1, 64, 120, 4), (64, 68, 128, 4), (70, 130, 131, 4), (33, 100, 67, 1), (5, 90, 128, 1)] {
             for int8 in [true, false].into_iter().filter(|i| height == 4 || !i) {
                 let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
                 let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
@@ -356,6 +356,25 @@ mod kernels {
                 let kernel = &program.kernels[0].name;
                 assert!(kernel.contains(&format!("spmm{height}x1")), "{kernel} {:?}", program.layers);
                 check(&text, &[&[2, m, k], &[2, m, n]]);
+            }
+        }
+    }
+
+    #[test]
+    fn turned_weights_with_zeros() {
+        for (m, n, k) in [(1, 64, 80), (64, 68, 64), (70, 130, 131), (200, 64, 70)] {
+            for int8 in [true, false] {
+                let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
+                let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
+                let text = format!(
+                    "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": {w}[{k},{n}] = [{}]\n const @c1 \"b\": f32[{n},1] = random(4)\n func @\"main\"(%0 \"x\": {a}[{k},N]) {{\n%1: f32[{n},N] = fused(%0) {{body = func @\"r\"(%0 \"a\": {a}[{k},N]) {{\n%2: {w}[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n},1] = constant() {{id = @c1}}\n%4: {sum}[{n},N] = contract(%2, %0) {{lhs = [1,0], rhs = [1,2], out = [0,2], out_dtype = {sum}}}\n%5: f32[{n},N] = map(%4, %3) {{body = {{2: {scale}; i1 = const f32 0.001; i2 = mul i0 i1; i3 = add i2 a1; i3}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n",
+                    sparse(k, n, 4, 90, int8),
+                );
+                let m_ir = parse_module(&text).expect("text");
+                let program = lower::lower(&m_ir, &Target::X86_64_V4).expect("lowers");
+                let kernel = &program.kernels[0].name;
+                assert!(kernel.contains("spmm4x1") && kernel.ends_with('t'), "{kernel} {:?}", program.layers);
+                check(&text, &[&[k, m]]);
             }
         }
     }

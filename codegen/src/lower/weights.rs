@@ -26,7 +26,7 @@ const F32_MACS_PER_NS: i64 = 40;
 /// A contraction of an activation by one matrix of weights.
 struct Layer<'a> {
     contract: &'a Contract,
-    /// The activation, contiguous along the sums.
+    /// The activation, contiguous along the sums, or along the rows if `turned`.
     a: Operand,
     /// The weight.
     b: Operand,
@@ -35,6 +35,8 @@ struct Layer<'a> {
     id: transc_ir::ConstId,
     rows: Vec<Dim>,
     m: Dim,
+    /// Activation `[k, m]` and result `[n, m]`, one label each.
+    turned: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -46,16 +48,20 @@ impl<'a> Layer<'a> {
         };
         let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
         let last = c.out.last()?;
-        if !b.labels.contains(last) {
+        let is_const = |o: &Operand| r.body.def_node(o.view.base).is_some_and(|n| matches!(n.op, Op::Constant(_)));
+        if is_const(&a) {
             std::mem::swap(&mut a, &mut b);
         }
         let roles = roles(c, &a.labels, &b.labels);
         let Op::Constant(k) = &r.body.def_node(b.view.base)?.op else { return None };
-        if roles.columns.as_slice() != [*last] || roles.inner.is_empty() || !roles.batch.is_empty() || !b.view.offset.is(0) {
+        let [column] = roles.columns.as_slice() else { return None };
+        let turned = column != last;
+        if roles.inner.is_empty() || !roles.batch.is_empty() || !b.view.offset.is(0) {
             return None;
         }
         let (a_k, b_k) = (a.axes(&roles.inner), b.axes(&roles.inner));
-        if !merged(&a_k)?.is(1) {
+        let neighbours = if turned { a.axes(&roles.rows) } else { a_k.clone() };
+        if !merged(&neighbours)?.is(1) || merged(&a_k).is_none() || turned && roles.rows.len() != 1 {
             return None;
         }
         let column = b.axes(&roles.columns)[0].clone();
@@ -67,12 +73,12 @@ impl<'a> Layer<'a> {
         };
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|(d, _)| d).collect();
         let m = rows.iter().fold(Dim::from(1), |x, y| &x * y);
-        Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m })
+        Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m, turned })
     }
 
-    /// The offset of a row of the activation.
+    /// The offset of a row of the activation, or of a row of sums if `turned`.
     fn row(&self, kb: &mut KernelBuilder, m: Reg) -> Reg {
-        let axes = self.a.axes(&self.roles.rows);
+        let axes = self.a.axes(if self.turned { &self.roles.inner } else { &self.roles.rows });
         match merged(&axes) {
             Some(stride) => {
                 let (start, stride) = (kb.dim(&self.a.view.offset), kb.dim(&stride));
@@ -88,9 +94,13 @@ impl<'a> Layer<'a> {
 
     /// The index of element `[m, n]` of the result.
     fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg) -> Vec<Index> {
+        let vector = |reg| Index { reg, step: 1, aligned: true };
+        if self.turned {
+            return vec![Index::scalar(n), vector(m)];
+        }
         let at = tile::unflatten(kb, m, &self.rows);
         let row = |l: &u8| self.roles.rows.iter().position(|r| r == l).map(|i| Index::scalar(at[i]));
-        self.contract.out.iter().map(|l| row(l).unwrap_or(Index { reg: n, step: 1, aligned: true })).collect()
+        self.contract.out.iter().map(|l| row(l).unwrap_or(vector(n))).collect()
     }
 
     fn macs(&self) -> Dim {
@@ -100,21 +110,21 @@ impl<'a> Layer<'a> {
 
 /// Cost of a product per row of the activation, in multiply-adds of the dense kernel.
 mod cost {
-    use crate::Target;
     use crate::program::Matrix;
+    use crate::template::spmm::Schedule;
 
     /// What turning an element of the activation costs, and an element of the result.
-    const TURN: [usize; 2] = [10, 20];
+    const TURN: [usize; 2] = [10, 40];
 
     pub(super) fn dense(m: Matrix) -> f64 {
         (m.k * m.n) as f64
     }
 
     /// `macs` of a sparse kernel; `fill` is the share of a tile's rows that exist.
-    pub(super) fn sparse(m: Matrix, macs: usize, height: usize, int8: bool, fill: f64, target: &Target) -> f64 {
+    pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, fill: f64) -> f64 {
         // Blocks of one column load as much as they multiply. Few registers spill the tile.
-        let slow = if height == 1 { 1.7 } else { 1.05 } * if target.lanes() == 16 { 1.0 } else { 2.0 };
-        let turn = if int8 { 1.0 } else { 0.25 };
+        let slow = if s.height == 1 { 1.7 } else { 1.05 } * if s.lanes == 16 { 1.0 } else { 2.0 };
+        let turn = if s.int8 { 1.0 } else { 0.25 } * if s.turned { 0.2 } else { 1.0 };
         (macs as f64 * slow + turn * (TURN[0] * m.k + TURN[1] * m.n) as f64) / fill
     }
 }
@@ -129,12 +139,12 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
     let mut best = None;
     // Blocks of zeros cannot be more than zeros.
     for height in heights.iter().filter(|_| zeros > 0.25) {
-        let s = spmm::Schedule::choose(target.lanes(), *height, int8);
+        let s = spmm::Schedule::choose(target.lanes(), *height, int8, layer.turned);
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
         let [quad, stride] = [s.quad(), s.rows()].map(|v| v as usize);
         let sparse = Sparse::new(src, size, m, (*height).into(), quad, stride);
-        let cost = cost::sparse(m, sparse.macs(), (*height).into(), int8, rows, target) / cost::dense(m);
+        let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m);
         if cost < choice.sparse_cost {
             choice.sparse_cost = cost;
             best = Some((sparse, s));
@@ -159,7 +169,7 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     };
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
-    if !int8 && sparse.is_none() {
+    if sparse.is_none() && (!int8 || layer.turned) {
         return None;
     }
     let n = Dim::from(layer.matrix.n);

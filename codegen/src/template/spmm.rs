@@ -31,21 +31,21 @@ pub struct Schedule {
     pub height: u16,
     /// Bytes instead of floats.
     pub int8: bool,
-    /// Columns of a unit, a multiple of the lanes.
-    pub chunk: i64,
+    /// Activation `[k, m]` and result `[n, m]`: nothing has to be turned.
+    pub turned: bool,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dtype = if self.int8 { "int8" } else { "f32" };
-        write!(f, "spmm{}x1_{dtype}_m{}n{}", self.height, self.rows(), self.chunk)
+        write!(f, "spmm{}x1_{dtype}_m{}n{}{}", self.height, self.rows(), self.lanes, if self.turned { "t" } else { "" })
     }
 }
 
 impl Schedule {
     /// The schedule for blocks of `height` columns on a machine with vectors of `lanes` 32-bit numbers.
-    pub fn choose(lanes: u16, height: u16, int8: bool) -> Schedule {
-        Schedule { lanes, height, int8, chunk: 64 }
+    pub fn choose(lanes: u16, height: u16, int8: bool, turned: bool) -> Schedule {
+        Schedule { lanes, height, int8, turned }
     }
 
     /// Rows of `A` in a tile.
@@ -58,9 +58,9 @@ impl Schedule {
         if self.int8 { 4 } else { 1 }
     }
 
-    /// Number of independent units for `m` rows and `n` columns.
+    /// Number of independent units for `m` rows and `n` columns: a tile of rows by one vector of columns.
     pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
-        &m.ceil_div(&self.rows().into()) * &n.ceil_div(&self.chunk.into())
+        &m.ceil_div(&self.rows().into()) * &n.ceil_div(&i64::from(self.lanes).into())
     }
 
     fn dtype(self) -> DType {
@@ -90,65 +90,66 @@ pub struct Problem<'a> {
     pub values: Buf,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
+/// [`Schedule::turned`] that of row `k` of the activation; the epilogue's vectors run along the columns, or then along the rows.
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
-    let (rows, height) = (s.rows(), i64::from(s.height));
+    let (rows, height, lanes) = (s.rows(), i64::from(s.height), i64::from(s.lanes));
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
-    let tiles = kb.local(s.sums(), Dim::from(s.chunk * rows));
-    let turned = kb.local(s.sums(), Dim::from(s.chunk * rows));
+    // Small enough to stay in the first-level cache while the panel streams past.
+    let turned = kb.local(s.sums(), Dim::from(lanes * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
-    let n_chunks = Dim::from((p.n + s.chunk - 1) / s.chunk);
+    let strips = Dim::from((p.n + lanes - 1) / lanes);
     let none = kb.index(-1);
     let current = kb.var(none);
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
-        let (which, chunk) = tile::div_rem(kb, unit, &n_chunks);
-        let (tile_rows, chunk_len, zero) = (kb.index(rows), kb.index(s.chunk), kb.index(0));
-        let (m0, n0) = (kb.mul(which, tile_rows), kb.mul(chunk, chunk_len));
-        let m_end = kb.dim(p.m);
+        let (which, strip) = tile::div_rem(kb, unit, &strips);
+        let (tile_rows, width, zero) = (kb.index(rows), kb.index(lanes), kb.index(0));
+        let (m0, n0) = (kb.mul(which, tile_rows), kb.mul(strip, width));
         let here = kb.get(current);
         let other = kb.bin(BinOp::Ne, here, which);
         kb.if_(
             other,
             |kb| {
                 kb.set(current, which);
-                turn_panel(kb, p, s, (panel, scratch), m0, row);
+                if s.turned {
+                    copy_panel(kb, p, s, panel, m0, row);
+                } else {
+                    turn_panel(kb, p, s, (panel, scratch), m0, row);
+                }
             },
             |_| {},
         );
-        let (blocks, per_chunk) = (kb.index((p.n + height - 1) / height), kb.index(s.chunk / height));
-        let b0 = kb.mul(chunk, per_chunk);
-        let b1 = kb.add(b0, per_chunk);
+        let (blocks, per_strip) = (kb.index((p.n + height - 1) / height), kb.index(lanes / height));
+        let b0 = kb.mul(strip, per_strip);
+        let b1 = kb.add(b0, per_strip);
         let b1 = kb.bin(BinOp::Min, b1, blocks);
         kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
             let acc = block_row(kb, p, s, panel, block);
-            let done = kb.sub(block, b0);
-            let len = kb.index(height * rows);
-            let at = kb.mul(done, len);
-            for (i, var) in acc.iter().enumerate() {
-                let to = kb.index(i as i64 * i64::from(s.lanes));
-                let to = kb.add(at, to);
-                let x = kb.get(*var);
-                kb.store(tiles, to, x);
+            if s.turned {
+                finish_rows(kb, p, s, &acc, (m0, block), epilogue);
+                return;
             }
+            let done = kb.sub(block, b0);
+            let len = kb.index(height);
+            let at = kb.mul(done, len);
+            turn_back(kb, s, &acc, turned, at);
         });
-        turn_back(kb, s, tiles, turned);
+        if s.turned {
+            return;
+        }
+        let m_end = kb.dim(p.m);
         let left = kb.sub(m_end, m0);
         let live = kb.bin(BinOp::Min, left, tile_rows);
-        kb.for_(zero, live, 1, Unroll::No, |kb, r| {
-            let (m, from) = (kb.add(m0, r), kb.mul(r, chunk_len));
+        let count = (p.n % lanes != 0).then(|| {
             let columns = kb.index(p.n);
-            let end = kb.sub(columns, n0);
-            let end = kb.bin(BinOp::Min, end, chunk_len);
-            kb.for_(zero, end, s.lanes.into(), Unroll::No, |kb, c| {
-                let (from, n) = (kb.add(from, c), kb.add(n0, c));
-                let x = kb.load(turned, from, s.lanes);
-                let count = (p.n % i64::from(s.lanes) != 0).then(|| {
-                    let (left, lanes) = (kb.sub(columns, n), kb.index(s.lanes.into()));
-                    kb.bin(BinOp::Min, left, lanes)
-                });
-                epilogue(kb, m, n, x, count);
-            });
+            let left = kb.sub(columns, n0);
+            kb.bin(BinOp::Min, left, width)
+        });
+        kb.for_(zero, live, 1, Unroll::No, |kb, r| {
+            let (m, from) = (kb.add(m0, r), kb.mul(r, width));
+            let x = kb.load(turned, from, s.lanes);
+            epilogue(kb, m, n0, x, count);
         });
     });
 }
@@ -223,31 +224,30 @@ fn unpack(kb: &mut KernelBuilder, [a, b]: [Reg; 2], lane: u16, size: u16, upper:
     kb.push(Inst::Shuffle(a, b, picks))
 }
 
-/// Four vectors of bytes as four vectors of quads: quad `4l + c` of vector `t` holds byte `16l + 4t + c` of each.
-fn interleave(kb: &mut KernelBuilder, rows: &[Reg]) -> Vec<Reg> {
+/// Two steps of unpacking within 128-bit lanes of `lane` elements. Bytes (`lane` 16) of four vectors become four vectors of quads: quad `4l + c` of
+/// vector `t` holds byte `16l + 4t + c` of each. Items of 4 bytes become squares: lane `l` of vector `c` holds item `4l + c` of each.
+fn turn(kb: &mut KernelBuilder, r: [Reg; 4], lane: u16, size: u16) -> Vec<Reg> {
     let mut out = Vec::with_capacity(4);
     for upper in [false, true] {
-        let pairs = [unpack(kb, [rows[0], rows[1]], 16, 1, upper), unpack(kb, [rows[2], rows[3]], 16, 1, upper)];
-        out.extend([unpack(kb, pairs, 16, 2, false), unpack(kb, pairs, 16, 2, true)]);
+        let pairs = [unpack(kb, [r[0], r[1]], lane, size, upper), unpack(kb, [r[2], r[3]], lane, size, upper)];
+        out.extend([unpack(kb, pairs, lane, 2 * size, false), unpack(kb, pairs, lane, 2 * size, true)]);
     }
     out
+}
+
+fn interleave(kb: &mut KernelBuilder, rows: &[Reg]) -> Vec<Reg> {
+    turn(kb, [rows[0], rows[1], rows[2], rows[3]], 16, 1)
+}
+
+fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
+    turn(kb, r, 4 * size, size)
 }
 
 /// The transpose of a square of items of `size` elements, one row per vector, each of 4 bytes.
 fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
     let (n, lane) = (rows.len(), 4 * size);
-    // Within 128-bit lanes: `quads[i][c]` holds in lane `l` the items `4l + c` of rows `4i..4i+4`.
-    let quads: Vec<Vec<Reg>> = rows
-        .chunks(4)
-        .map(|r| {
-            let mut out = Vec::with_capacity(4);
-            for upper in [false, true] {
-                let pairs = [unpack(kb, [r[0], r[1]], lane, size, upper), unpack(kb, [r[2], r[3]], lane, size, upper)];
-                out.extend([unpack(kb, pairs, lane, 2 * size, false), unpack(kb, pairs, lane, 2 * size, true)]);
-            }
-            out
-        })
-        .collect();
+    // `quads[i][c]` holds in lane `l` the items `4l + c` of rows `4i..4i+4`.
+    let quads: Vec<Vec<Reg>> = rows.chunks_exact(4).map(|r| turn_quads(kb, [r[0], r[1], r[2], r[3]], size)).collect();
     // Between lanes.
     let lanes_of = |kb: &mut KernelBuilder, a: Reg, b: Reg, picks: &[u16]| {
         let elements = picks.iter().flat_map(|l| (0..lane).map(move |i| l * lane + i)).collect();
@@ -270,6 +270,73 @@ fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
         }
     }
     out
+}
+
+/// Copies columns `m0..` of an activation `[k, m]` into the panel; bytes in the order that [`interleave`] undoes.
+fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, m0: Reg, row: &mut RowOffset<'_>) {
+    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
+    let (zero, end, stride, m_end) = (kb.index(0), kb.index(p.k), kb.index(rows), kb.dim(p.m));
+    let left = kb.sub(m_end, m0);
+    kb.for_(zero, end, 1, Unroll::No, |kb, k| {
+        let (from, to) = (row(kb, k), kb.mul(k, stride));
+        let from = kb.add(from, m0);
+        let width = if s.int8 { rows } else { lanes };
+        for at in (0..rows).step_by(width as usize) {
+            let at = kb.index(at);
+            let (from, to) = (kb.add(from, at), kb.add(to, at));
+            let count = clipped(kb, p.m, left, at, width);
+            let mut x = match count {
+                Some(c) => kb.load_count(p.a, from, width as u16, c),
+                None => kb.load(p.a, from, width as u16),
+            };
+            if s.int8 {
+                let quads = (0..s.lanes).map(|j| j % 4 * (s.lanes / 4) + j / 4);
+                let picks = quads.flat_map(|q| (0..4).map(move |i| 4 * q + i)).collect();
+                x = kb.push(Inst::Shuffle(x, x, picks));
+            }
+            kb.store(panel, to, x);
+        }
+    });
+}
+
+/// How many of the `width` elements from `at` on exist where `left` do; `None` if all do for sure.
+fn clipped(kb: &mut KernelBuilder, m: &Dim, left: Reg, at: Reg, width: i64) -> Option<Reg> {
+    (!m.modulo(&(width * i64::from(VECTORS)).into()).is(0)).then(|| {
+        let (rest, zero, width) = (kb.sub(left, at), kb.index(0), kb.index(width));
+        let rest = kb.bin(BinOp::Max, rest, zero);
+        kb.bin(BinOp::Min, rest, width)
+    })
+}
+
+/// Hands the sums of a block row over as they are: vectors along the rows.
+fn finish_rows(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    acc: &[Var],
+    (m0, block): (Reg, Reg),
+    epilogue: &mut Epilogue<'_>,
+) {
+    let (height, columns, m_end) = (kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
+    let (first, left) = (kb.mul(block, height), kb.sub(m_end, m0));
+    for (r, acc) in acc.chunks(VECTORS.into()).enumerate() {
+        let r = kb.index(r as i64);
+        let n = kb.add(first, r);
+        let mut row = |kb: &mut KernelBuilder| {
+            for (v, var) in acc.iter().enumerate() {
+                let at = kb.index(v as i64 * i64::from(s.lanes));
+                let count = clipped(kb, p.m, left, at, s.lanes.into());
+                let (m, x) = (kb.add(m0, at), kb.get(*var));
+                epilogue(kb, m, n, x, count);
+            }
+        };
+        if p.n % i64::from(s.height) == 0 {
+            row(kb);
+        } else {
+            let live = kb.bin(BinOp::Lt, n, columns);
+            kb.if_(live, row, |_| {});
+        }
+    }
 }
 
 /// Copies the rows `m0..` of the activation into the panel `[k][rows]`. Rows beyond the end repeat the last one.
@@ -373,27 +440,28 @@ fn turn_panel(
     }
 }
 
-/// Tiles `[column][row]` become `[row][column]`.
-fn turn_back(kb: &mut KernelBuilder, s: Schedule, tiles: Buf, turned: Buf) {
-    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
-    let (zero, row_end, column_end) = (kb.index(0), kb.index(rows), kb.index(s.chunk));
-    kb.for_(zero, column_end, lanes, Unroll::No, |kb, c| {
-        kb.for_(zero, row_end, lanes, Unroll::No, |kb, r| {
-            let (stride, chunk) = (kb.index(rows), kb.index(s.chunk));
-            let (from, to) = (kb.mul(c, stride), kb.mul(r, chunk));
-            let (from, to) = (kb.add(from, r), kb.add(to, c));
-            let square: Vec<Reg> = (0..lanes)
-                .map(|i| {
-                    let i = kb.index(i * rows);
-                    let at = kb.add(from, i);
-                    kb.load(tiles, at, s.lanes)
-                })
-                .collect();
-            for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
-                let i = kb.index(i as i64 * s.chunk);
-                let to = kb.add(to, i);
+/// Stores the sums of a block row as columns `at..` of `turned`, `[row][lanes]`.
+fn turn_back(kb: &mut KernelBuilder, s: Schedule, acc: &[Var], turned: Buf, at: Reg) {
+    let lanes = usize::from(s.lanes);
+    for v in 0..usize::from(VECTORS) {
+        let sums: Vec<Reg> = acc.iter().skip(v).step_by(VECTORS.into()).map(|var| kb.get(*var)).collect();
+        // Four columns turn within 128-bit lanes: lane `l` of piece `c` is row `4l + c`. One column goes element by element.
+        let (pieces, len) = match sums.as_slice() {
+            [a, b, c, d] => (turn_quads(kb, [*a, *b, *c, *d], 1), 4),
+            one => (one.to_vec(), 1),
+        };
+        for (c, piece) in pieces.iter().enumerate() {
+            for l in 0..lanes / len {
+                let row = if len == 4 { 4 * l + c } else { l };
+                let picks: Vec<u16> = (0..len).map(|i| (l * len + i) as u16).collect();
+                let x = match picks.as_slice() {
+                    [lane] => kb.push(Inst::Extract(*piece, *lane)),
+                    _ => kb.push(Inst::Shuffle(*piece, *piece, picks)),
+                };
+                let to = kb.index(((v * lanes + row) * lanes) as i64);
+                let to = kb.add(at, to);
                 kb.store(turned, to, x);
             }
-        });
-    });
+        }
+    }
 }
