@@ -219,6 +219,24 @@ mod kernels {
     }
 
     #[test]
+    fn tokens_by_a_plan() {
+        for (n, remove, protect) in [(9, 3, 1), (9, 3, 0), (10, 4, 2), (8, 1, 5), (7, 3, 1), (2, 1, 0), (65, 32, 1), (197, 13, 1)]
+        {
+            let groups = n - remove;
+            for (d, c) in [(2usize, 3usize), (16, 64), (7, 100)] {
+                let params = format!("%0 \"m\": f32[N,{n},{d}], %1 \"w\": f32[N,{n}], %2 \"x\": f32[N,{n},{c}]");
+                let body = format!(
+                    "%3: f32[N,{n}] = map(%1) {{body = {{1: i0 = const f32 2.0; i1 = add a0 i0; i1}}}}\n\
+                     %4: i64[N,{n}] = token_plan(%0, %3) {{planner = tome, remove = {remove}, protect = {protect}}}\n\
+                     %5: f32[N,{groups},{c}] = token_apply(%2, %4, %3) {{tokens = {groups}}}\n\
+                     return %4 \"plan\", %5 \"y\""
+                );
+                check(&module(&params, &body), &[&[3, n, d], &[3, n], &[3, n, c]]);
+            }
+        }
+    }
+
+    #[test]
     fn folds_along_every_axis() {
         for kind in ["sum", "prod", "max", "min"] {
             for (axes, ty) in [("0", "[M,5]"), ("1", "[N,5]"), ("2", "[N,M]"), ("1,2", "[N]"), ("0,1,2", "[]")] {

@@ -66,7 +66,7 @@ impl Default for PassCx {
             remarks: Vec::new(),
             stats: Vec::new(),
             verify_each: false,
-            decompose: vec!["rope", "quantize", "dequantize", "token_plan", "token_apply", "token_size", "token_unmerge"],
+            decompose: vec!["rope", "quantize", "dequantize", "token_size", "token_unmerge"],
             merge: None,
             ledger: Vec::new(),
             current: Current::default(),

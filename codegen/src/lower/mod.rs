@@ -8,6 +8,7 @@ mod products;
 mod region;
 mod rows;
 mod strided;
+mod tokens;
 mod weights;
 
 use std::collections::HashMap;

@@ -10,7 +10,7 @@ use super::anchor::loops;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::region::Region;
-use super::{Lowered, Source, no_lowering, products, rows, weights};
+use super::{Lowered, Source, no_lowering, products, rows, tokens, weights};
 use crate::template::tile;
 use crate::{CodegenError, Target};
 
@@ -29,6 +29,8 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Scan(_) => rows::lower(r, v, n, target),
             Op::TopK(_) => rows::top_k(r, n, target),
             Op::ScatterElements(_) | Op::ScatterNd(_) => rows::scatter(r, v, n, target),
+            Op::TokenPlan(_) => tokens::plan(r, n, target).ok_or(Stuck::Op(v)),
+            Op::TokenApply(_) => tokens::apply(r, n, target),
             _ => pointwise(r, target),
         },
         None => pointwise(r, target),

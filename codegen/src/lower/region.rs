@@ -77,5 +77,7 @@ pub(crate) fn is_anchor(op: &Op) -> bool {
             | Op::Attention(_)
             | Op::ScatterElements(_)
             | Op::ScatterNd(_)
+            | Op::TokenPlan(_)
+            | Op::TokenApply(_)
     )
 }

@@ -5,3 +5,4 @@ pub mod matmul;
 pub mod matmul_int8;
 pub mod spmm;
 pub mod tile;
+pub mod token_plan;

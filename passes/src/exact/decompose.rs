@@ -11,7 +11,7 @@ use super::sweep;
 use crate::context::PassCx;
 use crate::error::PassError;
 
-/// Runs the pass on the ops that [`PassCx::decompose`] names, and on `attention` of another type than `f32`.
+/// Runs the pass on the ops that [`PassCx::decompose`] names, and on those whose kernel takes `f32` only and that have another type.
 ///
 /// # Errors
 /// Only for a bug in the pass.
@@ -35,7 +35,13 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     Ok(())
 }
 
-/// True for a type that no attention kernel takes.
+/// True for a type that no kernel of the op takes.
 fn lacks_kernel(op: &Op, b: &Builder<'_>, operands: &[Value]) -> bool {
-    matches!(op, Op::Attention(_)) && operands.iter().take(3).any(|v| b.ty(*v).dtype != DType::F32)
+    let floats = match op {
+        Op::Attention(_) => 3,
+        Op::TokenPlan(p) if p.remove == 0 => return true,
+        Op::TokenPlan(_) | Op::TokenApply(_) => 1,
+        _ => 0,
+    };
+    operands.iter().take(floats).any(|v| b.ty(*v).dtype != DType::F32)
 }

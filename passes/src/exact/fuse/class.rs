@@ -55,7 +55,11 @@ pub fn role(op: &Op) -> Role {
 
 /// True if maps may follow the op in its region: it gives each element of its one result once.
 pub fn has_epilogue(op: &Op) -> bool {
-    role(op) != Role::Pointwise && !matches!(op, Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) | Op::Fused(_))
+    role(op) != Role::Pointwise
+        && !matches!(
+            op,
+            Op::ScatterElements(_) | Op::ScatterNd(_) | Op::TopK(_) | Op::TokenPlan(_) | Op::TokenApply(_) | Op::Fused(_)
+        )
 }
 
 /// True for an op whose register tiles make an epilogue free: it gets maps that two anchors could have.
