@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use transc_codegen::{EmitOptions, Program, Target};
+use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
 use transc_passes::{MergeSpec, PassCx};
 use transc_runtime::abi::LedgerEntry;
@@ -16,6 +16,7 @@ use crate::Error;
 #[derive(Clone, Debug)]
 pub struct Compiler {
     target: Target,
+    backend: Backend,
     opt_level: u8,
     threads: usize,
     merge: Option<MergeSpec>,
@@ -29,9 +30,16 @@ impl Default for Compiler {
 }
 
 impl Compiler {
-    /// For this machine, full optimisation, one compiler thread per core.
+    /// For this machine, the best code that this build can make, full optimisation, one compiler thread per core.
     pub fn new() -> Self {
-        Self { target: Target::host(), opt_level: 3, threads: 0, merge: None, calibration: Arc::default() }
+        Self {
+            target: Target::host(),
+            backend: Backend::default(),
+            opt_level: 3,
+            threads: 0,
+            merge: None,
+            calibration: Arc::default(),
+        }
     }
 
     /// Sets the target.
@@ -39,6 +47,17 @@ impl Compiler {
     pub fn target(mut self, target: Target) -> Self {
         self.target = target;
         self
+    }
+
+    /// Sets who makes the code.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    pub(crate) fn chosen_backend(&self) -> Backend {
+        self.backend
     }
 
     /// Sets the effort of the back end's optimiser, 0 to 3.
@@ -94,11 +113,12 @@ impl Compiler {
         transc_passes::optimise(&mut optimised, cx)?;
         lap("optimise");
         on_phase("lower");
-        let program = transc_codegen::lower::lower(&optimised, &self.target)?;
+        let target = self.backend.target(&self.target);
+        let program = transc_codegen::lower::lower(&optimised, &target)?;
         lap("lower");
         on_phase("codegen");
-        let options = EmitOptions { opt_level: self.opt_level, threads: self.threads };
-        let code = transc_codegen::compile(&program, &self.target, &options)?;
+        let options = EmitOptions { backend: self.backend, opt_level: self.opt_level, threads: self.threads };
+        let code = transc_codegen::compile(&program, &target, &options)?;
         lap("codegen");
         let mut compiled = Compiled { module: optimised, program, code, phases };
         if !cx.ledger.is_empty() {

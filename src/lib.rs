@@ -18,8 +18,8 @@
 //! A [`Session`] is `Send + Sync`: share it between threads, each call to `run` is independent. Same artefact and same input give the
 //! same bits, for any number of threads.
 
-pub use transc_codegen::Target;
 pub use transc_codegen::simulate::run as simulate;
+pub use transc_codegen::{Backend, Target};
 pub use transc_frontend::{DimOption, ImportOptions};
 pub use transc_ir as ir;
 pub use transc_passes as passes;
@@ -28,9 +28,11 @@ pub use transc_runtime::{Model, Session, SessionOptions, Tensor, TensorView};
 
 mod compiler;
 mod error;
+mod tiered;
 
 pub use compiler::{Compiled, Compiler};
 pub use error::Error;
+pub use tiered::Tiered;
 
 use std::path::Path;
 

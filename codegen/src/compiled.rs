@@ -1,20 +1,21 @@
-//! Compiled programs: code in memory, and its ways out.
+//! Compiled programs: code in memory, and its ways out. Nothing here depends on which backend made the code.
 
 use std::path::Path;
 
-use rayon::prelude::*;
 use transc_runtime::abi::{LedgerEntry, Plan};
 use transc_runtime::artefact::{Section, write, write_atomic};
 use transc_runtime::mem::AlignedBytes;
 use transc_runtime::{Model, Weights};
 
-use crate::llvm::{self, Form};
+use crate::backend::{Backend, Code, Job, Text};
 use crate::program::Program;
 use crate::{CodegenError, Target, link, plan};
 
 /// Options of code generation.
 #[derive(Clone, Copy, Debug)]
 pub struct EmitOptions {
+    /// Who makes the code.
+    pub backend: Backend,
     /// Effort of the optimiser, 0 to 3.
     pub opt_level: u8,
     /// Compiler threads; 0 means one per core.
@@ -23,34 +24,28 @@ pub struct EmitOptions {
 
 impl Default for EmitOptions {
     fn default() -> Self {
-        Self { opt_level: 3, threads: 0 }
+        Self { backend: Backend::default(), opt_level: 3, threads: 0 }
     }
 }
 
-/// A program with the objects of its kernels.
+/// A program with the code of its kernels.
 pub struct Compiled {
     program: Program,
     target: Target,
     options: EmitOptions,
     plan: Plan,
-    objects: Vec<Vec<u8>>,
+    code: Box<dyn Code>,
 }
 
-/// Compiles the kernels of a program, side by side, one LLVM context each.
+/// Compiles the kernels of a program side by side.
 ///
 /// # Errors
-/// A kernel that LLVM refuses.
+/// A kernel that the backend refuses, or a backend that this build leaves out.
 pub fn compile(program: &Program, target: &Target, options: &EmitOptions) -> Result<Compiled, CodegenError> {
     let program = program.expanded();
-    let objects = per_kernel(&program, target, options, Form::Object)?;
-    let plan = plan::plan(&program, target);
-    Ok(Compiled { program, target: target.clone(), options: *options, plan, objects })
-}
-
-fn per_kernel(p: &Program, target: &Target, options: &EmitOptions, form: Form) -> Result<Vec<Vec<u8>>, CodegenError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
-    let pool = pool.map_err(|e| CodegenError::Backend { kernel: String::new(), message: e.to_string() })?;
-    pool.install(|| p.kernels.par_iter().map(|k| llvm::compile_kernel(k, target, options.opt_level, form)).collect())
+    let code = options.backend.compile(&Job { program: &program, target, options })?;
+    let plan = plan::plan(&program, target, options.backend);
+    Ok(Compiled { program, target: target.clone(), options: *options, plan, code })
 }
 
 impl Compiled {
@@ -62,6 +57,11 @@ impl Compiled {
     /// Replaces the ledger of lossy steps, which travels with the code.
     pub fn set_ledger(&mut self, ledger: Vec<LedgerEntry>) {
         self.plan.ledger = ledger;
+    }
+
+    /// Who made the code.
+    pub fn backend(&self) -> Backend {
+        self.options.backend
     }
 
     fn names(&self) -> Vec<String> {
@@ -77,9 +77,9 @@ impl Compiled {
     /// The model in this process.
     ///
     /// # Errors
-    /// If LLVM cannot load the code, or this processor lacks a feature.
+    /// If the code cannot be loaded, or this processor lacks a feature.
     pub fn jit(&self) -> Result<Model, CodegenError> {
-        llvm::model(self.plan.clone(), &self.objects, &self.names(), Weights::owned(self.weights()?))
+        self.code.load(self.plan.clone(), Weights::owned(self.weights()?))
     }
 
     /// Writes the shared library with everything in it, and its C header beside it.
@@ -89,7 +89,7 @@ impl Compiled {
     pub fn write_so(&self, path: &Path) -> Result<(), CodegenError> {
         let weights = self.weights()?;
         let parts = link::Parts {
-            objects: &self.objects,
+            objects: &self.code.objects()?,
             names: &self.names(),
             plan: Some(&self.plan.encode()?),
             weights: weights.as_slice(),
@@ -107,8 +107,8 @@ impl Compiled {
     /// # Errors
     /// No linker, or a file that cannot be written.
     pub fn write_tsc(&self, path: &Path) -> Result<(), CodegenError> {
-        let kernels =
-            link::shared_object(&link::Parts { objects: &self.objects, names: &self.names(), plan: None, weights: &[] })?;
+        let parts = link::Parts { objects: &self.code.objects()?, names: &self.names(), plan: None, weights: &[] };
+        let kernels = link::shared_object(&parts)?;
         let (plan, weights) = (self.plan.encode()?, self.weights()?);
         let sections = [(Section::Plan, plan.as_slice()), (Section::Kernels, &kernels), (Section::Weights, weights.as_slice())];
         Ok(write_atomic(path, |f| write(f, &sections))?)
@@ -119,27 +119,14 @@ impl Compiled {
     /// # Errors
     /// No linker.
     pub fn object(&self) -> Result<Vec<u8>, CodegenError> {
-        link::relocatable(&self.objects)
+        link::relocatable(&self.code.objects()?)
     }
 
-    fn text(&self, form: Form) -> Result<String, CodegenError> {
-        let parts = per_kernel(&self.program, &self.target, &self.options, form)?;
-        Ok(parts.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>().join("\n"))
-    }
-
-    /// The optimised LLVM IR of all kernels.
+    /// A text of all kernels.
     ///
     /// # Errors
-    /// As [`compile`].
-    pub fn llvm_ir(&self) -> Result<String, CodegenError> {
-        self.text(Form::Ir)
-    }
-
-    /// The assembly of all kernels.
-    ///
-    /// # Errors
-    /// As [`compile`].
-    pub fn asm(&self) -> Result<String, CodegenError> {
-        self.text(Form::Assembly)
+    /// A form that the backend does not offer; else as [`compile`].
+    pub fn text(&self, form: Text) -> Result<String, CodegenError> {
+        self.code.text(&Job { program: &self.program, target: &self.target, options: &self.options }, form)
     }
 }

@@ -18,12 +18,15 @@ pub enum CodegenError {
     /// A target that is not known.
     #[error("there is no target `{0}`")]
     UnknownTarget(String),
+    /// A backend that is not known.
+    #[error("there is no backend `{0}`")]
+    UnknownBackend(String),
     /// A kernel that the back end refuses.
     #[error("kernel `{kernel}`: {message}")]
     Backend {
         /// Symbol name.
         kernel: String,
-        /// What LLVM says.
+        /// What it says.
         message: String,
     },
     /// No linker, or it failed.
@@ -32,9 +35,17 @@ pub enum CodegenError {
     /// A file that cannot be written.
     #[error(transparent)]
     Runtime(#[from] transc_runtime::Error),
-    /// Something that this build leaves out.
-    #[error("this build has no {0}")]
+    /// A backend that this build leaves out.
+    #[error("this build has no backend `{0}`")]
     NotBuilt(&'static str),
+    /// A text that a backend does not have.
+    #[error("the backend `{backend}` has no {what}")]
+    NotOffered {
+        /// The backend.
+        backend: &'static str,
+        /// The text.
+        what: &'static str,
+    },
 }
 
 impl Diagnose for CodegenError {
@@ -46,7 +57,15 @@ impl Diagnose for CodegenError {
             CodegenError::Linker(_) => {
                 ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found")
             }
-            CodegenError::NotBuilt(_) => ("T0605", Fault::Environment, "build transc with the feature `llvm-out`"),
+            CodegenError::NotBuilt(_) => (
+                "T0605",
+                Fault::Environment,
+                "build transc with the backend's feature (`llvm-out`, `clif-out`), or choose another --backend",
+            ),
+            CodegenError::UnknownBackend(_) => {
+                ("T0606", Fault::Invalid, "backends: llvm, clif; `transc doctor` shows what is built")
+            }
+            CodegenError::NotOffered { .. } => ("T0607", Fault::Unsupported, "choose another --backend or another --emit"),
             CodegenError::Runtime(e) => {
                 let fault = if e.fault() == transc_runtime::Fault::Environment { Fault::Environment } else { Fault::Bug };
                 (e.code(), fault, e.help())

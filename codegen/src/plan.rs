@@ -4,12 +4,12 @@ use rayon::prelude::*;
 use transc_ir::types::{Atom, Dim, TensorType};
 use transc_runtime::abi::{ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, Expr, Launch, Plan, Symbol, Temp, TensorSpec};
 
-use crate::Target;
 use crate::program::{Arg, Program};
 use crate::scratch::scratch_len;
+use crate::{Backend, Target};
 
 /// The plan of a program.
-pub(crate) fn plan(p: &Program, target: &Target) -> Plan {
+pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
     let symbols = p.symbols.iter().map(|(s, r)| Symbol { name: s.name().into(), min: r.min, max: r.max }).collect();
     let expr = |d: &Dim| expr(p, d);
     let spec = |(name, ty): &(String, TensorType)| TensorSpec {
@@ -42,7 +42,9 @@ pub(crate) fn plan(p: &Program, target: &Target) -> Plan {
         launches: launches.collect(),
         checks: p.constraints.iter().map(|(a, b, why)| Check { lhs: expr(a), rhs: expr(b), message: why.clone() }).collect(),
         ledger: Vec::new(),
-        facts: [("target".to_string(), target.name().to_string()), ("kernels".to_string(), p.kernels.len().to_string())].into(),
+        facts: [("backend", backend.name().into()), ("target", target.name().into()), ("kernels", p.kernels.len().to_string())]
+            .map(|(k, v): (&str, String)| (k.to_string(), v))
+            .into(),
     }
 }
 

@@ -22,6 +22,8 @@ const EXTRA: &[&str] = &["avx512vnni", "avx512bf16"];
 impl Target {
     /// AVX2 and FMA: 8 floats per vector.
     pub const X86_64_V3: Target = Target { name: "x86-64-v3", lanes: 8, extra: Vec::new() };
+    /// As [`Target::X86_64_V3`] in vectors of 4 floats, for backends that have no wider ones.
+    pub const X86_64_V3_128: Target = Target { name: "x86-64-v3", lanes: 4, extra: Vec::new() };
     /// AVX-512: 16 floats per vector.
     pub const X86_64_V4: Target = Target { name: "x86-64-v4", lanes: 16, extra: Vec::new() };
 

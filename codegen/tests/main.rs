@@ -1,6 +1,6 @@
 //! Compiled kernels against the reference interpreter, region by region. One binary: LLVM is linked once.
 
-use transc_codegen::{EmitOptions, Target, compile, lower, simulate};
+use transc_codegen::{Backend, EmitOptions, Target, compile, lower, simulate};
 use transc_ir::interp::{self, Tensor};
 use transc_ir::scalar::Literal;
 use transc_ir::text::parse_module;
@@ -35,22 +35,36 @@ fn input(dtype: DType, dims: &[usize], seed: &mut u64) -> Tensor {
     t
 }
 
-/// Runs a module on random inputs of the given shapes through the interpreter and compiled code, on every target that this machine has.
-fn check(text: &str, shapes: &[&[usize]]) {
-    let m = parse_module(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let mut seed = 1;
-    let inputs: Vec<Tensor> =
-        m.main.params().iter().zip(shapes).map(|((_, v), s)| input(m.main.ty(*v).dtype, s, &mut seed)).collect();
-    let want = interp::eval_module(&m, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
+/// The backends of this build with the targets that this machine has.
+fn ways() -> Vec<(Backend, Target)> {
     let mut targets = vec![Target::X86_64_V3];
     if Target::host().lanes() == 16 {
         targets.push(Target::X86_64_V4);
     } else {
         println!("skipped: x86-64-v4 (no avx512f)");
     }
-    for target in targets {
+    let of = |b: Backend| {
+        let narrow = b.target(&Target::X86_64_V3);
+        let mut all = targets.clone();
+        if !all.contains(&narrow) {
+            all.push(narrow);
+        }
+        all.into_iter().map(move |t| (b, t))
+    };
+    Backend::built().flat_map(of).collect()
+}
+
+/// Runs a module on random inputs of the given shapes through the interpreter and compiled code, in every way that there is.
+fn check(text: &str, shapes: &[&[usize]]) {
+    let m = parse_module(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let mut seed = 1;
+    let inputs: Vec<Tensor> =
+        m.main.params().iter().zip(shapes).map(|((_, v), s)| input(m.main.ty(*v).dtype, s, &mut seed)).collect();
+    let want = interp::eval_module(&m, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    for (backend, target) in ways() {
         let program = lower::lower(&m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        let code = compile(&program, &target, &EmitOptions::default()).unwrap_or_else(|e| panic!("{e}\n{program}"));
+        let code = compile(&program, &target, &EmitOptions { backend, ..EmitOptions::default() })
+            .unwrap_or_else(|e| panic!("{e}\n{program}"));
         let simulated =
             simulate::run(&program.expanded(), &inputs).unwrap_or_else(|e| panic!("{e}\n{text}\n{}", program.expanded()));
         let session =
@@ -68,7 +82,7 @@ fn check(text: &str, shapes: &[&[usize]]) {
             let g = Tensor { dtype: w.dtype, dims: g.shape().to_vec(), data: g.bytes().to_vec() };
             for (way, t) in [("compiled", &g), ("simulated", s)] {
                 let what = difference(t, w);
-                assert!(what.is_none(), "{} {way} {name} {what:?}\n{text}\n{program}", target.name());
+                assert!(what.is_none(), "{backend} {} {way} {name} {what:?}\n{text}\n{program}", target.name());
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use transc::Backend;
 
 /// A compiler for transformer models: model file in, native code out.
 #[derive(Parser, Debug)]
@@ -80,6 +81,9 @@ pub struct TargetArgs {
     /// `host`, `x86-64-v3`, `x86-64-v4` or a processor name that LLVM knows.
     #[arg(long, default_value = "host")]
     pub target: String,
+    /// Who makes the code: `llvm` makes the fastest, `clif` is fastest at it. Default: the first of them that this build has.
+    #[arg(long, value_name = "llvm|clif", value_parser = parse_backend)]
+    pub backend: Option<Backend>,
     /// Effort of the optimiser: 0 compiles fastest.
     #[arg(short = 'O', value_name = "0..3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
     pub opt_level: u8,
@@ -136,6 +140,8 @@ pub enum Emit {
     Loops,
     /// LLVM IR of the kernels, optimised.
     LlvmIr,
+    /// Cranelift IR of the kernels.
+    Clif,
     /// Assembly of the kernels.
     Asm,
     /// Graph of the kernel launches for Graphviz.
@@ -152,6 +158,7 @@ impl Emit {
             Emit::Tir => "tir",
             Emit::Loops => "loops",
             Emit::LlvmIr => "ll",
+            Emit::Clif => "clif",
             Emit::Asm => "s",
             Emit::Dot => "dot",
         }
@@ -313,6 +320,10 @@ fn parse_dim(text: &str) -> Result<DimArg, String> {
         return Err(format!("`{text}` has an empty name or range"));
     }
     Ok(DimArg { name: name.into(), min, max })
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|e: transc_codegen::CodegenError| e.to_string())
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {

@@ -6,6 +6,7 @@ use serde_json::json;
 use transc::Compiler;
 use transc::ir::diag::Fault;
 use transc::runtime::artefact::write_atomic;
+use transc_codegen::Text;
 
 use super::Failure;
 use super::args::{CompileArgs, Emit, TargetArgs};
@@ -39,6 +40,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
         let bytes = outputs.first().and_then(|(_, p)| std::fs::metadata(p).ok()).map_or(0, |m| m.len());
         let summary = json!({
             "schema_version": 1,
+            "backend": compiled.code().backend().name(),
             "phases_ms": phases,
             "coverage": source::coverage(&compiled.module),
             "macs_before": macs.map(|d| d.to_string()),
@@ -54,7 +56,12 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             let size = std::fs::metadata(path).map_or(0, |m| m.len());
             eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
         }
-        eprintln!("{} kernels, {} launches", compiled.program.kernels.len(), compiled.program.launches.len());
+        eprintln!(
+            "{} kernels, {} launches, backend {}",
+            compiled.program.kernels.len(),
+            compiled.program.launches.len(),
+            compiled.code().backend()
+        );
         eprint!("{}", source::ledger_text(compiled.code().plan()));
     }
     Ok(())
@@ -71,7 +78,7 @@ fn calibration(a: &CompileArgs, module: &transc::ir::Module) -> Result<Vec<(Stri
 /// The compiler for target options.
 pub fn compiler(t: &TargetArgs) -> Result<Compiler, Failure> {
     let target = t.target.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?;
-    let compiler = Compiler::new().target(target).opt_level(t.opt_level);
+    let compiler = Compiler::new().target(target).backend(t.backend.unwrap_or_default()).opt_level(t.opt_level);
     Ok(match source::merge_spec(&t.lossy)? {
         Some(spec) => compiler.merge(spec),
         None => compiler,
@@ -87,7 +94,12 @@ fn outputs(a: &CompileArgs) -> Result<Vec<(Emit, PathBuf)>, Failure> {
         [] => {
             let emit = Emit::from_extension(extension).ok_or_else(|| {
                 let message = format!("the extension of `{}` is not a form of output", output.display());
-                Failure::one("T0902", Fault::Invalid, message, "use .so, .tsc, .o, .tir, .loops, .ll, .s or .dot, or --emit")
+                Failure::one(
+                    "T0902",
+                    Fault::Invalid,
+                    message,
+                    "use .so, .tsc, .o, .tir, .loops, .ll, .clif, .s or .dot, or --emit",
+                )
             })?;
             Ok(vec![(emit, output)])
         }
@@ -118,8 +130,9 @@ fn write(compiled: &transc::Compiled, emit: Emit, path: &Path) -> Result<(), Fai
         Emit::Obj => compiled.code().object()?,
         Emit::Tir => compiled.module.to_string().into_bytes(),
         Emit::Loops => compiled.program.to_string().into_bytes(),
-        Emit::LlvmIr => compiled.code().llvm_ir()?.into_bytes(),
-        Emit::Asm => compiled.code().asm()?.into_bytes(),
+        Emit::LlvmIr => compiled.code().text(Text::LlvmIr)?.into_bytes(),
+        Emit::Clif => compiled.code().text(Text::Clif)?.into_bytes(),
+        Emit::Asm => compiled.code().text(Text::Asm)?.into_bytes(),
         Emit::Dot => transc::passes::dot::render(&compiled.module).into_bytes(),
     };
     write_atomic(path, |file| std::io::Write::write_all(file, &text)).map_err(|e| transc::Error::from(e).into())

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::json;
-use transc::Target;
+use transc::{Backend, Target};
 
 use super::Failure;
 use super::source;
@@ -17,6 +17,9 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
     });
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let features = target.features().join(" ");
+    let backends: Vec<_> = Backend::ALL.iter().map(|b| (*b, b.version())).collect();
+    let shown: Vec<String> =
+        backends.iter().map(|(b, v)| format!("{b} {}", v.as_deref().unwrap_or("(not in this build)"))).collect();
     if as_json {
         source::print_json(&json!({
             "schema_version": 1,
@@ -24,15 +27,15 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
             "target": target.name(),
             "features": target.features(),
             "threads": threads,
-            "llvm": transc_codegen::llvm_version(),
+            "backends": backends.iter().map(|(b, v)| (b.name().to_string(), json!(v))).collect::<serde_json::Map<_, _>>(),
             "linker": linker,
         }));
     } else {
         source::print_text(&format!(
-            "transc    {}\ntarget    {}\nfeatures  {features}\nthreads   {threads}\nllvm      {}\nlinker    {linker}\n",
+            "transc    {}\ntarget    {}\nfeatures  {features}\nthreads   {threads}\nbackends  {}\nlinker    {linker}\n",
             env!("CARGO_PKG_VERSION"),
             target.name(),
-            transc_codegen::llvm_version()
+            shown.join(", ")
         ));
     }
     Ok(())

@@ -94,7 +94,8 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
         }));
         return Ok(());
     }
-    let mut text = format!("artefact {}, made by transc {}\n", clean(&p.name), clean(&p.producer));
+    let backend = p.facts.get("backend").map_or_else(String::new, |b| format!(", backend {}", clean(b)));
+    let mut text = format!("artefact {}, made by transc {}{backend}\n", clean(&p.name), clean(&p.producer));
     for line in inputs.iter().map(|i| format!("input  {i}")).chain(outputs.iter().map(|o| format!("output {o}"))) {
         let _ = writeln!(text, "{line}");
     }

@@ -1,15 +1,58 @@
-//! The LLVM back end: kernels to LLVM IR, objects, assembly, and code in this process.
+//! The LLVM backend: kernels to LLVM IR, objects, assembly, and code in this process.
 
 mod emit;
 mod jit;
 mod machine;
 mod ops;
 
-pub(crate) use jit::model;
-pub(crate) use machine::{Form, compile_kernel};
+use std::borrow::Cow;
+
+use transc_runtime::abi::Plan;
+use transc_runtime::{Model, Weights};
+
+use crate::CodegenError;
+use crate::backend::{Backend, Code, Job, Text};
+use machine::{Form, compile_kernel};
 
 /// Version of LLVM.
-pub fn version() -> String {
+pub(crate) fn version() -> String {
     let (major, minor, patch) = inkwell::support::get_llvm_version();
     format!("{major}.{minor}.{patch}")
+}
+
+/// One object per kernel.
+struct Objects {
+    names: Vec<String>,
+    objects: Vec<Vec<u8>>,
+}
+
+/// Compiles the kernels, in one LLVM context each.
+pub(crate) fn compile(job: &Job<'_>) -> Result<Box<dyn Code>, CodegenError> {
+    let objects = per_kernel(job, Form::Object)?;
+    let names = job.program.kernels.iter().map(|k| k.name.clone()).collect();
+    Ok(Box::new(Objects { names, objects }))
+}
+
+fn per_kernel(job: &Job<'_>, form: Form) -> Result<Vec<Vec<u8>>, CodegenError> {
+    job.per_kernel(|k| compile_kernel(k, job.target, job.options.opt_level, form))
+}
+
+impl Code for Objects {
+    fn objects(&self) -> Result<Cow<'_, [Vec<u8>]>, CodegenError> {
+        Ok(Cow::Borrowed(&self.objects))
+    }
+
+    fn load(&self, plan: Plan, weights: Weights) -> Result<Model, CodegenError> {
+        jit::model(plan, &self.objects, &self.names, weights)
+    }
+
+    fn text(&self, job: &Job<'_>, form: Text) -> Result<String, CodegenError> {
+        let form = match form {
+            Text::LlvmIr => Form::Ir,
+            Text::Asm => Form::Assembly,
+            Text::Clif => return Err(form.refused(Backend::Llvm)),
+        };
+        let parts = per_kernel(job, form)?;
+        Ok(parts.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>().join("\n"))
+    }
 }

@@ -1,0 +1,169 @@
+//! Operations across lanes, and target instructions by their stated meaning.
+
+use cranelift_codegen::ir::{ConstantData, InstBuilder as _, Value, types};
+use transc_ir::loops::{ReduceOp, TargetInst, Ty};
+use transc_ir::scalar::BinOp;
+use transc_ir::types::DType;
+
+use super::cast::{bf16_to_f32, cast};
+use super::emit::Emitter;
+use super::ops;
+use super::parts::{self, Parts, layout, packed};
+
+/// A vector of equal lanes.
+pub(super) fn splat(e: &mut Emitter<'_>, d: DType, lanes: u16, x: Value) -> Parts {
+    let ty = Ty::vector(d, lanes);
+    let (t, n) = layout(ty);
+    if !packed(ty) {
+        return vec![x; n];
+    }
+    let x = if d == DType::Bool {
+        let x = e.f.ins().uextend(types::I32, x);
+        e.f.ins().ineg(x)
+    } else {
+        x
+    };
+    let v = e.f.ins().splat(t, x);
+    vec![v; n]
+}
+
+/// `0, 1, 2, ..`.
+pub(super) fn count(e: &mut Emitter<'_>, ty: Ty) -> Parts {
+    let (t, n) = layout(ty);
+    if !packed(ty) {
+        return (0..i64::from(ty.lanes)).map(|i| e.f.ins().iconst(t, i)).collect();
+    }
+    let bytes = |i: u16| i64::from(i).to_le_bytes()[..ty.dtype.size_bytes()].to_vec();
+    let all: Vec<u8> = (0..ty.lanes).flat_map(bytes).collect();
+    all.chunks(all.len() / n)
+        .map(|c| {
+            let data = e.f.func.dfg.constants.insert(ConstantData::from(c));
+            e.f.ins().vconst(t, data)
+        })
+        .collect()
+}
+
+/// Lanes picked from the concatenation of two vectors.
+pub(super) fn shuffle(e: &mut Emitter<'_>, ty: Ty, a: &Parts, b: &Parts, picks: &[u16]) -> Parts {
+    let out = Ty::vector(ty.dtype, picks.len() as u16);
+    if packed(ty) && packed(out) {
+        let (t, _) = layout(ty);
+        let per_part = t.lane_count() as u16;
+        let both: Vec<Value> = a.iter().chain(b).copied().collect();
+        let chosen: Option<Parts> = picks.chunks(per_part.into()).map(|p| shuffle_part(e, &both, per_part, p)).collect();
+        if let Some(v) = chosen {
+            return v;
+        }
+    }
+    let mut all = parts::lanes(e, ty, a);
+    all.extend(parts::lanes(e, ty, b));
+    let chosen: Vec<Value> = picks.iter().map(|i| all[usize::from(*i)]).collect();
+    parts::from_lanes(e, out, &chosen)
+}
+
+/// One register of a shuffle, if its lanes come from at most two registers.
+fn shuffle_part(e: &mut Emitter<'_>, both: &[Value], per_part: u16, picks: &[u16]) -> Option<Value> {
+    let first = picks[0] / per_part;
+    let second = picks.iter().map(|p| p / per_part).find(|r| *r != first).unwrap_or(first);
+    let width = 16 / per_part;
+    let mut bytes = Vec::with_capacity(16);
+    for p in picks {
+        let register = match p / per_part {
+            r if r == first => 0,
+            r if r == second => 16,
+            _ => return None,
+        };
+        bytes.extend((0..width).map(|i| (register + (p % per_part) * width + i) as u8));
+    }
+    let t = e.f.func.dfg.value_type(both[usize::from(first)]);
+    let v = parts::shuffle16(e, both[usize::from(first)], both[usize::from(second)], &bytes);
+    Some(parts::bitcast(e, t, v))
+}
+
+/// Lane `i` with lane `i + n/2`, halving.
+pub(super) fn reduce(e: &mut Emitter<'_>, op: ReduceOp, ty: Ty, v: &Parts) -> Value {
+    let op = match op {
+        ReduceOp::Add => BinOp::Add,
+        ReduceOp::Mul => BinOp::Mul,
+        ReduceOp::Min => BinOp::Min,
+        ReduceOp::Max => BinOp::Max,
+    };
+    // Whole registers as long as there are several.
+    let (mut v, mut ty) = (v.clone(), ty);
+    while packed(ty) && v.len() > 1 && v.len().is_multiple_of(2) {
+        let high = v.split_off(v.len() / 2);
+        ty.lanes /= 2;
+        v = ops::bin(e, op, ty, &v, &high, None);
+    }
+    let mut all = parts::lanes(e, ty, &v);
+    while all.len() > 1 {
+        let half = all.len() / 2;
+        let one = Ty::scalar(ty.dtype);
+        all = (0..half).map(|i| ops::bin(e, op, one, &vec![all[i]], &vec![all[half + i]], None)[0]).collect();
+    }
+    all[0]
+}
+
+/// A target instruction by its stated meaning.
+pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[Parts]) -> Parts {
+    let ty = types[0];
+    match t {
+        TargetInst::VpDpBusd if packed(ty) => {
+            let registers = args[0].iter().zip(args[1].iter().zip(&args[2]));
+            registers.map(|(acc, (a, b))| dot_u8_i8(e, *acc, *a, *b)).collect()
+        }
+        TargetInst::VDpBf16Ps if packed(ty) => {
+            let registers = args[0].iter().zip(args[1].iter().zip(&args[2]));
+            registers.map(|(acc, (a, b))| dot_bf16(e, *acc, *a, *b)).collect()
+        }
+        TargetInst::VpDpBusd => by_lanes(e, DType::I32, 4, types, args),
+        TargetInst::VDpBf16Ps => by_lanes(e, DType::F32, 2, types, args),
+    }
+}
+
+/// Products as pairs of 16-bit numbers, whose sums fit 32 bits; then neighbouring sums.
+fn dot_u8_i8(e: &mut Emitter<'_>, acc: Value, a: Value, b: Value) -> Value {
+    let (al, bl) = (e.f.ins().uwiden_low(a), e.f.ins().swiden_low(b));
+    let (ah, bh) = (e.f.ins().uwiden_high(a), e.f.ins().swiden_high(b));
+    // Cranelift knows this pattern as one instruction.
+    let pairs = |e: &mut Emitter<'_>, a: Value, b: Value| {
+        let (a0, b0) = (e.f.ins().swiden_low(a), e.f.ins().swiden_low(b));
+        let (a1, b1) = (e.f.ins().swiden_high(a), e.f.ins().swiden_high(b));
+        let (low, high) = (e.f.ins().imul(a0, b0), e.f.ins().imul(a1, b1));
+        e.f.ins().iadd_pairwise(low, high)
+    };
+    let (low, high) = (pairs(e, al, bl), pairs(e, ah, bh));
+    let sums = e.f.ins().iadd_pairwise(low, high);
+    e.f.ins().iadd(acc, sums)
+}
+
+/// The odd products first, as the instruction is defined.
+fn dot_bf16(e: &mut Emitter<'_>, acc: Value, a: Value, b: Value) -> Value {
+    let upper = ops::int(e, types::I32X4, 0xffff_0000);
+    let split = |e: &mut Emitter<'_>, x: Value| {
+        let x = parts::bitcast(e, types::I32X4, x);
+        let odd = e.f.ins().band(x, upper);
+        (bf16_to_f32(e, x), parts::bitcast(e, types::F32X4, odd))
+    };
+    let ((a0, a1), (b0, b1)) = (split(e, a), split(e, b));
+    let odd = e.f.ins().fmul(a1, b1);
+    let acc = e.f.ins().fadd(acc, odd);
+    let even = e.f.ins().fmul(a0, b0);
+    e.f.ins().fadd(acc, even)
+}
+
+fn by_lanes(e: &mut Emitter<'_>, d: DType, group: usize, types: &[Ty], args: &[Parts]) -> Parts {
+    let wide = |e: &mut Emitter<'_>, i: usize| {
+        let v = cast(e, types[i], d, &args[i]);
+        parts::lanes(e, types[i].with_dtype(d), &v)
+    };
+    let (a, b) = (wide(e, 1), wide(e, 2));
+    let mut sums = parts::lanes(e, types[0], &args[0]);
+    for (i, sum) in sums.iter_mut().enumerate() {
+        for j in (0..group).rev() {
+            let product = ops::bin1(e, BinOp::Mul, d, a[group * i + j], b[group * i + j]);
+            *sum = ops::bin1(e, BinOp::Add, d, *sum, product);
+        }
+    }
+    parts::from_lanes(e, types[0], &sums)
+}
