@@ -1,9 +1,11 @@
-//! Expansion of `f32` exp, tanh, erf, sigmoid and log into loop-IR arithmetic, so that every backend vectorises them and gives the
-//! same bits.
+//! Expansion of `f32` exp, tanh, erf, sigmoid, log and small whole powers into loop-IR arithmetic, so that every backend vectorises them
+//! and gives the same bits.
 //!
-//! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs, checked by the tests below: exp, tanh and log
-//! 4 ulp; sigmoid 4 ulp above `-87`; erf 2.5e-7 absolute. Infinities and NaN behave as in C's library; results of exp below the smallest
-//! normal number are rounded as denormals.
+//! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs: exp, tanh and log 4 ulp; sigmoid 4 ulp above `-87`;
+//! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
+//! number are rounded as denormals.
+
+use std::collections::HashMap;
 
 use transc_ir::loops::{Block, Inst, Kernel, Reg, Stmt, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
@@ -12,7 +14,7 @@ use transc_ir::types::DType;
 /// Replaces the transcendental operations on `f32` that this module knows; everything else stays.
 pub fn expand(kernel: &mut Kernel) {
     let body = std::mem::take(&mut kernel.body);
-    kernel.body = Expander { regs: &mut kernel.regs }.block(body);
+    kernel.body = Expander { regs: &mut kernel.regs, constants: HashMap::new() }.block(body);
 }
 
 /// True for the operations that [`expand`] replaces.
@@ -20,15 +22,46 @@ fn known(op: UnOp) -> bool {
     matches!(op, UnOp::Exp | UnOp::Tanh | UnOp::Erf | UnOp::Sigmoid | UnOp::Log)
 }
 
+/// Largest power that becomes multiplications.
+const MAX_POWER: u32 = 4;
+
 struct Expander<'a> {
     regs: &'a mut Vec<Ty>,
+    /// Registers that hold one `f32` constant in all lanes.
+    constants: HashMap<Reg, f32>,
 }
 
 impl Expander<'_> {
+    fn note_constant(&mut self, dst: Reg, inst: &Inst) {
+        let value = match inst {
+            Inst::Const(l) if l.dtype == DType::F32 => Some(f32::from_bits(l.bits as u32)),
+            Inst::Splat(_, r) => self.constants.get(r).copied(),
+            _ => None,
+        };
+        self.constants.extend(value.map(|v| (dst, v)));
+    }
+
+    /// The exponent of a power that becomes multiplications. The first power stays: an expansion must end in a new register.
+    fn whole_power(&self, x: Reg, exponent: Reg) -> Option<u32> {
+        let n = *self.constants.get(&exponent).filter(|_| self.regs[x.0 as usize].dtype == DType::F32)?;
+        (2..=MAX_POWER).find(|k| n == *k as f32)
+    }
+
     fn block(&mut self, block: Block) -> Block {
         let mut out = Vec::with_capacity(block.len());
         for stmt in block {
+            if let Stmt::Let(dst, inst) = &stmt {
+                self.note_constant(*dst, inst);
+            }
             match stmt {
+                Stmt::Let(dst, Inst::Bin(BinOp::Pow, x, exponent)) => match self.whole_power(x, exponent) {
+                    Some(n) => {
+                        let ty = self.regs[x.0 as usize];
+                        let last = Emit { regs: self.regs, out: &mut out, ty }.power(x, n);
+                        rename_last(&mut out, last, dst);
+                    }
+                    None => out.push(stmt),
+                },
                 Stmt::Let(dst, Inst::Un(op, x)) if known(op) && self.regs[x.0 as usize].dtype == DType::F32 => {
                     let ty = self.regs[x.0 as usize];
                     let mut e = Emit { regs: self.regs, out: &mut out, ty };
@@ -39,12 +72,7 @@ impl Expander<'_> {
                         UnOp::Sigmoid => e.sigmoid(x),
                         _ => e.log(x),
                     };
-                    // Rename the last instruction's register instead of copying it.
-                    if let Some(Stmt::Let(r, _)) = out.last_mut()
-                        && *r == last
-                    {
-                        *r = dst;
-                    }
+                    rename_last(&mut out, last, dst);
                 }
                 Stmt::For { iv, lo, hi, step, unroll, body } => {
                     let body = self.block(body);
@@ -61,6 +89,15 @@ impl Expander<'_> {
     }
 }
 
+/// Renames the last instruction's register instead of copying it.
+fn rename_last(out: &mut Block, last: Reg, dst: Reg) {
+    if let Some(Stmt::Let(r, _)) = out.last_mut()
+        && *r == last
+    {
+        *r = dst;
+    }
+}
+
 /// Appends instructions on values of one `f32` type.
 struct Emit<'a> {
     regs: &'a mut Vec<Ty>,
@@ -72,28 +109,13 @@ struct Emit<'a> {
 const EXP: [f32; 5] = [0.499_999_94, 0.166_665_15, 0.041_668_456, 0.008_369_419, 0.001_381_314_2];
 /// Coefficients of `(tanh(x)/x - 1) / x^2` in `x^2` for `|x| <= 0.65`.
 const TANH: [f32; 5] = [-0.333_332_63, 0.133_309, -0.053_692_963, 0.020_483_307, -0.005_528_624_6];
-/// Coefficients of `erf(x)/x` in `x^2` for `|x| <= 1`.
-const ERF_SMALL: [f32; 7] = [
-    std::f32::consts::FRAC_2_SQRT_PI,
-    -0.376_126_27,
-    0.112_836,
-    -0.026_854_444,
-    0.005_189_535,
-    -0.000_802_084_1,
-    0.000_078_891_19,
-];
-/// Coefficients of `-ln(erfc(x))` for `0.95 <= x <= 4`.
-const ERF_LARGE: [f32; 9] = [
-    -0.000_175_578_97,
-    1.129_513_8,
-    0.633_363_8,
-    0.108_238_96,
-    -0.025_070_835,
-    0.004_138_621,
-    -0.000_421_964_8,
-    0.000_018_502_585,
-    2.241_744_5e-7,
-];
+/// From here on `erf` is 1.
+const ERF_END: f32 = 3.925;
+/// `erf(x) = x P(x^2) / Q(x^2)` for `|x| <= ERF_END`: coefficients of `P`, lowest power first.
+const ERF_P: [f32; 6] =
+    [std::f32::consts::FRAC_2_SQRT_PI, 0.190_594_26, 0.052_769_36, 0.003_772_570_3, 0.000_284_843_85, 0.000_002_046_021_6];
+/// Coefficients of `Q`.
+const ERF_Q: [f32; 6] = [1.0, 0.502_242_5, 0.114_182_92, 0.014_983_238, 0.001_163_862_4, 0.000_038_047_732];
 /// Coefficients of `(log(1+f) - f + f^2/2) / f^3` for `1+f` in `[sqrt(1/2), sqrt(2)]`.
 const LOG: [f32; 8] =
     [0.333_333_16, -0.250_008_27, 0.200_023_75, -0.166_239_98, 0.141_788_26, -0.131_322_3, 0.129_001_52, -0.078_728_68];
@@ -221,22 +243,36 @@ impl Emit<'_> {
         self.choose_by_size(a, 0.65, small, large)
     }
 
-    /// An odd polynomial up to 1, `1 - e^(-p(|x|))` with the sign of `x` beyond.
+    /// A quotient of polynomials.
     fn erf(&mut self, x: Reg) -> Reg {
-        let a = self.un(UnOp::Abs, x);
-        let cap = self.num(4.0);
-        let over = self.bin(BinOp::Gt, a, cap);
-        let t = self.select(over, cap, a);
-        let p = self.poly(t, &ERF_LARGE);
-        let n = self.un(UnOp::Neg, p);
-        let e = self.exp(n);
-        let one = self.num(1.0);
-        let large = self.bin(BinOp::Sub, one, e);
-        let large = self.copy_sign(large, x);
-        let u = self.bin(BinOp::Mul, x, x);
-        let p = self.poly(u, &ERF_SMALL);
-        let small = self.bin(BinOp::Mul, p, x);
-        self.choose_by_size(a, 1.0, small, large)
+        let t = self.clamp(x, ERF_END);
+        let u = self.bin(BinOp::Mul, t, t);
+        let p = self.poly(u, &ERF_P);
+        let q = self.poly(u, &ERF_Q);
+        let tp = self.bin(BinOp::Mul, t, p);
+        let y = self.bin(BinOp::Div, tp, q);
+        self.clamp(y, 1.0)
+    }
+
+    /// `x` between `-limit` and `limit`; comparisons are false for NaN, which passes through.
+    fn clamp(&mut self, x: Reg, limit: f32) -> Reg {
+        let (top, bottom) = (self.num(limit), self.num(-limit));
+        let c = self.bin(BinOp::Gt, x, top);
+        let x = self.select(c, top, x);
+        let c = self.bin(BinOp::Lt, x, bottom);
+        self.select(c, bottom, x)
+    }
+
+    /// `x^n` for `n >= 1`, from the highest bit of `n` down.
+    fn power(&mut self, x: Reg, n: u32) -> Reg {
+        let mut y = x;
+        for bit in (0..n.ilog2()).rev() {
+            y = self.bin(BinOp::Mul, y, y);
+            if n >> bit & 1 == 1 {
+                y = self.bin(BinOp::Mul, y, x);
+            }
+        }
+        y
     }
 
     /// `log(m 2^e) = log(m) + e ln 2` with `m` in `[sqrt(1/2), sqrt(2))`.

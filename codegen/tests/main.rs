@@ -441,4 +441,65 @@ mod kernels {
             );
         }
     }
+
+    #[test]
+    fn convolutions_with_epilogues() {
+        // Per-channel and full operands take the flat form of the epilogue, one that varies along x only does not.
+        for other in ["6,1,1", "N,6,5,4", "1,1,1,4"] {
+            for (kernel, lo, channels) in [("3,3", "[1,0]", 4), ("2,2", "[0,0]", 40)] {
+                let (h, w) = if kernel == "3,3" { (9, 8) } else { (10, 8) };
+                let hi = if kernel == "3,3" { "[1,1]" } else { "[0,0]" };
+                let text = format!(
+                    "module \"t\" {{\n dim N in 1..64\n const @c0 \"w\": f32[6,{channels},{kernel}] = random(3)\n func @\"main\"(%0 \"x\": f32[N,{channels},{h},{w}], %1 \"b\": f32[{other}]) {{\n%2: f32[N,6,5,4] = fused(%0, %1) {{body = func @\"r\"(%0 \"x\": f32[N,{channels},{h},{w}], %1 \"b\": f32[{other}]) {{\n%2: f32[6,{channels},{kernel}] = constant() {{id = @c0}}\n%3: f32[N,6,5,4] = conv(%0, %2) {{strides = [2,2], dilations = [1,1], lo = {lo}, hi = {hi}, groups = 1}}\n%4: f32[N,6,5,4] = map(%3, %1) {{body = {{2: i0 = add a0 a1; i1 = tanh i0; i1}}}}\nreturn %4 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
+                );
+                let dims: Vec<usize> = other.split(',').map(|d| d.parse().unwrap_or(3)).collect();
+                check(&text, &[&[3, channels, h, w], &dims]);
+            }
+        }
+        let body =
+            "%2: f32[N,4,6] = conv(%0, %1) {strides = [1], dilations = [2], lo = [2], hi = [2], groups = 4}\nreturn %2 \"y\"";
+        check(&module("%0 \"x\": f32[N,4,6], %1 \"w\": f32[4,1,3]", body), &[&[2, 4, 6], &[4, 1, 3]]);
+    }
+
+    #[test]
+    fn polynomials_keep_their_bounds() {
+        // (operation, range, relative bound in units of the last place, absolute bound)
+        let cases = [
+            ("exp a0", -87.0, 88.0, 4.0, 0.0),
+            ("tanh a0", -12.0, 12.0, 4.0, 0.0),
+            ("erf a0", -5.0, 5.0, 8.0, 0.0),
+            ("sigmoid a0", -80.0, 80.0, 4.0, 0.0),
+            ("log a0", 1e-3, 1e3, 4.0, 1e-9),
+        ];
+        for (op, lo, hi, ulp, absolute) in cases {
+            let text = module(
+                "%0 \"x\": f32[N]",
+                &format!("%1: f32[100003] = map(%0) {{body = {{1: i0 = {op}; i0}}}}\nreturn %1 \"y\""),
+            );
+            let m = parse_module(&text).expect("valid");
+            let n = 100_003;
+            let mut x = Tensor::zeros(DType::F32, &[n]).expect("small");
+            for i in 0..n {
+                x.set(i, Literal::from_f64(DType::F32, lo + (hi - lo) * i as f64 / (n - 1) as f64));
+            }
+            let wide = parse_module(&text.replace("f32", "f64")).expect("valid");
+            let mut x64 = Tensor::zeros(DType::F64, &[n]).expect("small");
+            for i in 0..n {
+                x64.set(i, Literal::from_f64(DType::F64, x.get_f64(i)));
+            }
+            let want = interp::eval_module(&wide, &[x64]).expect("evaluates").remove(0);
+            let target = Target::host();
+            let program = lower::lower(&m, &target).expect("lowers");
+            let code = compile(&program, &target, &EmitOptions::default()).expect("compiles");
+            let session = Session::new(code.jit().expect("loads"), SessionOptions::default()).expect("threads");
+            let given = runtime::Tensor::from_bytes(runtime::DType::F32, &[n], &x.data).expect("whole");
+            let got = session.run(&[("x", given.view())]).expect("runs").remove(0).1;
+            for i in 0..n {
+                let y = f32::from_le_bytes(std::array::from_fn(|b| got.bytes()[4 * i + b]));
+                let w = want.get_f64(i);
+                let bound = ulp * f64::from((w as f32).abs().next_up() - (w as f32).abs()) + absolute;
+                assert!((f64::from(y) - w).abs() <= bound, "{op} at {}: {y}, exactly {w}", x.get_f64(i));
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Lowering: every `fused` region becomes one kernel, through a template or the generic nest.
 
 mod anchor;
+mod conv;
 mod element;
 mod index;
 mod nest;

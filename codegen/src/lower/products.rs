@@ -20,7 +20,7 @@ use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
 use crate::template::tile;
 
 /// Multiply-adds per nanosecond that one core reaches about.
-const MACS_PER_NS: i64 = 40;
+pub(crate) const MACS_PER_NS: i64 = 40;
 
 /// A contraction as batched matrix product: which label plays which part.
 pub(super) struct Roles {
@@ -113,11 +113,16 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
             }
         }
     };
-    let mut base = |kb: &mut KernelBuilder, at: &[Reg]| offset(kb, &b.view.offset, &b_batch, at);
+    let mut gather = |kb: &mut KernelBuilder, at: &[Reg], n0: Reg, panel: Buf| {
+        let base = offset(kb, &b.view.offset, &b_batch, at);
+        let src = tile::Source { buf: b_buf, base, k_stride: &b_k, n_stride: &n.1 };
+        let start = kb.index(0);
+        tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
+    };
     let mut lhs = Lhs { buf: a_buf, row: &mut row, k_stride: a_k };
     let mut rhs = match packing {
         Some(_) => Rhs::Packed { buf: b_buf, batched: !batch.is_empty() },
-        None => Rhs::Strided { buf: b_buf, base: &mut base, k_stride: b_k.clone(), n_stride: n.1.clone() },
+        None => Rhs::Gathered(&mut gather),
     };
     let ty = r.ty(root).clone();
     let mut stuck = None;

@@ -1,7 +1,7 @@
 //! Matrix product `C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n]` in `f32`.
 //!
 //! **Contract.** `A` is read through a row offset and a constant stride along `k`. `B` is either a constant packed into column
-//! panels (`[batch][ceil(n/width)][k][width]`, zero padded) or a strided activation, which each unit packs into its scratch memory. The
+//! panels (`[batch][ceil(n/width)][k][width]`, zero padded) or an activation, from which each unit gathers its panel into scratch memory. The
 //! sum over `k` runs in ascending order in one accumulator per element, one rounding per multiply-add, whatever the partition: error at
 //! most `k * eps * sum |a||b|`. What happens to a finished element is the caller's epilogue.
 //!
@@ -14,7 +14,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::tile::{self, Source, TileInput, TileShape};
+use super::tile::{self, TileInput, TileShape};
 
 /// The sizes of a product; each may be symbolic.
 #[derive(Clone, Debug)]
@@ -59,8 +59,8 @@ impl Schedule {
 
 /// Gives the element offset of row `m` of `A` for batch indices.
 pub type RowOffset<'a> = dyn FnMut(&mut KernelBuilder, &[Reg], Reg) -> Reg + 'a;
-/// Gives the element offset of `B[0, 0]` for batch indices.
-pub type BatchOffset<'a> = dyn FnMut(&mut KernelBuilder, &[Reg]) -> Reg + 'a;
+/// Fills a buffer with the panel `[k][width]` of the columns from a given one on, zero beyond the last, for batch indices.
+pub type Gather<'a> = dyn FnMut(&mut KernelBuilder, &[Reg], Reg, Buf) + 'a;
 /// Consumes finished elements: batch indices, row, first column, vector of values, active lanes.
 pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg], Reg, Reg, Reg, Option<Reg>) + 'a;
 
@@ -83,17 +83,8 @@ pub enum Rhs<'a> {
         /// True if each batch has its own matrix.
         batched: bool,
     },
-    /// An activation.
-    Strided {
-        /// Where it lies.
-        buf: Buf,
-        /// Offset of a batch.
-        base: &'a mut BatchOffset<'a>,
-        /// Distance along `k`, in elements.
-        k_stride: Dim,
-        /// Distance along `n`, in elements.
-        n_stride: Dim,
-    },
+    /// An activation, gathered panel by panel.
+    Gathered(&'a mut Gather<'a>),
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
@@ -111,7 +102,7 @@ pub fn build(
     let panel_len = &p.k * &width;
     let b = match rhs {
         Rhs::Packed { buf, .. } => *buf,
-        Rhs::Strided { .. } => kb.local(DType::F32, panel_len.clone()),
+        Rhs::Gathered(_) => kb.local(DType::F32, panel_len.clone()),
     };
     let stage = kb.local(DType::F32, &width * &Dim::from(i64::from(shape.rows)));
     let (lo, hi) = (kb.lo(), kb.hi());
@@ -132,11 +123,9 @@ pub fn build(
                 let len = kb.dim(&panel_len);
                 kb.mul(which, len)
             }
-            Rhs::Strided { buf, base, k_stride, n_stride } => {
-                let base = base(kb, &batch);
-                let start = kb.index(0);
-                tile::pack_panel(kb, shape, (&p.k, &p.n), &Source { buf: *buf, base, k_stride, n_stride }, n0, (b, start));
-                start
+            Rhs::Gathered(gather) => {
+                gather(kb, &batch, n0, b);
+                kb.index(0)
             }
         };
         let n_end = kb.dim(&p.n);

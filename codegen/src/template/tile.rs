@@ -32,11 +32,18 @@ impl TileShape {
         tiles.iter().map(|(rows, vectors)| TileShape { lanes, rows: *rows, vectors: *vectors }).collect()
     }
 
-    /// The shape that pads `n` columns least; the widest of equals.
+    /// The shape that takes least time for `n` columns; the widest of equals.
     pub fn choose(lanes: u16, n: &Dim) -> TileShape {
         let space = TileShape::space(lanes);
-        let waste = |s: &TileShape| n.as_const().map_or(0, |n| (n + s.width() - 1) / s.width() * s.width() - n);
-        space.iter().copied().min_by_key(|s| (waste(s), -s.width())).unwrap_or(space[0])
+        let time = |s: &TileShape| n.as_const().map_or(0, |n| (n + s.width() - 1) / s.width() * s.width() * s.slowness());
+        space.iter().copied().min_by_key(|s| (time(s), -s.width())).unwrap_or(space[0])
+    }
+
+    /// Time of a multiply-add in a tile, in thousandths of the ideal: a step takes as many loads as it has rows and vectors, and a core
+    /// loads as fast as it multiplies.
+    fn slowness(self) -> i64 {
+        let (rows, vectors) = (i64::from(self.rows), i64::from(self.vectors));
+        1000 * (rows + vectors).max(rows * vectors) / (rows * vectors)
     }
 
     /// Positions of the vectors inside a row.

@@ -4,7 +4,7 @@
 use transc_ir::Module;
 use transc_ir::Value;
 use transc_ir::op::{Map, Op, Reshape, Transpose, TypeError};
-use transc_ir::tensor::rewrite::rewrite;
+use transc_ir::tensor::rewrite::{compact, rewrite};
 use transc_ir::tensor::{Builder, Func};
 use transc_ir::types::Dim;
 
@@ -18,32 +18,51 @@ use crate::error::PassError;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
+    // Only the first round may put a view before another operand. In the later ones views vanish or move down, which comes to an end.
+    let mut more = round(module, cx, true)?;
+    while more {
+        more = round(module, cx, false)?;
+    }
+    Ok(())
+}
+
+/// Moves each view past one map, if `insert` also where another operand then needs a view; true if any moved.
+fn round(module: &mut Module, cx: &mut PassCx, insert: bool) -> Result<bool, PassError> {
     let f = module.main.clone();
     let uses = Uses::of(&f);
+    let mut any = false;
     let rewritten = rewrite(&f, &mut module.consts, |b, _, node, operands| {
         let Op::Map(m) = &node.op else { return Ok(None) };
         for (i, old) in node.operands.iter().enumerate() {
-            if !reads_only_here(&f, &uses, *old) {
+            if !moves(&f, &uses, *old) {
                 continue;
             }
-            if let Some(v) = sink(b, m, operands, i)? {
+            if let Some(v) = sink(b, m, operands, i, insert)? {
                 cx.fired("sink-view");
+                any = true;
                 return Ok(Some(vec![v]));
             }
         }
         Ok(None)
     });
-    module.main = sweep::typed(cx, rewritten)?;
-    Ok(())
+    module.main = compact(&sweep::typed(cx, rewritten)?);
+    Ok(any)
 }
 
-/// True for a view with one user: moving it leaves no copy behind.
-fn reads_only_here(f: &Func, uses: &Uses, v: Value) -> bool {
-    uses.single(v).is_some() && f.def_node(v).is_some_and(|n| matches!(n.op, Op::Reshape(_) | Op::Transpose(_)))
+/// True for a view that can move: a transposition only if this leaves no copy of it behind, a reshape also if all its users are maps, which
+/// then join the computation of its operand together.
+fn moves(f: &Func, uses: &Uses, v: Value) -> bool {
+    f.def_node(v).is_some_and(|n| match &n.op {
+        Op::Transpose(_) => uses.single(v).is_some(),
+        Op::Reshape(_) => {
+            uses.single(v).is_some() || !uses.is_result(v) && uses.nodes(v).iter().all(|u| matches!(f.node(*u).op, Op::Map(_)))
+        }
+        _ => false,
+    })
 }
 
 /// The map of what operand `view` shows, seen through that view; `None` if another operand stands in the way.
-fn sink(b: &mut Builder<'_>, m: &Map, operands: &[Value], view: usize) -> Result<Option<Value>, TypeError> {
+fn sink(b: &mut Builder<'_>, m: &Map, operands: &[Value], view: usize, insert: bool) -> Result<Option<Value>, TypeError> {
     let v = operands[view];
     // The operand was rewritten too and may be something else by now.
     let Some((op, x)) = b.func.def_node(v).and_then(|n| Some((n.op.clone(), *n.operands.first()?))) else { return Ok(None) };
@@ -54,7 +73,7 @@ fn sink(b: &mut Builder<'_>, m: &Map, operands: &[Value], view: usize) -> Result
         let new = match &op {
             _ if i == view => Some(x),
             _ if dims.is_empty() => Some(*o),
-            Op::Reshape(_) => through_reshape(b, *o, &dims, &from, &to)?,
+            Op::Reshape(_) => through_reshape(b, *o, (&dims, &from, &to), insert)?,
             Op::Transpose(t) => through_transpose(b, *o, &dims, &t.perm)?,
             _ => None,
         };
@@ -66,8 +85,20 @@ fn sink(b: &mut Builder<'_>, m: &Map, operands: &[Value], view: usize) -> Result
 }
 
 /// Operand `o` of a map as it stands before the reshape of `from` to `to`.
-fn through_reshape(b: &mut Builder<'_>, o: Value, dims: &[Dim], from: &[Dim], to: &[Dim]) -> Result<Option<Value>, TypeError> {
+fn through_reshape(
+    b: &mut Builder<'_>,
+    o: Value,
+    (dims, from, to): (&[Dim], &[Dim], &[Dim]),
+    insert: bool,
+) -> Result<Option<Value>, TypeError> {
     if dims == to {
+        let same = b.func.def_node(o).filter(|n| matches!(n.op, Op::Reshape(_))).map(|n| n.operands[0]);
+        if let Some(x) = same.filter(|x| b.ty(*x).dims == from) {
+            return Ok(Some(x));
+        }
+        if !insert {
+            return Ok(None);
+        }
         return b.add(Reshape { dims: from.to_vec() }, &[o]).map(Some);
     }
     // An operand that varies along trailing axes only, which the reshape leaves as they are.
