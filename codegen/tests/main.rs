@@ -473,7 +473,7 @@ mod kernels {
         ];
         for (op, lo, hi, ulp, absolute) in cases {
             let text = module(
-                "%0 \"x\": f32[N]",
+                "%0 \"x\": f32[100003]",
                 &format!("%1: f32[100003] = map(%0) {{body = {{1: i0 = {op}; i0}}}}\nreturn %1 \"y\""),
             );
             let m = parse_module(&text).expect("valid");
