@@ -39,7 +39,7 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
         n: product(&out_dims[2..]),
         k: product(&w_dims[1..]),
     };
-    let s = matmul::Schedule { chunk: 512, ..matmul::Schedule::choose(target.lanes(), &p.n) };
+    let s = matmul::Schedule { chunk: matmul::GATHERED_CHUNK, ..matmul::Schedule::choose(target.lanes(), &p.n) };
     let mut kb = KernelBuilder::new(&format!("conv_{s}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let (x_buf, w_buf) = (e.buffer(&mut kb, xv.base)?, e.buffer(&mut kb, wv.base)?);

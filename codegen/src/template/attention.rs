@@ -149,6 +149,7 @@ pub fn build(
                     b_stride: panel_width,
                     counts: &counts,
                     k: &p.d,
+                    ahead: None,
                 };
                 let acc = tile::accumulate(kb, s.logits, &input);
                 for (i, var) in acc.iter().enumerate() {
@@ -285,7 +286,17 @@ fn weighted_sum(
         let left = kb.sub(e_end, n0);
         let counts = tile::column_counts(kb, shape, &p.e, left);
         let column = kb.add(v_base, n0);
-        let input = TileInput { a: weights, rows: &w_rows, a_stride: one, b: v.buf, column, b_stride, counts: &counts, k: &p.sk };
+        let input = TileInput {
+            a: weights,
+            rows: &w_rows,
+            a_stride: one,
+            b: v.buf,
+            column,
+            b_stride,
+            counts: &counts,
+            k: &p.sk,
+            ahead: None,
+        };
         let acc = tile::accumulate(kb, shape, &input);
         for (r, acc) in acc.chunks(usize::from(shape.vectors)).enumerate() {
             let r = kb.index(r as i64);

@@ -5,8 +5,10 @@
 //! sum over `k` runs in ascending order in one accumulator per element, one rounding per multiply-add, whatever the partition: error at
 //! most `k * eps * sum |a||b|`. What happens to a finished element is the caller's epilogue.
 //!
-//! **Schedule.** A register tile ([`super::tile`]); a unit is one panel of columns times `chunk` rows. There is no blocking along `k`:
-//! a panel of a transformer's layer stays in the second-level cache.
+//! **Schedule.** A register tile ([`super::tile`]); a unit is one tile. Units are ordered by chunks of rows, then panels of columns, then
+//! rows: a thread's share is a stripe of rows as far as there are enough, so that activations stay in the cache of the core that wrote
+//! them, and a panel is read once per chunk. There is no blocking along `k`: a panel of a transformer's layer stays in the second-level
+//! cache.
 
 use std::fmt;
 
@@ -15,6 +17,9 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::tile::{self, TileInput, TileShape};
+
+/// Rows of a chunk where each of them gathers its panels anew.
+pub const GATHERED_CHUNK: i64 = 512;
 
 /// The sizes of a product; each may be symbolic.
 #[derive(Clone, Debug)]
@@ -34,7 +39,7 @@ pub struct MatmulProblem {
 pub struct Schedule {
     /// The register tile.
     pub tile: TileShape,
-    /// Rows of a unit.
+    /// Rows of a chunk, a multiple of the tile's.
     pub chunk: i64,
 }
 
@@ -52,7 +57,7 @@ impl Schedule {
 
     /// Number of independent units.
     pub fn extent(self, p: &MatmulProblem) -> Dim {
-        let units = &p.n.ceil_div(&self.tile.width().into()) * &p.m.ceil_div(&self.chunk.into());
+        let units = &p.n.ceil_div(&self.tile.width().into()) * &p.m.ceil_div(&i64::from(self.tile.rows).into());
         p.batch.iter().fold(units, |a, d| &a * d)
     }
 }
@@ -98,23 +103,17 @@ pub fn build(
 ) {
     let shape = s.tile;
     let width = Dim::from(shape.width());
-    let (n_panels, n_chunks) = (p.n.ceil_div(&width), p.m.ceil_div(&s.chunk.into()));
+    let n_panels = p.n.ceil_div(&width);
     let panel_len = &p.k * &width;
     let b = match rhs {
         Rhs::Packed { buf, .. } => *buf,
         Rhs::Gathered(_) => kb.local(DType::F32, panel_len.clone()),
     };
     let stage = kb.local(DType::F32, &width * &Dim::from(i64::from(shape.rows)));
-    let (lo, hi) = (kb.lo(), kb.hi());
-    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
-        let (rest, chunk) = tile::div_rem(kb, unit, &n_chunks);
-        let (flat_batch, panel) = tile::div_rem(kb, rest, &n_panels);
+    each_panel(kb, p, s, &mut |kb, flat_batch, panel, (m0, m1)| {
         let batch = tile::unflatten(kb, flat_batch, &p.batch);
-        let (chunk_len, panel_width) = (kb.index(s.chunk), kb.dim(&width));
-        let (m0, n0) = (kb.mul(chunk, chunk_len), kb.mul(panel, panel_width));
-        let m_end = kb.dim(&p.m);
-        let m1 = kb.add(m0, chunk_len);
-        let m1 = kb.bin(BinOp::Min, m1, m_end);
+        let panel_width = kb.dim(&width);
+        let n0 = kb.mul(panel, panel_width);
         let column = match rhs {
             Rhs::Packed { batched, .. } => {
                 let panels = kb.dim(&n_panels);
@@ -128,6 +127,10 @@ pub fn build(
                 kb.index(0)
             }
         };
+        let next = matches!(rhs, Rhs::Packed { .. }).then(|| {
+            let len = kb.dim(&panel_len);
+            kb.add(column, len)
+        });
         let n_end = kb.dim(&p.n);
         let left = kb.sub(n_end, n0);
         let counts = tile::column_counts(kb, shape, &p.n, left);
@@ -149,6 +152,15 @@ pub fn build(
                 b_stride: panel_width,
                 counts: &vec![None; shape.vectors.into()],
                 k: &p.k,
+                ahead: next.map(|next| {
+                    // Each block of rows asks for another part of the next panel.
+                    let from = kb.sub(row, m0);
+                    let len = kb.dim(&p.k.floor_div(&i64::from(shape.rows).into()));
+                    let part = kb.index(tile::AHEAD / 4);
+                    let len = kb.mul(len, part);
+                    let from = kb.mul(from, len);
+                    kb.add(next, from)
+                }),
             };
             let acc = tile::accumulate(kb, shape, &input);
             // Through scratch memory, so that the epilogue's code stands once per tile shape and not once per vector.
@@ -170,5 +182,55 @@ pub fn build(
                 }
             });
         });
+    });
+}
+
+/// Calls `body` with the batch, the panel and the rows of every panel of every chunk that this call has units of.
+fn each_panel(
+    kb: &mut KernelBuilder,
+    p: &MatmulProblem,
+    s: Schedule,
+    body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, (Reg, Reg)),
+) {
+    let rows = i64::from(s.tile.rows);
+    let blocks = p.m.ceil_div(&rows.into());
+    let per_batch = &p.n.ceil_div(&s.tile.width().into()) * &blocks;
+    let panels = p.n.ceil_div(&s.tile.width().into());
+    let (lo, hi) = (kb.lo(), kb.hi());
+    let len = kb.dim(&per_batch);
+    pieces(kb, (lo, hi), len, &mut |kb, batch, units| {
+        let (all, most, panels) = (kb.dim(&blocks), kb.index(s.chunk / rows), kb.dim(&panels));
+        let len = kb.mul(panels, most);
+        pieces(kb, units, len, &mut |kb, chunk, units| {
+            let first = kb.mul(chunk, most);
+            let left = kb.sub(all, first);
+            let len = kb.bin(BinOp::Min, left, most);
+            pieces(kb, units, len, &mut |kb, panel, (r0, r1)| {
+                let (rows, end) = (kb.index(rows), kb.dim(&p.m));
+                let mut row = |r: Reg| {
+                    let block = kb.add(first, r);
+                    let row = kb.mul(block, rows);
+                    kb.bin(BinOp::Min, row, end)
+                };
+                let range = (row(r0), row(r1));
+                body(kb, batch, panel, range);
+            });
+        });
+    });
+}
+
+/// Cuts `lo..hi` at the multiples of `len`; `body` gets the number of each piece and its range inside it.
+fn pieces(kb: &mut KernelBuilder, (lo, hi): (Reg, Reg), len: Reg, body: &mut dyn FnMut(&mut KernelBuilder, Reg, (Reg, Reg))) {
+    let one = kb.index(1);
+    let first = kb.bin(BinOp::Div, lo, len);
+    let last = kb.sub(hi, one);
+    let last = kb.bin(BinOp::Div, last, len);
+    let end = kb.add(last, one);
+    kb.for_(first, end, 1, Unroll::No, |kb, i| {
+        let start = kb.mul(i, len);
+        let (from, to) = (kb.sub(lo, start), kb.sub(hi, start));
+        let zero = kb.index(0);
+        let range = (kb.bin(BinOp::Max, from, zero), kb.bin(BinOp::Min, to, len));
+        body(kb, i, range);
     });
 }

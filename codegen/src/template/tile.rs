@@ -70,7 +70,12 @@ pub struct TileInput<'a> {
     pub counts: &'a [Option<Reg>],
     /// Length of the sums.
     pub k: &'a Dim,
+    /// Element offset in `b` of what the next tiles read: [`AHEAD`] elements of it are asked for per turn of the inner loop.
+    pub ahead: Option<Reg>,
 }
+
+/// See [`TileInput::ahead`]: two cache lines.
+pub const AHEAD: i64 = 32;
 
 /// Computes the tile; the accumulators are ordered by row, then vector.
 pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -> Vec<Var> {
@@ -107,6 +112,15 @@ pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -
     let turns = kb.bin(BinOp::Div, end, width);
     let main = kb.mul(turns, width);
     kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
+        if let Some(ahead) = x.ahead {
+            let scale = kb.index(AHEAD / UNROLL);
+            let offset = kb.mul(k, scale);
+            let at = kb.add(ahead, offset);
+            let (half, line) = (kb.index(AHEAD / 2), at);
+            kb.prefetch(x.b, line);
+            let line = kb.add(at, half);
+            kb.prefetch(x.b, line);
+        }
         for u in 0..UNROLL {
             let u = kb.index(u);
             let k = kb.add(k, u);

@@ -202,6 +202,7 @@ fn similarities(
             b_stride: width,
             counts: &counts,
             k: &p.d,
+            ahead: None,
         };
         let acc = tile::accumulate(kb, shape, &input);
         for (r, acc) in acc.chunks(shape.vectors.into()).enumerate() {
