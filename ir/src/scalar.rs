@@ -242,7 +242,7 @@ pub enum Ref {
 }
 
 /// One scalar instruction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Inst {
     /// A constant.
     Const(Literal),
@@ -309,7 +309,7 @@ pub enum BodyError {
 }
 
 /// The computation of one element from its arguments; see the module docs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Body {
     /// Number of arguments.
     pub n_args: u32,

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use transc_ir::Loc;
 
+use crate::analysis::estimate::CostTable;
+use crate::egraph::{Limits, Stop};
 use crate::lossy::LedgerEntry;
 use crate::lossy::merge_tokens::MergeSpec;
+use crate::registry::Class;
 
 /// Something worth telling the user: what a pass declined to do, where and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct PassStats {
     pub nodes_after: usize,
     /// How often each rule fired.
     pub fired: BTreeMap<&'static str, u32>,
+    /// Why equality saturation ended, where it ran.
+    pub stop: Option<Stop>,
     /// How long it took; for people, never read by a pass.
     pub time: Duration,
 }
@@ -49,6 +54,14 @@ pub struct PassCx {
     pub merge: Option<MergeSpec>,
     /// The lossy steps that were taken, in order.
     pub ledger: Vec<LedgerEntry>,
+    /// What equality saturation may change: with [`Class::Exact`], no bit.
+    pub numerics: Class,
+    /// What bounds equality saturation.
+    pub limits: Limits,
+    /// How many unions equality saturation may still make; `None` for any number. To find the rule that breaks something by bisection.
+    pub fuel: Option<u32>,
+    /// What extraction compares.
+    pub costs: CostTable,
     pub(crate) current: Current,
 }
 
@@ -57,6 +70,7 @@ pub struct PassCx {
 pub(crate) struct Current {
     pub(crate) pass: &'static str,
     pub(crate) fired: BTreeMap<&'static str, u32>,
+    pub(crate) stop: Option<Stop>,
 }
 
 impl Default for PassCx {
@@ -69,6 +83,10 @@ impl Default for PassCx {
             decompose: vec!["rope", "quantize", "dequantize", "token_size", "token_unmerge"],
             merge: None,
             ledger: Vec::new(),
+            numerics: Class::Reassoc,
+            limits: Limits::default(),
+            fuel: None,
+            costs: CostTable::default(),
             current: Current::default(),
         }
     }

@@ -12,6 +12,7 @@
 mod analysis;
 mod context;
 pub mod dot;
+pub mod egraph;
 mod error;
 mod exact;
 mod lossy;
@@ -19,6 +20,7 @@ pub mod pipeline;
 mod registry;
 mod stage;
 
+pub use analysis::estimate::CostTable;
 pub use analysis::macs::macs_of;
 pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;

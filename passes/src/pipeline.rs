@@ -20,6 +20,7 @@ const DEFAULT: &[&str] = &[
     "algebra",
     "cse",
     "dce",
+    "saturate",
     // Lossy steps, where asked for.
     "merge-tokens",
     // Pointwise named ops open up before views move past them.
@@ -71,8 +72,9 @@ pub fn run(module: &mut Module, names: &[&str], cx: &mut PassCx) -> Result<(), P
         let (nodes_before, start) = (node_count(module), Instant::now());
         cx.current = Current { pass: pass.name, ..Current::default() };
         (pass.run)(module, cx)?;
-        let fired = std::mem::take(&mut cx.current).fired;
-        cx.stats.push(PassStats { pass: pass.name, nodes_before, nodes_after: node_count(module), fired, time: start.elapsed() });
+        let Current { fired, stop, .. } = std::mem::take(&mut cx.current);
+        let (nodes_after, time) = (node_count(module), start.elapsed());
+        cx.stats.push(PassStats { pass: pass.name, nodes_before, nodes_after, fired, stop, time });
         if cx.verify_each || stage != pass.stage_out || i + 1 == passes.len() {
             pass.stage_out.verify(module, &format!("after pass `{}`", pass.name))?;
         }

@@ -3,6 +3,7 @@
 use transc_ir::Module;
 
 use crate::context::PassCx;
+use crate::egraph;
 use crate::error::PassError;
 use crate::exact;
 use crate::lossy;
@@ -95,6 +96,12 @@ pub const PASSES: &[PassInfo] = &[
         Class::Exact,
         exact::move_views::run,
         "transposes, reshapes and broadcasts move to where they cancel or cost nothing",
+    ),
+    tensor(
+        "saturate",
+        Class::Reassoc,
+        egraph::run,
+        "equality saturation: attention, norms and activations are found by meaning, rows that nobody reads vanish",
     ),
     tensor(
         "simplify-shapes",

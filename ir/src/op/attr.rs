@@ -1,5 +1,6 @@
 //! Attribute types: how each prints and parses.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -44,6 +45,18 @@ impl std::hash::Hash for Real {
     }
 }
 
+impl PartialOrd for Real {
+    fn partial_cmp(&self, o: &Self) -> Option<Ordering> {
+        Some(self.cmp(o))
+    }
+}
+
+impl Ord for Real {
+    fn cmp(&self, o: &Self) -> Ordering {
+        self.0.total_cmp(&o.0)
+    }
+}
+
 impl fmt::Debug for Real {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
@@ -85,6 +98,22 @@ impl std::hash::Hash for Shared {
         for (_, v) in self.0.results() {
             v.hash(h);
         }
+    }
+}
+
+impl PartialOrd for Shared {
+    fn partial_cmp(&self, o: &Self) -> Option<Ordering> {
+        Some(self.cmp(o))
+    }
+}
+
+impl Ord for Shared {
+    fn cmp(&self, o: &Self) -> Ordering {
+        let params = |f: &crate::Func| f.params().iter().map(|p| f.ty(p.1).clone()).collect::<Vec<_>>();
+        let nodes = |f: &crate::Func| f.nodes().map(|(_, n)| (n.op.clone(), n.operands.to_vec())).collect::<Vec<_>>();
+        let results = |f: &crate::Func| f.results().iter().map(|r| r.1).collect::<Vec<_>>();
+        let key = |f| (params(f), nodes(f), results(f));
+        if Arc::ptr_eq(&self.0, &o.0) { Ordering::Equal } else { key(&self.0).cmp(&key(&o.0)) }
     }
 }
 

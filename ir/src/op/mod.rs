@@ -44,7 +44,7 @@ pub trait OpSpec: Clone + PartialEq + Eq + std::hash::Hash + std::fmt::Debug {
 macro_rules! tensor_op {
     ($(#[$m:meta])* $name:ident = $text:literal { $($(#[$fm:meta])* $field:ident: $ty:ty,)* }) => {
         $(#[$m])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name { $($(#[$fm])* pub $field: $ty,)* }
 
         impl $name {
@@ -76,7 +76,7 @@ macro_rules! ops {
         $(mod $module; pub use $module::*;)*
 
         /// An operation of the tensor IR with its attributes.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Op { $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)* }
 
         impl Op {

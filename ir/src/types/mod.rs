@@ -9,7 +9,7 @@ pub use dtype::DType;
 use std::fmt;
 
 /// The type of a tensor value: element type and dims, row-major. Rank 0 is a scalar.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorType {
     /// Element type.
     pub dtype: DType,

@@ -1,0 +1,70 @@
+//! The rules, one row each, in a file per topic.
+
+use egg::Id;
+use transc_ir::op::Op;
+
+use super::graph::Graph;
+use crate::registry::Class;
+
+mod rows;
+
+/// The place where a rule is tried: an e-node of the class `id`.
+pub struct Site<'s> {
+    /// The class.
+    pub id: Id,
+    /// The op of the e-node.
+    pub op: &'s Op,
+    /// Its operands.
+    pub args: &'s [Id],
+}
+
+/// Why a rule did not fire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// The site does not look like the left side at all.
+    Other,
+    /// It nearly does: the condition that fails, as a sentence for the author of the model.
+    Near(String),
+}
+
+/// What a rule gives: the class that equals the site's.
+pub type Outcome = Result<Id, Miss>;
+
+/// A rewrite rule. The folder `tests/rules/<name>` holds the graphs on which it must fire and those on which it must not.
+pub struct Rule {
+    /// Name.
+    pub name: &'static str,
+    /// How far it may change results.
+    pub class: Class,
+    /// Largest difference between both sides in tests, relative to 1 + |value|, on values of order one; 0 for exact rules.
+    pub bound: f64,
+    /// One line of why both sides are equal.
+    pub why: &'static str,
+    /// Mnemonics of the ops where it is tried.
+    pub at: &'static [&'static str],
+    /// Adds the right side for a site that matches.
+    pub apply: fn(&mut Graph<'_>, &Site<'_>) -> Outcome,
+}
+
+/// Every rule, in the order in which they are tried.
+pub fn all() -> impl Iterator<Item = &'static Rule> {
+    [rows::RULES].into_iter().flatten()
+}
+
+/// Turns the absence of something that the left side needs into a miss.
+pub(super) trait OrMiss<T> {
+    /// Not the left side at all.
+    fn or_other(self) -> Result<T, Miss>;
+    /// Nearly the left side.
+    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss>;
+}
+
+impl<T> OrMiss<T> for Option<T> {
+    fn or_other(self) -> Result<T, Miss> {
+        self.ok_or(Miss::Other)
+    }
+
+    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss> {
+        self.ok_or_else(|| Miss::Near(why()))
+    }
+}
