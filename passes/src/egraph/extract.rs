@@ -1,10 +1,12 @@
-//! Extraction: the cheapest term of each class, a node that several terms read counted once.
+//! Extraction: the terms of least total time, a node that several terms read counted once.
 //!
-//! Greedy over sets of classes, after "faster-greedy-dag" of the extraction-gym benchmark: the cost of a term is the sum over the
-//! set of classes that it needs. Where the choices made so would be cyclic, the cost of trees decides instead, which cannot be.
+//! First greedy over sets of classes, after "faster-greedy-dag" of the extraction-gym benchmark: the cost of a term is the sum over
+//! the set of classes that it needs. That looks at one class at a time: where two roots share work, a term that is cheap for one of
+//! them may cost more in all. So single choices are then exchanged as long as the total falls. Should the greedy choices be cyclic,
+//! the costs of trees decide instead, which cannot be.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use egg::{Id, Language};
@@ -16,32 +18,41 @@ use super::graph::Graph;
 use super::language::Term;
 use crate::analysis::estimate::CostTable;
 
+/// Sweeps of exchanges at most.
+const SWEEPS: usize = 4;
+/// Highest price of a term.
+const MAX_PRICE: f64 = 1e30;
+
 /// The chosen term of each class.
 pub type Choice = BTreeMap<Id, Term>;
 
-/// Classes that a term needs, as bits.
-#[derive(Clone)]
-struct Need {
-    bits: Vec<u64>,
-    cost: f64,
-    term: Term,
-}
-
 /// Chooses a term for every class that has one.
 pub fn choose(g: &Graph<'_>, costs: &CostTable) -> Choice {
-    let classes = g.classes();
-    let index: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(i, c)| (c.0, i)).collect();
-    let own: Vec<Vec<(f64, Term)>> =
-        classes.iter().map(|(_, terms)| terms.iter().map(|t| (cost(g, t, costs), t.canonical(g))).collect()).collect();
-    let dag = greedy(&classes, &own, &index, true);
-    if acyclic(&dag, &g.roots.iter().map(|r| g.find(*r)).collect::<Vec<_>>()) {
-        return dag;
+    choose_by(g, &|term| cost(g, term, costs))
+}
+
+/// Chooses by any price of a term.
+pub fn choose_by(g: &Graph<'_>, price: &dyn Fn(&Term) -> f64) -> Choice {
+    let s = Space::new(g, price);
+    let mut chosen = s.greedy(true);
+    let mut total = s.total(&chosen);
+    if total.is_infinite() {
+        chosen = s.greedy(false);
+        total = s.total(&chosen);
     }
-    greedy(&classes, &own, &index, false)
+    for _ in 0..SWEEPS {
+        let before = total;
+        s.exchange(&mut chosen, &mut total);
+        if total >= before {
+            break;
+        }
+    }
+    let pick = |(i, c): (usize, &Option<usize>)| Some((s.ids[i], s.terms[i][(*c)?].term.clone()));
+    chosen.iter().enumerate().filter_map(pick).collect()
 }
 
 /// Estimated time of one term.
-fn cost(g: &Graph<'_>, term: &Term, costs: &CostTable) -> f64 {
+pub fn cost(g: &Graph<'_>, term: &Term, costs: &CostTable) -> f64 {
     let Term::Op(op, args) = term else { return 0.0 };
     let operands: Vec<&TensorType> = args.iter().map(|a| g.ty(*a)).collect();
     match op.infer(&operands, g.consts()) {
@@ -53,98 +64,150 @@ fn cost(g: &Graph<'_>, term: &Term, costs: &CostTable) -> f64 {
     }
 }
 
-/// Improves choices until none gets cheaper. With `shared` a class that two operands need counts once.
-fn greedy(classes: &[(Id, &[Term])], own: &[Vec<(f64, Term)>], index: &BTreeMap<Id, usize>, shared: bool) -> Choice {
-    let words = classes.len().div_ceil(64);
-    let mut least = vec![f64::MAX; classes.len()];
-    let mut users: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); classes.len()];
-    for (i, terms) in own.iter().enumerate() {
-        for (_, t) in terms {
-            t.for_each(|c| {
-                users[index[&c]].insert(i);
-            });
-        }
-    }
-    let mut need: Vec<Option<Need>> = vec![None; classes.len()];
-    let mut queue: VecDeque<usize> = (0..classes.len()).collect();
-    let mut queued = vec![true; classes.len()];
-    // The cost of one class alone, as chosen at the time; what others need of it is summed with these.
-    let mut price = vec![0.0; classes.len()];
-    while let Some(i) = queue.pop_front() {
-        queued[i] = false;
-        let mut best: Option<Need> = None;
-        'terms: for (cost, term) in &own[i] {
-            let mut bits = vec![0u64; words];
-            let mut total = *cost;
-            for c in term.children() {
-                let Some(n) = &need[index[c]] else { continue 'terms };
-                if shared {
-                    bits.iter_mut().zip(&n.bits).for_each(|(a, b)| *a |= b);
-                } else {
-                    total += n.cost;
-                }
-            }
-            if bits[i / 64] >> (i % 64) & 1 == 1 {
-                continue;
-            }
-            if shared {
-                total += bits.iter().enumerate().map(|(w, b)| ones(*b).map(|j| price[w * 64 + j]).sum::<f64>()).sum::<f64>();
-                bits[i / 64] |= 1 << (i % 64);
-            }
-            let better = best.as_ref().is_none_or(|b| total.total_cmp(&b.cost).then_with(|| term.cmp(&b.term)) == Ordering::Less);
-            if total.is_finite() && better {
-                best = Some(Need { bits, cost: total, term: term.clone() });
-                price[i] = *cost;
-            }
-        }
-        let Some(best) = best else { continue };
-        // Strictly cheaper than ever before, so this ends.
-        if best.cost < least[i] {
-            least[i] = best.cost;
-            need[i] = Some(best);
-            for u in &users[i] {
-                if !std::mem::replace(&mut queued[*u], true) {
-                    queue.push_back(*u);
-                }
-            }
-        } else if let Some(n) = &need[i] {
-            price[i] = own[i].iter().find(|(_, t)| *t == n.term).map_or(0.0, |(c, _)| *c);
-        }
-    }
-    classes.iter().zip(need).filter_map(|(c, n)| Some((c.0, n?.term))).collect()
+/// A term with its price and the numbers of its operands' classes.
+struct Priced {
+    term: Term,
+    price: f64,
+    args: Vec<usize>,
 }
 
-fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        (bits != 0).then(|| {
-            let i = bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            i
+/// All classes, numbered.
+struct Space {
+    ids: Vec<Id>,
+    terms: Vec<Vec<Priced>>,
+    users: Vec<Vec<usize>>,
+    roots: Vec<usize>,
+}
+
+/// Number of the chosen term per class.
+type Chosen = Vec<Option<usize>>;
+
+impl Space {
+    fn new(g: &Graph<'_>, price: &dyn Fn(&Term) -> f64) -> Self {
+        let classes = g.classes();
+        let number: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(i, c)| (c.0, i)).collect();
+        let priced = |t: &Term| {
+            let term = t.canonical(g);
+            // Finite, so that every class of the function has a choice.
+            Priced { price: price(t).min(MAX_PRICE), args: term.children().iter().map(|c| number[c]).collect(), term }
+        };
+        let mut terms: Vec<Vec<Priced>> = classes.iter().map(|(_, terms)| terms.iter().map(priced).collect()).collect();
+        let mut users = vec![Vec::new(); classes.len()];
+        for (i, terms) in terms.iter_mut().enumerate() {
+            terms.sort_by(|a, b| a.term.cmp(&b.term));
+            for a in terms.iter().flat_map(|t| &t.args) {
+                if users[*a].last() != Some(&i) {
+                    users[*a].push(i);
+                }
+            }
+        }
+        let roots = g.roots.iter().map(|r| number[&g.find(*r)]).collect();
+        Self { ids: classes.iter().map(|c| c.0).collect(), terms, users, roots }
+    }
+
+    /// Improves the choice of each class until none gets cheaper. With `shared` a class that two operands need counts once.
+    fn greedy(&self, shared: bool) -> Chosen {
+        let n = self.ids.len();
+        let mut chosen: Chosen = vec![None; n];
+        // What a class needs, itself included, as bits; empty where `shared` is off.
+        let mut need: Vec<Vec<u64>> = vec![Vec::new(); n];
+        let (mut least, mut price) = (vec![f64::INFINITY; n], vec![0.0; n]);
+        let mut queue: VecDeque<usize> = (0..n).collect();
+        let mut queued = vec![true; n];
+        while let Some(i) = queue.pop_front() {
+            queued[i] = false;
+            let mut improved = false;
+            for (k, t) in self.terms[i].iter().enumerate() {
+                if t.args.iter().any(|a| chosen[*a].is_none()) {
+                    continue;
+                }
+                let mut bits = vec![0u64; if shared { n.div_ceil(64) } else { 0 }];
+                let total = if shared {
+                    t.args.iter().for_each(|a| bits.iter_mut().zip(&need[*a]).for_each(|(x, y)| *x |= y));
+                    if bits[i / 64] >> (i % 64) & 1 == 1 {
+                        continue;
+                    }
+                    t.price + members(&bits).map(|j| price[j]).sum::<f64>()
+                } else {
+                    t.price + t.args.iter().map(|a| least[*a]).sum::<f64>()
+                };
+                // Strictly cheaper than ever before, so this ends; of equals the first in the order of terms stays.
+                if total.total_cmp(&least[i]) == Ordering::Less {
+                    if shared {
+                        bits[i / 64] |= 1 << (i % 64);
+                    }
+                    (least[i], price[i], chosen[i], need[i], improved) = (total, t.price, Some(k), bits, true);
+                }
+            }
+            if improved {
+                for u in &self.users[i] {
+                    if !std::mem::replace(&mut queued[*u], true) {
+                        queue.push_back(*u);
+                    }
+                }
+            }
+        }
+        chosen
+    }
+
+    /// The classes below the roots, operands before users; `None` if the choices are cyclic or lacking.
+    fn order(&self, chosen: &Chosen) -> Option<Vec<usize>> {
+        let mut state = vec![0u8; self.ids.len()];
+        let mut order = Vec::new();
+        let mut stack: Vec<(usize, bool)> = self.roots.iter().map(|r| (*r, false)).collect();
+        while let Some((i, leave)) = stack.pop() {
+            match (leave, state[i]) {
+                (true, _) => {
+                    state[i] = 2;
+                    order.push(i);
+                }
+                (false, 2) => {}
+                // Entered and not left: it is on the path to here.
+                (false, 1) => return None,
+                (false, _) => {
+                    state[i] = 1;
+                    stack.push((i, true));
+                    stack.extend(self.terms[i][chosen[i]?].args.iter().map(|a| (*a, false)));
+                }
+            }
+        }
+        Some(order)
+    }
+
+    fn total(&self, chosen: &Chosen) -> f64 {
+        let price = |i: usize| chosen[i].map_or(f64::INFINITY, |k| self.terms[i][k].price);
+        self.order(chosen).map_or(f64::INFINITY, |order| order.into_iter().map(price).sum())
+    }
+
+    /// Tries the other terms of every class in use, users first.
+    fn exchange(&self, chosen: &mut Chosen, total: &mut f64) {
+        for i in self.order(chosen).unwrap_or_default().into_iter().rev() {
+            for k in 0..self.terms[i].len() {
+                let Some(now) = chosen[i].filter(|now| *now != k) else { continue };
+                chosen[i] = Some(k);
+                let other = self.total(chosen);
+                if other < *total {
+                    *total = other;
+                } else {
+                    chosen[i] = Some(now);
+                }
+            }
+        }
+    }
+}
+
+/// Positions of the bits that are set.
+fn members(bits: &[u64]) -> impl Iterator<Item = usize> {
+    bits.iter().enumerate().flat_map(|(w, word)| {
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            (rest != 0).then(|| {
+                let i = rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                w * 64 + i
+            })
         })
     })
-}
-
-/// True if the choices below the roots form a graph without cycles.
-fn acyclic(choice: &Choice, roots: &[Id]) -> bool {
-    let mut done: BTreeMap<Id, bool> = BTreeMap::new();
-    let mut stack: Vec<(Id, bool)> = roots.iter().map(|r| (*r, false)).collect();
-    while let Some((id, leave)) = stack.pop() {
-        if leave {
-            done.insert(id, true);
-            continue;
-        }
-        match done.get(&id) {
-            Some(true) => continue,
-            Some(false) => return false,
-            None => {}
-        }
-        let Some(term) = choice.get(&id) else { return false };
-        done.insert(id, false);
-        stack.push((id, true));
-        // A child that is open is on the path to here: pending siblings are not marked before they are entered.
-        stack.extend(term.children().iter().filter(|c| done.get(c) != Some(&true)).map(|c| (*c, false)));
-    }
-    true
 }
 
 /// The function of the chosen terms, with the names of `like`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use egg::{EGraph, Id, Language};
 use transc_ir::interp::Tensor;
-use transc_ir::op::{Broadcast, Map, Op, Reshape, Slice, Transpose};
+use transc_ir::op::{Broadcast, Map, Op, Reshape, Transpose};
 use transc_ir::scalar::{Body, Inst, Literal, Ref};
 use transc_ir::tensor::{ConstPool, Func, ValueDef};
 use transc_ir::types::{DType, Dim, Ranges};
@@ -139,6 +139,23 @@ impl<'a> Graph<'a> {
         })
     }
 
+    /// Gives the terms that are added from now on the provenance of a class, if it has one. A rule starts with its site's.
+    pub fn place_like(&mut self, id: Id) {
+        let loc = self.known(id).loc.clone();
+        if !loc.path().is_empty() {
+            self.set_loc(&loc);
+        }
+    }
+
+    /// As [`Graph::add`], with the provenance of another class.
+    pub fn add_at(&mut self, like: Id, op: impl Into<Op>, args: &[Id]) -> Option<Id> {
+        let here = self.egraph.analysis.loc.clone();
+        self.place_like(like);
+        let id = self.add(op, args);
+        self.set_loc(&here);
+        id
+    }
+
     /// Sets the provenance of the terms that are added from now on.
     pub(super) fn set_loc(&mut self, loc: &Loc) {
         self.egraph.analysis.loc = loc.clone();
@@ -210,18 +227,6 @@ impl<'a> Graph<'a> {
     pub fn broadcast(&mut self, x: Id, dims: impl Into<Vec<Dim>>) -> Option<Id> {
         let dims = dims.into();
         if self.dims(x) == dims { Some(x) } else { self.add(Broadcast { dims }, &[x]) }
-    }
-
-    /// The box `start..start + size` of one axis.
-    pub fn slice(&mut self, x: Id, axis: usize, start: Dim, size: Dim) -> Option<Id> {
-        let mut sizes = self.dims(x).to_vec();
-        if sizes.get(axis)? == &size && start.is(0) {
-            return Some(x);
-        }
-        let (mut starts, steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
-        starts[axis] = start;
-        sizes[axis] = size;
-        self.add(Slice { starts, sizes, steps }, &[x])
     }
 }
 

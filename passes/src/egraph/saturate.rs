@@ -1,9 +1,8 @@
 //! Equality saturation of one function.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use egg::{Id, Language};
+use egg::Id;
 use transc_ir::Loc;
 
 use super::graph::Graph;
@@ -71,7 +70,7 @@ pub fn saturate(g: &mut Graph<'_>, rules: &[&'static Rule], limits: &Limits, fue
     let mut misses: BTreeMap<(&'static str, Id), (Loc, String)> = BTreeMap::new();
     let mut fired: BTreeSet<(&'static str, Id)> = BTreeSet::new();
     let mut tried: BTreeSet<(&'static str, Term)> = BTreeSet::new();
-    let mut report = |stop, iterations, steps, misses: BTreeMap<(&'static str, Id), (Loc, String)>, fired: &BTreeSet<_>| Report {
+    let report = |stop, iterations, steps, misses: BTreeMap<(&'static str, Id), (Loc, String)>, fired: &BTreeSet<_>| Report {
         stop,
         iterations,
         steps,

@@ -40,34 +40,34 @@ impl Random {
     }
 }
 
-/// A scalar: small integers, floats in [-4, 4), now and then a special value.
-pub fn literal(r: &mut Random, dtype: DType) -> Literal {
+/// A scalar: small integers, floats in [-4, 4), with `special` now and then an infinity, a NaN or a zero.
+pub fn literal(r: &mut Random, dtype: DType, special: bool) -> Literal {
     match dtype {
         DType::Bool => Literal::bool(r.one_in(2)),
         d if d.is_float() => {
-            let special = [0.0, -0.0, 1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+            let rare = [0.0, -0.0, 1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
             let plain = (r.next() % 8192) as f64 / 1024.0 - 4.0;
-            Literal::from_f64(d, if r.one_in(24) { *r.pick(&special) } else { plain })
+            Literal::from_f64(d, if special && r.one_in(24) { *r.pick(&rare) } else { plain })
         }
         d => Literal::from_i64(d, if d.is_signed_int() { r.below(9) as i64 - 4 } else { r.below(9) as i64 }),
     }
 }
 
-fn tensor(r: &mut Random, ty: &TensorType, symbols: &BTreeMap<Symbol, i64>) -> Tensor {
+fn tensor(r: &mut Random, ty: &TensorType, symbols: &BTreeMap<Symbol, i64>, special: bool) -> Tensor {
     let dims: Vec<usize> = ty.dims.iter().map(|d| d.eval(&|s| symbols.get(s).copied()).expect("a bound dim") as usize).collect();
     let mut t = Tensor::zeros(ty.dtype, &dims).expect("a small tensor");
     for i in 0..t.count() {
-        t.set(i, literal(r, ty.dtype));
+        t.set(i, literal(r, ty.dtype, special));
     }
     t
 }
 
 /// Inputs for a module: its symbols take small values within their ranges.
-pub fn inputs(m: &Module, r: &mut Random) -> Vec<Tensor> {
+pub fn inputs(m: &Module, r: &mut Random, special: bool) -> Vec<Tensor> {
     let symbols =
         m.symbols.iter().map(|(s, range)| (s.clone(), range.min + r.below((range.max - range.min).min(4) as usize + 1) as i64));
     let symbols: BTreeMap<Symbol, i64> = symbols.collect();
-    m.main.params().iter().map(|(_, v)| tensor(r, m.main.ty(*v), &symbols)).collect()
+    m.main.params().iter().map(|(_, v)| tensor(r, m.main.ty(*v), &symbols, special)).collect()
 }
 
 /// The first difference between two tensors: type, dims, or an element. All NaNs are one value.
@@ -85,12 +85,12 @@ fn difference(a: &Tensor, b: &Tensor, tolerance: f64) -> Option<String> {
     Some(format!("element {i} of {} was {:e}, is {:e}", a.ty(), a.get_f64(i), b.get_f64(i)))
 }
 
-/// Evaluates two modules on random inputs. `Ok(true)` if they agreed, `Ok(false)` if the first one has no value there.
+/// Evaluates two modules on random inputs, with `special` values or of order one. `Ok(true)` if they agreed, `Ok(false)` if the first one has no value there.
 ///
 /// # Errors
 /// The first difference.
-pub fn agree(before: &Module, after: &Module, seed: u64, tolerance: f64) -> Result<bool, String> {
-    let inputs = inputs(before, &mut Random::new(seed));
+pub fn agree(before: &Module, after: &Module, seed: u64, tolerance: f64, special: bool) -> Result<bool, String> {
+    let inputs = inputs(before, &mut Random::new(seed), special);
     let want: Vec<Tensor> = match eval_module(before, &inputs) {
         Ok(v) => v,
         Err(EvalError::Unsupported(op)) => return Err(format!("`{op}` is not evaluated")),

@@ -6,6 +6,9 @@ use transc_ir::op::Op;
 use super::graph::Graph;
 use crate::registry::Class;
 
+mod activations;
+mod attention;
+mod norms;
 mod rows;
 
 /// The place where a rule is tried: an e-node of the class `id`.
@@ -48,7 +51,7 @@ pub struct Rule {
 
 /// Every rule, in the order in which they are tried.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [rows::RULES].into_iter().flatten()
+    [attention::RULES, norms::RULES, activations::RULES, rows::RULES].into_iter().flatten()
 }
 
 /// Turns the absence of something that the left side needs into a miss.

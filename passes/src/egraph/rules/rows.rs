@@ -63,11 +63,11 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-fn boxed<'s>(site: &Site<'s>) -> Result<(&'s Slice, Id), Miss> {
-    match site.op {
-        Op::Slice(s) => Ok((s, site.args[0])),
-        _ => Err(Miss::Other),
-    }
+/// The slice and what it takes a box of, whose provenance the new terms get.
+fn boxed<'s>(g: &mut Graph<'_>, site: &Site<'s>) -> Result<(&'s Slice, Id), Miss> {
+    let Op::Slice(s) = site.op else { return Err(Miss::Other) };
+    g.place_like(site.args[0]);
+    Ok((s, site.args[0]))
 }
 
 /// The box along one axis of a slice.
@@ -99,14 +99,12 @@ fn take(g: &mut Graph<'_>, x: Id, spans: &[Option<Span>]) -> Option<Id> {
     if spans.iter().zip(&dims).all(|(s, d)| s.is_whole(d)) {
         return Some(x);
     }
-    g.add(
-        Slice {
-            starts: spans.iter().map(|s| s.start.clone()).collect(),
-            sizes: spans.iter().map(|s| s.size.clone()).collect(),
-            steps: spans.iter().map(|s| s.step).collect(),
-        },
-        &[x],
-    )
+    let boxed = Slice {
+        starts: spans.iter().map(|s| s.start.clone()).collect(),
+        sizes: spans.iter().map(|s| s.size.clone()).collect(),
+        steps: spans.iter().map(|s| s.step).collect(),
+    };
+    g.add_at(x, boxed, &[x])
 }
 
 /// The axes that a slice does not leave whole.
@@ -128,14 +126,16 @@ fn rows_of_gather(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     if lowest < 0 || start.bounds(g.ranges).0 < 0 {
         return Err(Miss::Near(format!("index {at} may lie outside of {extent} elements")));
     }
-    let row = g.slice(*data, *axis, start, 1.into()).or_other()?;
+    let mut spans = vec![None; g.dims(*data).len()];
+    spans[*axis] = Some(Span { start, size: 1.into(), step: 1 });
+    let row = take(g, *data, &spans).or_other()?;
     let mut dims = g.dims(*data).to_vec();
     dims.splice(*axis..=*axis, index_dims);
     g.reshape(row, dims).or_other()
 }
 
 fn rows_of_map(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let (s, x) = boxed(site)?;
+    let (s, x) = boxed(g, site)?;
     let (m, args): (Map, Vec<Id>) = g
         .first(x, |(op, args)| match op {
             Op::Map(m) if !args.is_empty() => Some((m.clone(), args.to_vec())),
@@ -161,7 +161,7 @@ fn same_type(g: &Graph<'_>, y: Id, site: &Site<'_>) -> Outcome {
 }
 
 fn rows_of_view(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let (s, x) = boxed(site)?;
+    let (s, x) = boxed(g, site)?;
     let dims = g.dims(x).to_vec();
     let (op, args): (Op, Vec<Id>) = g
         .first(x, |(op, args)| {
@@ -222,7 +222,7 @@ fn through_reshape(spans: &[Option<Span>], to: &[Dim], from: &[Dim]) -> Option<V
 }
 
 fn rows_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let (s, x) = boxed(site)?;
+    let (s, x) = boxed(g, site)?;
     let (c, args): (Contract, Vec<Id>) = g
         .first(x, |(op, args)| match op {
             Op::Contract(c) => Some((c.clone(), args.to_vec())),
@@ -240,7 +240,7 @@ fn rows_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
 }
 
 fn rows_of_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let (s, x) = boxed(site)?;
+    let (s, x) = boxed(g, site)?;
     let dims = g.dims(x).to_vec();
     let spans = spans(s, &dims);
     let (op, args): (Op, Vec<Id>) = g
@@ -269,7 +269,7 @@ fn rows_of_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
 }
 
 fn rows_of_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let (s, x) = boxed(site)?;
+    let (s, x) = boxed(g, site)?;
     let (a, args): (Attention, Vec<Id>) = g
         .first(x, |(op, args)| match op {
             Op::Attention(a) => Some((a.clone(), args.to_vec())),

@@ -1,0 +1,397 @@
+//! Attention spelled out: a product with keys, a softmax, a product with values.
+
+use egg::Id;
+use transc_ir::op::{Attention, Contract, Map, Op, Real, broadcast_dims};
+use transc_ir::scalar::{Body, Inst, Ref, UnOp};
+use transc_ir::types::{DType, Dim};
+
+use super::{Miss, OrMiss, Outcome, Rule, Site};
+use crate::egraph::graph::Graph;
+use crate::egraph::index;
+use crate::egraph::meaning::{Atom, Poly, number, read, write};
+use crate::registry::Class;
+
+/// The rules of this topic.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "attention",
+        class: Class::Reassoc,
+        bound: 1e-4,
+        why: "softmax(cap(scale q k^T) + mask) v is its definition; a row that sees no key gives zeros instead of NaN",
+        at: &["contract"],
+        apply: attention,
+    },
+    Rule {
+        name: "batch-of-contract",
+        class: Class::Exact,
+        bound: 0.0,
+        why: "batch axes of a product split and merge as those of its operands do",
+        at: &["reshape"],
+        apply: batch_of_contract,
+    },
+];
+
+/// A fill at or below this one hides a key from every row that sees another.
+const HIDDEN: f64 = -9000.0;
+
+/// The labels of the softmax and of the product behind it.
+struct Weights {
+    /// Class of the softmax's operand.
+    logits: Id,
+    /// Labels of the weights: batch axes, query, key.
+    labels: Vec<u8>,
+    /// The values and their labels.
+    values: Id,
+    value_labels: Vec<u8>,
+    /// Labels of the result.
+    out: Vec<u8>,
+}
+
+impl Weights {
+    fn batch(&self) -> &[u8] {
+        &self.labels[..self.labels.len() - 2]
+    }
+
+    fn query(&self) -> u8 {
+        self.labels[self.labels.len() - 2]
+    }
+
+    fn key(&self) -> u8 {
+        self.labels[self.labels.len() - 1]
+    }
+}
+
+/// How the logits come from the product with keys.
+struct Logits {
+    product: Id,
+    scale: f64,
+    softcap: f64,
+    /// Added to the logits.
+    added: Poly,
+    /// Conditions under which a key is visible, with the value of the hidden ones.
+    kept: Vec<(Id, bool, f64)>,
+}
+
+fn near<T>(why: impl Into<String>) -> Result<T, Miss> {
+    Err(Miss::Near(why.into()))
+}
+
+fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
+    let Op::Contract(c) = site.op else { return Err(Miss::Other) };
+    let w = weights(g, c, site.args).or_other()?;
+    if g.ty(site.id).dtype != DType::F32 {
+        return near(format!("attention has a kernel for f32 only, this is {}", g.ty(site.id).dtype));
+    }
+    let rank = w.labels.len();
+    let e: Vec<u8> = w.value_labels.iter().filter(|l| !w.labels.contains(l)).copied().collect();
+    let [e] = e[..] else { return near("the values have more than one feature axis") };
+    let missing = |l: &u8| !w.value_labels.contains(l) || !w.out.contains(l);
+    if w.batch().iter().any(missing) || !w.out.contains(&w.query()) || w.value_labels.contains(&w.query()) {
+        return near("weights and values do not share their batch axes");
+    }
+    let logits = logits(g, w.logits)?;
+    let (q, k) = queries_and_keys(g, &logits, rank)?;
+    let v_order: Vec<u8> = w.batch().iter().copied().chain([w.key(), e]).collect();
+    let v = arrange(g, w.values, &w.value_labels, &v_order).or_other()?;
+    let ((q, fq), (k, fk)) = (unscaled(g, q, 4), unscaled(g, k, 4));
+    let scale = logits.scale * fq * fk;
+    let mut dims: Vec<Dim> = g.dims(w.logits).to_vec();
+    let lead = dims[..rank - 2].to_vec();
+    let to_four = |g: &mut Graph<'_>, x: Id| {
+        let tail = g.dims(x)[rank - 2..].to_vec();
+        g.reshape(x, four(&lead).into_iter().chain(tail).collect::<Vec<_>>())
+    };
+    let (q, k, v) = (to_four(g, q).or_other()?, to_four(g, k).or_other()?, to_four(g, v).or_other()?);
+    let (k, v) = ungrouped(g, k, v);
+    dims.splice(..rank - 2, four(&lead));
+    let (mask, causal) = mask(g, &logits, rank, &dims)?;
+    let mut operands = vec![q, k, v];
+    operands.extend(mask);
+    let op = Attention { scale: Real(scale), causal, softcap: Real(logits.softcap) };
+    let y = g.add(op, &operands).or_near(|| format!("q {}, k {} and v {} do not fit", g.ty(q), g.ty(k), g.ty(v)))?;
+    let tail = g.dims(y)[2..].to_vec();
+    let y = g.reshape(y, lead.into_iter().chain(tail).collect::<Vec<_>>()).or_other()?;
+    let order: Vec<u8> = w.batch().iter().copied().chain([w.query(), e]).collect();
+    arrange(g, y, &order, &w.out).or_other()
+}
+
+/// The batch axes as two.
+fn four(lead: &[Dim]) -> Vec<Dim> {
+    match lead {
+        [] => vec![1.into(), 1.into()],
+        [b] => vec![b.clone(), 1.into()],
+        [rest @ .., h] => vec![rest.iter().fold(Dim::from(1), |a, d| &a * d), h.clone()],
+    }
+}
+
+/// Splits a product into softmax and values.
+fn weights(g: &Graph<'_>, c: &Contract, args: &[Id]) -> Option<Weights> {
+    let sides = [(0, &c.lhs, &c.rhs), (1, &c.rhs, &c.lhs)];
+    sides.into_iter().find_map(|(i, labels, others)| {
+        let (logits, axis) = softmax_of(g, args[i])?;
+        let inner: Vec<u8> = labels.iter().filter(|l| !c.out.contains(l)).copied().collect();
+        let fits = labels.len() >= 2 && axis + 1 == labels.len() && inner == [*labels.last()?];
+        fits.then(|| Weights {
+            logits,
+            labels: labels.clone(),
+            values: args[1 - i],
+            value_labels: others.clone(),
+            out: c.out.clone(),
+        })
+    })
+}
+
+/// The operand and axis of the softmax that a class is, seen through the clearing of rows that are NaN.
+fn softmax_of(g: &Graph<'_>, id: Id) -> Option<(Id, usize)> {
+    g.first(id, |(op, args)| match op {
+        Op::Softmax(s) if !s.log => Some((args[0], s.axis)),
+        Op::Map(m) => {
+            let x = cleared(g, m, args)?;
+            g.first(x, |(op, args)| match op {
+                Op::Softmax(s) if !s.log => Some((args[0], s.axis)),
+                _ => None,
+            })
+        }
+        _ => None,
+    })
+}
+
+/// The operand of a map that is `if is_nan(x) { 0 } else { x }`.
+fn cleared(g: &Graph<'_>, m: &Map, args: &[Id]) -> Option<Id> {
+    let b = &m.body;
+    let Ref::Inst(last) = b.result else { return None };
+    let Inst::Select(c, zero, Ref::Arg(x)) = b.insts[last as usize] else { return None };
+    let x = g.find(args[x as usize]);
+    let is_zero = match zero {
+        Ref::Inst(i) => matches!(&b.insts[i as usize], Inst::Const(l) if l.to_f64() == 0.0),
+        Ref::Arg(a) => number(g, args[a as usize]) == Some(0.0),
+    };
+    let tests_x = match c {
+        Ref::Inst(i) => matches!(b.insts[i as usize], Inst::Un(UnOp::IsNan, Ref::Arg(a)) if g.find(args[a as usize]) == x),
+        Ref::Arg(a) => g.ops(args[a as usize]).any(|(op, inner)| {
+            matches!(op, Op::Map(m) if m.body == Body::un(UnOp::IsNan)) && inner.iter().all(|i| g.find(*i) == x)
+        }),
+    };
+    (is_zero && tests_x).then_some(x)
+}
+
+/// Reads the logits down to the product with keys.
+fn logits(g: &Graph<'_>, id: Id) -> Result<Logits, Miss> {
+    let mut p = read(g, id, &[]);
+    let mut kept = Vec::new();
+    while let Some(Atom::Choose(c, x, y)) = p.as_atom().cloned() {
+        let hidden = |q: &Poly| q.as_number().filter(|v| *v <= HIDDEN);
+        let (inner, keep, fill) = match (hidden(&x), hidden(&y)) {
+            (None, Some(fill)) => (x, true, fill),
+            (Some(fill), None) => (y, false, fill),
+            _ => return near("the logits are chosen between two values of which neither hides a key"),
+        };
+        kept.push((c, keep, fill));
+        p = inner;
+    }
+    let is_product = |l: &Id| g.dims(*l) == g.dims(id) && g.ops(*l).any(|(op, _)| matches!(op, Op::Contract(_)));
+    let products: Vec<Id> = p.leaves().into_iter().filter(is_product).collect();
+    let [product] = products[..] else {
+        return near(format!("{} products stand below the softmax, attention has one", products.len()));
+    };
+    let leaf = Atom::Leaf(product);
+    let (of, added) = p.split(|m| m.keys().any(|a| Poly::atom(a.clone()).leaves().contains(&product)));
+    let linear = |p: &Poly| p.as_term().filter(|(m, _)| m.len() == 1 && m.get(&leaf) == Some(&1)).map(|(_, c)| c);
+    let (scale, softcap) = match (linear(&of), of.as_term()) {
+        (Some(scale), _) => (scale, 0.0),
+        (None, Some((m, cap))) => match m.iter().next() {
+            Some((Atom::Un(UnOp::Tanh, u), 1)) if m.len() == 1 && cap > 0.0 => match linear(u) {
+                Some(s) => (s * cap, cap),
+                None => return near("the soft cap is not of the scaled product alone"),
+            },
+            _ => return near("the product is scaled by something that is not one number"),
+        },
+        _ => return near("the logits are not linear in the product with keys"),
+    };
+    Ok(Logits { product, scale, softcap, added, kept })
+}
+
+/// Queries and keys, batch axes first, then rows, then features.
+fn queries_and_keys(g: &mut Graph<'_>, l: &Logits, rank: usize) -> Result<(Id, Id), Miss> {
+    let find = |(op, args): (&Op, &[Id])| match op {
+        Op::Contract(c) => Some((c.clone(), args[0], args[1])),
+        _ => None,
+    };
+    let (c, a, b) = g.first(l.product, find).or_other()?;
+    let (query, key, batch) = (c.out[rank - 2], c.out[rank - 1], &c.out[..rank - 2]);
+    let inner: Vec<u8> = c.lhs.iter().filter(|l| !c.out.contains(l)).copied().collect();
+    let [d] = inner[..] else { return near("the product with keys sums over more than one axis") };
+    let in_both = |l: &u8| c.lhs.contains(l) && c.rhs.contains(l);
+    if !batch.iter().all(in_both) || in_both(&query) || in_both(&key) {
+        return near("queries and keys do not share their batch axes");
+    }
+    let sides = if c.lhs.contains(&query) && c.rhs.contains(&key) {
+        [(a, &c.lhs), (b, &c.rhs)]
+    } else if c.rhs.contains(&query) && c.lhs.contains(&key) {
+        [(b, &c.rhs), (a, &c.lhs)]
+    } else {
+        return near("one operand has both the query and the key axis");
+    };
+    let order = |row: u8| batch.iter().copied().chain([row, d]).collect::<Vec<u8>>();
+    let q = arrange(g, sides[0].0, sides[0].1, &order(query)).or_other()?;
+    let k = arrange(g, sides[1].0, sides[1].1, &order(key)).or_other()?;
+    Ok((q, k))
+}
+
+/// A class with its axes in another order.
+fn arrange(g: &mut Graph<'_>, x: Id, from: &[u8], to: &[u8]) -> Option<Id> {
+    let perm = to.iter().map(|l| from.iter().position(|m| m == l)).collect::<Option<Vec<usize>>>()?;
+    if perm.len() == from.len() { g.transpose(x, &perm) } else { None }
+}
+
+/// A class without a number that it is multiplied by, and that number. Looks below views, where the multiplication would need a
+/// kernel of its own.
+fn unscaled(g: &mut Graph<'_>, x: Id, depth: usize) -> (Id, f64) {
+    let same = |g: &Graph<'_>, y: Id| g.ty(y) == g.ty(x);
+    let scaled = g.first(x, |(op, args)| match op {
+        Op::Map(_) => args.iter().find_map(|a| {
+            let p = read(g, x, &[*a]);
+            let (m, c) = p.as_term()?;
+            let leaf = g.find(*a);
+            (m.len() == 1 && m.get(&Atom::Leaf(leaf)) == Some(&1) && same(g, leaf)).then_some((leaf, c))
+        }),
+        _ => None,
+    });
+    if let Some((y, c)) = scaled.filter(|_| depth > 0) {
+        let (y, rest) = unscaled(g, y, depth - 1);
+        return (y, c * rest);
+    }
+    let view = g.first(x, |(op, args)| matches!(op, Op::Transpose(_) | Op::Reshape(_)).then(|| (op.clone(), args[0])));
+    if let Some((op, inner)) = view.filter(|_| depth > 0) {
+        let (y, c) = unscaled(g, inner, depth - 1);
+        if c != 1.0
+            && let Some(view) = g.add(op, &[y])
+        {
+            return (view, c);
+        }
+    }
+    (x, 1.0)
+}
+
+/// Keys and values before each head was repeated for a group of queries.
+fn ungrouped(g: &mut Graph<'_>, k: Id, v: Id) -> (Id, Id) {
+    match (before_repeat(g, k), before_repeat(g, v)) {
+        (Some(a), Some(b)) if g.dims(a)[1] == g.dims(b)[1] => (a, b),
+        _ => (k, v),
+    }
+}
+
+/// `x[b, h, s, d]` if the class is its reshaped broadcast to `[b, h, r, s, d]`.
+fn before_repeat(g: &mut Graph<'_>, x: Id) -> Option<Id> {
+    let to = g.dims(x).to_vec();
+    let (one, dims) = g.first(x, |(op, args)| {
+        matches!(op, Op::Reshape(_)).then_some(())?;
+        g.first(args[0], |(op, inner)| match op {
+            Op::Broadcast(b) if b.dims.len() == 5 => Some((inner[0], b.dims.clone())),
+            _ => None,
+        })
+    })?;
+    let [b, h, r, s, d] = &dims[..] else { return None };
+    let from = g.dims(one).to_vec();
+    let repeats = from.len() == 5 && from[2].is(1) && from[..2] == dims[..2] && from[3..] == dims[3..];
+    let merged = [b.clone(), h * r, s.clone(), d.clone()] == to[..];
+    (repeats && merged).then(|| g.reshape(one, vec![b.clone(), h.clone(), s.clone(), d.clone()])).flatten()
+}
+
+/// The mask operand and the causal offset.
+fn mask(g: &mut Graph<'_>, l: &Logits, rank: usize, dims: &[Dim]) -> Result<(Option<Id>, Option<Dim>), Miss> {
+    let mut kept = l.kept.clone();
+    let mut added = l.added.clone();
+    // An additive mask that hides or leaves is a condition too.
+    if kept.is_empty()
+        && let Some(Atom::Choose(c, x, y)) = added.as_leaf().map(|m| read(g, m, &[])).as_ref().and_then(Poly::as_atom)
+    {
+        let keep = match (x.as_number(), y.as_number()) {
+            (Some(0.0), Some(fill)) if fill <= HIDDEN => Some((*c, true, fill)),
+            (Some(fill), Some(0.0)) if fill <= HIDDEN => Some((*c, false, fill)),
+            _ => None,
+        };
+        if let Some(keep) = keep.filter(|k| index::causal(g, k.0, k.1).is_some()) {
+            (kept, added) = (vec![keep], Poly::default());
+        }
+    }
+    if let ([(c, keep, _)], true) = (&kept[..], added.is_zero())
+        && let Some(offset) = index::causal(g, *c, *keep)
+    {
+        return Ok((None, Some(offset)));
+    }
+    let dtype = DType::F32;
+    let mask = match (&kept[..], added.is_zero()) {
+        ([], true) => return Ok((None, None)),
+        ([], false) => write(g, &added, dtype).or_other()?,
+        ([(c, keep, f64::NEG_INFINITY)], true) => {
+            if *keep {
+                *c
+            } else {
+                g.add(Map { body: Body::un(UnOp::Not) }, &[*c]).or_other()?
+            }
+        }
+        _ => {
+            // Finite fills count where a row sees no key at all: all its logits are the fill then, which the lowest number absorbs
+            // them into.
+            let whole = if added.is_zero() { None } else { Some(write(g, &added, dtype).or_other()?) };
+            let args: Vec<Id> = kept.iter().map(|k| k.0).chain(whole).collect();
+            let mut b = Body::builder(args.len() as u32);
+            let mut value = if whole.is_some() { Ref::Arg(kept.len() as u32) } else { b.num(dtype, 0.0) };
+            for (i, (_, keep, fill)) in kept.iter().enumerate().rev() {
+                let fill = b.num(dtype, if fill.is_infinite() { *fill } else { f32::MIN.into() });
+                let c = Ref::Arg(i as u32);
+                value = if *keep { b.select(c, value, fill) } else { b.select(c, fill, value) };
+            }
+            g.add(Map { body: b.finish(value) }, &args).or_other()?
+        }
+    };
+    let own = g.dims(mask).to_vec();
+    let placed = match (rank, own.len()) {
+        (_, n) if n <= 2 => Some(mask),
+        (2, _) => None,
+        (3, _) => g.reshape(mask, vec![own[0].clone(), 1.into(), own[1].clone(), own[2].clone()]),
+        (_, 3) | (4, 4) => Some(mask),
+        (_, n) if own[..n - 3].iter().all(|d| d.is(1)) => {
+            g.reshape(mask, [Dim::from(1)].into_iter().chain(own[n - 3..].iter().cloned()).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    let mask = placed.or_near(|| format!("the mask {} varies along merged batch axes", g.ty(mask)))?;
+    if broadcast_dims(g.dims(mask), dims).as_deref() != Some(dims) {
+        return near(format!("the mask {} does not broadcast to the logits", g.ty(mask)));
+    }
+    Ok((Some(mask), None))
+}
+
+fn batch_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
+    let Op::Reshape(to) = site.op else { return Err(Miss::Other) };
+    let find = |(op, args): (&Op, &[Id])| match op {
+        Op::Contract(c) => Some((c.clone(), args[0], args[1])),
+        _ => None,
+    };
+    let (c, a, b) = g.first(site.args[0], find).or_other()?;
+    let from = g.dims(site.args[0]).to_vec();
+    let batch = c.out.iter().take_while(|l| c.lhs.contains(l) && c.rhs.contains(l)).count();
+    let tail = from.len() - batch;
+    // Only the batch axes may change, and they lead in both operands.
+    let leads = c.lhs[..batch.min(c.lhs.len())] == c.out[..batch] && c.rhs[..batch.min(c.rhs.len())] == c.out[..batch];
+    if batch == 0 || !leads || to.dims.len() <= tail || to.dims[to.dims.len() - tail..] != from[batch..] {
+        return Err(Miss::Other);
+    }
+    let lead = to.dims[..to.dims.len() - tail].to_vec();
+    let count = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, d| &a * d);
+    if count(&lead) != count(&from[..batch]) || lead == from[..batch] {
+        return Err(Miss::Other);
+    }
+    let new = lead.len() as u8;
+    // Labels behind the batch axes keep their order and make room for the new ones.
+    let shift = |labels: &[u8]| (0..new).chain(labels[batch..].iter().map(|l| l + new)).collect::<Vec<u8>>();
+    let mut reshape = |x: Id| {
+        let dims = lead.iter().chain(&g.dims(x)[batch..]).cloned().collect::<Vec<_>>();
+        g.reshape(x, dims)
+    };
+    let (a, b) = (reshape(a).or_other()?, reshape(b).or_other()?);
+    let op = Contract { lhs: shift(&c.lhs), rhs: shift(&c.rhs), out: shift(&c.out), out_dtype: c.out_dtype };
+    g.add(op, &[a, b]).or_other()
+}
