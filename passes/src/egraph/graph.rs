@@ -111,11 +111,6 @@ impl<'a> Graph<'a> {
         &self.egraph.analysis.consts
     }
 
-    /// The constants, those that rules have made included.
-    pub fn into_consts(self) -> Arc<ConstPool> {
-        self.egraph.analysis.consts
-    }
-
     /// Adds a term with one result; `None` if the op does not take such operands.
     pub fn add(&mut self, op: impl Into<Op>, args: &[Id]) -> Option<Id> {
         let op = Arc::new(op.into());

@@ -25,7 +25,7 @@ impl Default for Limits {
 }
 
 /// Why saturation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
     /// No rule has anything to add.
     Saturated,
@@ -64,23 +64,34 @@ pub struct Report {
     pub misses: Vec<(&'static str, Loc, String)>,
 }
 
+/// What happened so far.
+#[derive(Default)]
+struct Journal {
+    steps: Vec<Step>,
+    misses: BTreeMap<(&'static str, Id), (Loc, String)>,
+    fired: BTreeSet<(&'static str, Id)>,
+}
+
+impl Journal {
+    /// The report. A miss counts if the function itself had the class, and no other form of it made the rule fire.
+    fn report(self, g: &Graph<'_>, given: &[Id], stop: Stop, iterations: usize) -> Report {
+        let given: BTreeSet<Id> = given.iter().map(|id| g.find(*id)).collect();
+        let fired: BTreeSet<(&str, Id)> = self.fired.iter().map(|(rule, id)| (*rule, g.find(*id))).collect();
+        let real = |(rule, id): &(&'static str, Id)| given.contains(&g.find(*id)) && !fired.contains(&(*rule, g.find(*id)));
+        let misses = self.misses.into_iter().filter(|(k, _)| real(k)).map(|((rule, _), (loc, why))| (rule, loc, why)).collect();
+        Report { stop, iterations, steps: self.steps, misses }
+    }
+}
+
 /// Applies rules until nothing changes or a limit is reached. `fuel` counts down with every union.
 pub fn saturate(g: &mut Graph<'_>, rules: &[&'static Rule], limits: &Limits, fuel: &mut Option<u32>) -> Report {
-    let mut steps = Vec::new();
-    let mut misses: BTreeMap<(&'static str, Id), (Loc, String)> = BTreeMap::new();
-    let mut fired: BTreeSet<(&'static str, Id)> = BTreeSet::new();
-    let mut tried: BTreeSet<(&'static str, Term)> = BTreeSet::new();
-    let report = |stop, iterations, steps, misses: BTreeMap<(&'static str, Id), (Loc, String)>, fired: &BTreeSet<_>| Report {
-        stop,
-        iterations,
-        steps,
-        misses: misses.into_iter().filter(|(k, _)| !fired.contains(k)).map(|((rule, _), (loc, why))| (rule, loc, why)).collect(),
-    };
+    let given: Vec<Id> = g.classes().into_iter().map(|c| c.0).collect();
+    let mut journal = Journal::default();
     for iteration in 0..limits.iterations {
         let before = g.size();
         let mut changed = false;
-        let sites: Vec<(Id, Term)> =
-            g.classes().into_iter().flat_map(|(id, ts)| ts.iter().map(move |t| (id, t.clone()))).collect();
+        let all = |(id, terms): (Id, &[Term])| terms.iter().map(|t| (id, t.clone())).collect::<Vec<_>>();
+        let sites: Vec<(Id, Term)> = g.classes().into_iter().flat_map(all).collect();
         let mut by_op: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
         for (i, (_, term)) in sites.iter().enumerate() {
             if let Some((op, _)) = term.as_op() {
@@ -89,43 +100,45 @@ pub fn saturate(g: &mut Graph<'_>, rules: &[&'static Rule], limits: &Limits, fue
         }
         for rule in rules {
             for i in rule.at.iter().flat_map(|m| by_op.get(m)).flatten() {
-                let (id, term) = &sites[*i];
-                let Some((op, args)) = term.as_op() else { continue };
                 if *fuel == Some(0) {
                     g.rebuild();
-                    return report(Stop::Fuel, iteration, steps, misses, &fired);
+                    return journal.report(g, &given, Stop::Fuel, iteration);
                 }
-                let loc = g.known(*id).loc.clone();
-                g.set_loc(&loc);
-                let mark = g.mark();
-                match (rule.apply)(g, &Site { id: *id, op, args }) {
-                    Ok(new) => {
-                        fired.insert((rule.name, g.find(*id)));
-                        if g.unite(*id, new) {
-                            changed = true;
-                            if let Some(f) = fuel {
-                                *f -= 1;
-                            }
-                            let added = g.added_since(mark);
-                            steps.push(Step { rule: rule.name, loc, site: term.clone(), result: new, added });
-                        }
-                    }
-                    Err(Miss::Near(why)) => {
-                        if tried.insert((rule.name, term.clone())) {
-                            misses.insert((rule.name, *id), (loc, why));
-                        }
-                    }
-                    Err(Miss::Other) => {}
-                }
+                changed |= apply(g, rule, &sites[*i], fuel, &mut journal);
             }
         }
         g.rebuild();
         if !changed && g.size() == before {
-            return report(Stop::Saturated, iteration + 1, steps, misses, &fired);
+            return journal.report(g, &given, Stop::Saturated, iteration + 1);
         }
         if g.size() > limits.nodes {
-            return report(Stop::Nodes, iteration + 1, steps, misses, &fired);
+            return journal.report(g, &given, Stop::Nodes, iteration + 1);
         }
     }
-    report(Stop::Iterations, limits.iterations, steps, misses, &fired)
+    journal.report(g, &given, Stop::Iterations, limits.iterations)
+}
+
+/// Tries a rule at a site; true if two classes became one.
+fn apply(g: &mut Graph<'_>, rule: &'static Rule, (id, term): &(Id, Term), fuel: &mut Option<u32>, journal: &mut Journal) -> bool {
+    let Some((op, args)) = term.as_op() else { return false };
+    let loc = g.known(*id).loc.clone();
+    g.set_loc(&loc);
+    let mark = g.mark();
+    match (rule.apply)(g, &Site { id: *id, op, args }) {
+        Ok(new) => {
+            journal.fired.insert((rule.name, *id));
+            let united = g.unite(*id, new);
+            if united {
+                *fuel = fuel.map(|f| f - 1);
+                let added = g.added_since(mark);
+                journal.steps.push(Step { rule: rule.name, loc, site: term.clone(), result: new, added });
+            }
+            united
+        }
+        Err(Miss::Near(why)) => {
+            journal.misses.insert((rule.name, *id), (loc, why));
+            false
+        }
+        Err(Miss::Other) => false,
+    }
 }

@@ -1,0 +1,242 @@
+//! Structural sharing: equal layers are saturated once, and the result is replayed with the weights of each.
+//!
+//! A function is cut where its sequence of nodes repeats, at the phase that the fewest values cross. A piece becomes a function of its
+//! own whose large constants are parameters; two pieces that are equal as functions share one saturation. The last repetition stays
+//! with what follows, so that rows which the outputs do not read are dead there too.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+use transc_ir::op::{Op, TypeError};
+use transc_ir::tensor::{Builder, ConstPool, Func, NodeId, Value, ValueDef};
+use transc_ir::{Loc, TensorType};
+
+/// Fewest nodes of a repeated piece.
+const MIN_PERIOD: usize = 6;
+/// Constants of more elements are parameters of a piece: nothing looks at their values.
+const MAX_INSIDE: i64 = 64;
+
+/// A piece of a function.
+pub struct Piece {
+    /// The piece as a function.
+    pub func: Func,
+    /// Which parameters stand for constants.
+    pub constant: Vec<bool>,
+    /// What the parameters are, and what the results stand for, in the whole function.
+    pub inputs: Vec<Value>,
+    pub outputs: Vec<Value>,
+}
+
+/// Cuts a function; the pieces in order.
+pub fn pieces(f: &Func, consts: &ConstPool) -> Vec<Piece> {
+    let ambient = ambient(f, consts);
+    let real: Vec<NodeId> =
+        f.nodes().filter(|(id, n)| !n.operands.is_empty() && !ambient[id.index()]).map(|(id, _)| id).collect();
+    cuts(f, &real).into_iter().map(|range| Piece::new(f, consts, &ambient, &real[range])).collect()
+}
+
+/// True for a constant that a piece holds itself.
+fn stays_inside(ty: &TensorType) -> bool {
+    ty.count().as_const().is_some_and(|n| n <= MAX_INSIDE)
+}
+
+/// Nodes that are cheap and depend on sizes, small constants and inputs alone, such as masks: each piece that reads one holds it, so
+/// that its rules see what it is.
+fn ambient(f: &Func, consts: &ConstPool) -> Vec<bool> {
+    let mut ambient = vec![false; f.node_count()];
+    for (id, n) in f.nodes() {
+        let alone = match &n.op {
+            Op::Constant(c) => consts.get(c.id).is_some_and(|d| stays_inside(d.ty()) || !d.ty().dtype.is_float()),
+            Op::Iota(_) | Op::Dims(_) | Op::Map(_) | Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => true,
+            Op::Concat(_) | Op::Gather(_) => true,
+            _ => false,
+        };
+        let below = |v: &Value| match f.def(*v) {
+            ValueDef::Param(_) => !f.ty(*v).dtype.is_float(),
+            ValueDef::Result(d, _) => ambient[d.index()],
+        };
+        ambient[id.index()] = alone && n.operands.iter().all(below);
+    }
+    ambient
+}
+
+/// Where the sequence of nodes is cut.
+fn cuts(f: &Func, real: &[NodeId]) -> Vec<Range<usize>> {
+    let mut numbers: HashMap<(&Op, Vec<&TensorType>), u32> = HashMap::new();
+    let labels: Vec<u32> = real
+        .iter()
+        .map(|id| {
+            let n = f.node(*id);
+            let types = n.operands.iter().chain(&n.results).map(|v| f.ty(*v)).collect();
+            let next = numbers.len() as u32;
+            *numbers.entry((&n.op, types)).or_insert(next)
+        })
+        .collect();
+    let whole = 0..real.len();
+    let Some((run, period)) = repetition(&labels) else { return vec![whole] };
+    let position: BTreeMap<NodeId, usize> = real.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+    let mut last_use: Vec<usize> = (0..real.len()).collect();
+    for (i, id) in real.iter().enumerate() {
+        for v in &f.node(*id).operands {
+            if let ValueDef::Result(d, _) = f.def(*v)
+                && let Some(at) = position.get(&d)
+            {
+                last_use[*at] = i;
+            }
+        }
+    }
+    let crossing = |cut: usize| (run.start..cut).filter(|i| last_use[*i] >= cut).count();
+    let phase = (0..period).min_by_key(|o| crossing(run.start + period + o)).unwrap_or(0);
+    let mut starts: Vec<usize> = (run.start + phase..run.end).step_by(period).filter(|s| s + period <= run.end).collect();
+    // The last repetition stays with what follows.
+    starts.truncate(starts.len().saturating_sub(1).max(1) + 1);
+    let bounds: Vec<usize> = std::iter::once(0).chain(starts).chain([real.len()]).collect();
+    bounds.windows(2).map(|w| w[0]..w[1]).filter(|r| !r.is_empty()).collect()
+}
+
+/// The longest stretch of labels that repeats with some period, and the period: the smallest of those that cover as much.
+fn repetition(labels: &[u32]) -> Option<(Range<usize>, usize)> {
+    let mut best: Option<(Range<usize>, usize)> = None;
+    for period in MIN_PERIOD..=labels.len() / 2 {
+        let mut start = 0;
+        for i in 0..=labels.len() - period {
+            let same = i + period < labels.len() && labels[i] == labels[i + period];
+            if same {
+                continue;
+            }
+            let run = start..i + period;
+            if run.len() >= 2 * period && best.as_ref().is_none_or(|(b, _)| run.len() > b.len()) {
+                best = Some((run, period));
+            }
+            start = i + 1;
+        }
+    }
+    best
+}
+
+impl Piece {
+    fn new(f: &Func, consts: &ConstPool, ambient: &[bool], real: &[NodeId]) -> Self {
+        let inside: BTreeSet<NodeId> = real.iter().copied().collect();
+        // Ambient nodes and small constants that the piece reads, directly or not.
+        let mut held: BTreeSet<NodeId> = BTreeSet::new();
+        let mut open: Vec<NodeId> = real.to_vec();
+        while let Some(id) = open.pop() {
+            for v in &f.node(id).operands {
+                if let ValueDef::Result(d, _) = f.def(*v)
+                    && (ambient[d.index()] || f.node(d).operands.is_empty() && !is_weight(f, consts, d))
+                    && held.insert(d)
+                {
+                    open.push(d);
+                }
+            }
+        }
+        let members: BTreeSet<NodeId> = held.union(&inside).copied().collect();
+        let mut piece = Piece { func: Func::new(&f.name), constant: Vec::new(), inputs: Vec::new(), outputs: Vec::new() };
+        let mut map: BTreeMap<Value, Value> = BTreeMap::new();
+        let outside = |v: &Value| !matches!(f.def(*v), ValueDef::Result(d, _) if members.contains(&d));
+        for v in members.iter().flat_map(|id| &f.node(*id).operands).filter(|v| outside(v)) {
+            if !map.contains_key(v) {
+                map.insert(*v, piece.func.add_param("", f.ty(*v).clone()));
+                piece.constant.push(f.def_node(*v).is_some_and(|n| matches!(n.op, Op::Constant(_))));
+                piece.inputs.push(*v);
+            }
+        }
+        for id in &members {
+            let n = f.node(*id);
+            let operands: Vec<Value> = n.operands.iter().map(|v| map[v]).collect();
+            let types = n.results.iter().map(|v| f.ty(*v).clone()).collect();
+            let new = piece.func.push_node(n.op.clone(), &operands, types, n.loc.clone());
+            map.extend(n.results.iter().copied().zip(piece.func.node(new).results.iter().copied()));
+        }
+        let read_outside: BTreeSet<Value> = f
+            .nodes()
+            .filter(|(id, _)| !members.contains(id))
+            .flat_map(|(_, n)| n.operands.iter().copied())
+            .chain(f.results().iter().map(|r| r.1))
+            .collect();
+        for v in real.iter().flat_map(|id| &f.node(*id).results).filter(|v| read_outside.contains(v)) {
+            piece.func.add_result("", map[v]);
+            piece.outputs.push(*v);
+        }
+        piece
+    }
+
+    /// For each place of this piece that of the same node of an equal piece.
+    pub fn places_in(&self, other: &Piece) -> BTreeMap<String, Loc> {
+        let pairs = self.func.nodes().zip(other.func.nodes());
+        pairs.map(|((_, a), (_, b))| (a.loc.path().to_string(), b.loc.clone())).collect()
+    }
+}
+
+fn is_weight(f: &Func, consts: &ConstPool, id: NodeId) -> bool {
+    matches!(&f.node(id).op, Op::Constant(c) if consts.get(c.id).is_none_or(|d| !stays_inside(d.ty())))
+}
+
+/// Builds the whole function from its pieces, each replaced by a function with the same parameters and results.
+pub struct Assembly<'a> {
+    f: &'a Func,
+    b: Builder<'a>,
+    map: BTreeMap<Value, Value>,
+}
+
+impl<'a> Assembly<'a> {
+    /// The parameters of `f`, nothing else yet.
+    pub fn new(f: &'a Func, b: Builder<'a>) -> Self {
+        let map = f.params().iter().map(|(name, v)| (*v, b.func.add_param(name, f.ty(*v).clone()))).collect();
+        Self { f, b, map }
+    }
+
+    /// A value of `f` in the new function: nodes that no piece replaces are copied when they are first read.
+    fn value(&mut self, v: Value) -> Result<Value, TypeError> {
+        let mut open = vec![v];
+        while let Some(next) = open.last().copied() {
+            let Some(n) = self.f.def_node(next).filter(|_| !self.map.contains_key(&next)) else {
+                open.pop();
+                continue;
+            };
+            let missing: Vec<Value> = n.operands.iter().filter(|o| !self.map.contains_key(o)).copied().collect();
+            if missing.is_empty() {
+                open.pop();
+                self.b.loc = n.loc.clone();
+                let operands: Vec<Value> = n.operands.iter().map(|o| self.map[o]).collect();
+                let results = self.b.add_multi(n.op.clone(), &operands)?;
+                self.map.extend(n.results.iter().copied().zip(results));
+            } else {
+                open.extend(missing);
+            }
+        }
+        Ok(self.map[&v])
+    }
+
+    /// Adds what replaces a piece; `place` translates provenance.
+    ///
+    /// # Errors
+    /// A type error, which would be a bug.
+    pub fn add(&mut self, piece: &Piece, by: &Func, place: &dyn Fn(&Loc) -> Loc) -> Result<(), TypeError> {
+        let mut map: BTreeMap<Value, Value> = BTreeMap::new();
+        for ((_, p), v) in by.params().iter().zip(&piece.inputs) {
+            let v = self.value(*v)?;
+            map.insert(*p, v);
+        }
+        for (_, n) in by.nodes() {
+            self.b.loc = place(&n.loc);
+            let operands: Vec<Value> = n.operands.iter().map(|v| map[v]).collect();
+            let results = self.b.add_multi(n.op.clone(), &operands)?;
+            map.extend(n.results.iter().copied().zip(results));
+        }
+        self.map.extend(piece.outputs.iter().copied().zip(by.results().iter().map(|(_, v)| map[v])));
+        Ok(())
+    }
+
+    /// Adds the results of `f`.
+    ///
+    /// # Errors
+    /// A type error, which would be a bug.
+    pub fn finish(mut self) -> Result<(), TypeError> {
+        for (name, v) in self.f.results() {
+            let v = self.value(*v)?;
+            self.b.func.add_result(name, v);
+        }
+        Ok(())
+    }
+}
