@@ -67,6 +67,12 @@ pub const PASSES: &[PassInfo] = &[
         exact::algebra::run,
         "element-wise identities that keep every bit; scalar constants move into bodies",
     ),
+    tensor(
+        "carry-unmerge",
+        Class::Reassoc,
+        exact::carry_unmerge::run,
+        "un-merges of tokens move behind what treats tokens alike, to where the result is read",
+    ),
     tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
     tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
     tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),

@@ -79,7 +79,7 @@ impl OpSpec for Attention {
                     *l = s;
                 }
             }
-            let max = logits.iter().fold(f64::NEG_INFINITY, |m, l| if l.is_nan() { f64::NAN } else { m.max(*l) });
+            let max = logits.iter().fold(f64::NEG_INFINITY, |m, l| if m.is_nan() || l.is_nan() { f64::NAN } else { m.max(*l) });
             if max == f64::NEG_INFINITY {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! Passes that keep every bit under the reference interpreter (and `decompose`, which rounds elsewhere).
 
 pub mod algebra;
+pub mod carry_unmerge;
 pub mod cse;
 pub mod dce;
 pub mod decompose;

@@ -1,14 +1,13 @@
 //! `merge-tokens`: where the user asks for it, tokens of vision transformers that resemble each other become one.
 //!
 //! At each site `x` becomes `token_unmerge(token_apply(x, plan), plan)`, which is the lossy step, and the un-merge is carried to the read-out by
-//! the exact rules of [`tokens`]. Sites are done one after the other: the second plans on the tokens that the first has left. A site is
+//! the exact rules of [`carry_unmerge`]. Sites are done one after the other: the second plans on the tokens that the first has left. A site is
 //! legal if the un-merge passes every attention behind it; other sites are left alone with a remark.
 
-pub(crate) mod carry;
 mod error;
+mod insert;
 mod site;
 mod spec;
-pub(crate) mod tokens;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::analysis::macs::macs_of;
 use crate::analysis::uses::Uses;
 use crate::context::PassCx;
 use crate::error::PassError;
-use crate::exact::sweep;
+use crate::exact::{carry_unmerge, sweep};
 
 /// Runs the pass; without [`PassCx::merge`] it does nothing.
 ///
@@ -83,10 +82,10 @@ fn at_block(
         if remove == 0 {
             continue;
         }
-        let merge = carry::Merge { attention, site, planner: spec.planner, remove, protect };
+        let merge = insert::Merge { attention, site, planner: spec.planner, remove, protect };
         let mut consts = Arc::clone(&module.consts);
-        let (func, fired) = sweep::typed(cx, carry::insert(&f, &mut consts, &merge))?;
-        let barriers = carry::barriers(&func, &consts);
+        let (func, fired) = sweep::typed(cx, insert::insert(&f, &mut consts, &merge))?;
+        let barriers = carry_unmerge::barriers(&func, &consts);
         if best.as_ref().is_none_or(|b| barriers.len() < b.barriers.len()) {
             best = Some(Attempt { remove, protect, fired, barriers, func });
         }
@@ -120,7 +119,7 @@ impl Attempt {
     /// A barrier with an attention behind it, which would see all tokens again.
     fn blocking(&self) -> Option<&(NodeId, Loc, String)> {
         let attentions: BTreeSet<NodeId> = site::attentions(&self.func).iter().map(|a| a.node).collect();
-        self.barriers.iter().find(|(id, ..)| !carry::downstream(&self.func, [*id]).is_disjoint(&attentions))
+        self.barriers.iter().find(|(id, ..)| !carry_unmerge::downstream(&self.func, [*id]).is_disjoint(&attentions))
     }
 }
 

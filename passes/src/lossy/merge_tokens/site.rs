@@ -5,9 +5,9 @@ use transc_ir::op::{Op, Softmax};
 use transc_ir::scalar::{BinOp, Body};
 use transc_ir::tensor::{Func, Node, NodeId};
 
-use super::carry::Read;
-use super::tokens::sizes_of_bias;
 use crate::analysis::uses::Uses;
+use crate::exact::carry_unmerge::Read;
+use crate::exact::carry_unmerge::rules::sizes_of_bias;
 
 /// Most nodes between an attention and its residual sum.
 const MAX_STEPS: usize = 16;

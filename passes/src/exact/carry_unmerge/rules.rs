@@ -1,7 +1,4 @@
-//! Un-merged tokens: `token_unmerge` moves behind what treats tokens alike, until it meets a read-out. Where tokens were merged
-//! (Bolya et al. 2023), everything between there and the read-out then works on the groups.
-//!
-//! Each rule is written once, for whatever holds terms ([`Terms`]): the e-graph, and the sweep that follows an insertion.
+//! The rules. Each is written once for whatever holds terms ([`Terms`]).
 
 use transc_ir::TensorType;
 use transc_ir::op::{
@@ -57,7 +54,7 @@ type Outcome<I> = Result<I, Miss>;
 pub type Rule<T> = fn(&mut T, &Op, &[<T as Terms>::Id]) -> Outcome<<T as Terms>::Id>;
 
 /// All rules, in the order in which they are tried.
-pub fn rules<T: Terms>() -> [(&'static str, Rule<T>); 9] {
+pub fn all<T: Terms>() -> [(&'static str, Rule<T>); 9] {
     [
         ("unmerge-behind-map", map),
         ("unmerge-behind-contract", contract),
@@ -232,7 +229,7 @@ pub fn rows<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
     let dims = t.ty(args[0]).dims.clone();
     let u = unmerged(t, args[0], |a| !is_whole(op, &dims, a)).or_other()?;
     let (Some(start), Some(size), 1) = (s.starts[u.axis].as_usize(), s.sizes[u.axis].as_usize(), s.steps[u.axis]) else {
-        return Err(Miss::Near("the rows that are read are not at constant positions".into()));
+        return Err(Miss::Near("the rows that are read are not neighbours at constant positions".into()));
     };
     let alone = protected(t, u.plan);
     if start + size <= alone {
