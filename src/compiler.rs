@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use transc_codegen::mlir::TensorMlir;
 use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
 use transc_passes::{MergeSpec, PassCx};
@@ -94,6 +95,19 @@ impl Compiler {
     /// An op that has no lowering, a limit, or a bug in transc.
     pub fn compile(&self, module: &Module) -> Result<Compiled, Error> {
         self.compile_with(module, &mut PassCx::default(), &mut |_| {})
+    }
+
+    /// The model in MLIR, after the passes that stay on tensors.
+    ///
+    /// # Errors
+    /// Every part of the model that has no form in MLIR, or a bug in transc.
+    pub fn to_mlir(&self, module: &Module, cx: &mut PassCx) -> Result<TensorMlir, Error> {
+        let mut optimised = module.clone();
+        cx.merge.clone_from(&self.merge);
+        let passes = transc_passes::pipeline::default();
+        let on_tensors: Vec<_> = passes.into_iter().take_while(|p| *p != "fuse").collect();
+        transc_passes::run(&mut optimised, &on_tensors, cx)?;
+        Ok(transc_codegen::mlir::tensors(&optimised)?)
     }
 
     /// As [`Compiler::compile`], with a pass context that collects remarks, and a call at the start of each phase.

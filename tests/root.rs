@@ -8,6 +8,7 @@ mod digits;
 mod encoders;
 mod hostile;
 mod kit;
+mod mlir;
 mod tidy;
 mod tokens;
 mod zoo;

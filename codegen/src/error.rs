@@ -15,6 +15,9 @@ pub enum CodegenError {
         /// The user's node.
         node: String,
     },
+    /// Nodes without a form in MLIR: the user's node, and what has none.
+    #[error("{} parts of the model have no form in MLIR", .0.len())]
+    NoMlir(Vec<(String, String)>),
     /// A target that is not known.
     #[error("there is no target `{0}`")]
     UnknownTarget(String),
@@ -50,6 +53,16 @@ pub enum CodegenError {
 
 impl Diagnose for CodegenError {
     fn diagnostics(&self) -> Vec<Diagnostic> {
+        if let CodegenError::NoMlir(problems) = self {
+            let one = |(node, message): &(String, String)| Diagnostic {
+                code: "T0608",
+                fault: Fault::Unsupported,
+                message: message.clone(),
+                place: (!node.is_empty()).then(|| Place { node: node.clone(), ..Place::default() }),
+                help: String::new(),
+            };
+            return problems.iter().map(one).collect();
+        }
         let (code, fault, help) = match self {
             CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
             CodegenError::UnknownTarget(_) => ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4"),
@@ -57,6 +70,7 @@ impl Diagnose for CodegenError {
             CodegenError::Linker(_) => {
                 ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found")
             }
+            CodegenError::NoMlir(_) => ("T0608", Fault::Unsupported, ""),
             CodegenError::NotBuilt(_) => (
                 "T0605",
                 Fault::Environment,

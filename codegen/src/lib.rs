@@ -13,6 +13,7 @@ mod link;
 mod llvm;
 pub mod lower;
 pub mod math;
+pub mod mlir;
 mod plan;
 mod program;
 mod scratch;

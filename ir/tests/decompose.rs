@@ -93,3 +93,19 @@ fn tokens_by_a_plan() {
         check(&params, node, &shapes);
     }
 }
+
+#[test]
+fn softmax_and_norms() {
+    for dtype in ["f32", "f64"] {
+        for log in ["false", "true"] {
+            let node = format!("{dtype}[3,7,2] = softmax(%0) {{axis = 1, log = {log}}}");
+            check(&format!("%0 \"x\": {dtype}[3,7,2]"), &node, &[&[3, 7, 2]]);
+        }
+        let params = format!("%0 \"x\": {dtype}[3,4,5], %1 \"s\": {dtype}[4,5], %2 \"b\": {dtype}[5]");
+        let shapes: &[&[usize]] = &[&[3, 4, 5], &[4, 5], &[5]];
+        check(&params, &format!("{dtype}[3,4,5] = layer_norm(%0, %1, %2) {{axis = 1, epsilon = 0.001}}"), shapes);
+        check(&params, &format!("{dtype}[3,4,5] = layer_norm(%0, %1) {{axis = 1, epsilon = 0.001}}"), shapes);
+        check(&params, &format!("{dtype}[3,4,5] = rms_norm(%0, %1) {{axis = 1, epsilon = 0.001}}"), shapes);
+        check(&params, &format!("{dtype}[3,4,5] = rms_norm(%0) {{axis = 2, epsilon = 0.001}}"), shapes);
+    }
+}

@@ -146,6 +146,8 @@ pub enum Emit {
     Asm,
     /// Graph of the kernel launches for Graphviz.
     Dot,
+    /// The model in MLIR: linalg on tensors.
+    Mlir,
 }
 
 impl Emit {
@@ -157,6 +159,7 @@ impl Emit {
             Emit::Obj => "o",
             Emit::Tir => "tir",
             Emit::Loops => "loops",
+            Emit::Mlir => "mlir",
             Emit::LlvmIr => "ll",
             Emit::Clif => "clif",
             Emit::Asm => "s",

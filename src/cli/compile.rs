@@ -25,6 +25,19 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
     let macs = source::macs(&module);
     let compiler = compiler(&a.target)?.threads(a.threads).calibration(calibration(a, &module)?);
     let mut cx = source::pass_context();
+    let (exported, outputs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|(emit, _)| *emit == Emit::Mlir);
+    for (_, path) in &exported {
+        progress.phase("mlir");
+        let text = compiler.to_mlir(&module, &mut source::pass_context())?;
+        write_atomic(path, |file| text.write(file)).map_err(transc::Error::from)?;
+        if !quiet {
+            progress.end();
+            wrote(path);
+        }
+    }
+    if outputs.is_empty() {
+        return Ok(());
+    }
     let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
     if let Some(pass) = &a.remarks {
         source::print_remarks(&cx, pass);
@@ -52,10 +65,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
         });
         source::print_json(&summary);
     } else if !quiet {
-        for (_, path) in &outputs {
-            let size = std::fs::metadata(path).map_or(0, |m| m.len());
-            eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
-        }
+        outputs.iter().for_each(|(_, path)| wrote(path));
         eprintln!(
             "{} kernels, {} launches, backend {}",
             compiled.program.kernels.len(),
@@ -73,6 +83,11 @@ fn calibration(a: &CompileArgs, module: &transc::ir::Module) -> Result<Vec<(Stri
     let known: Vec<&str> = module.main.params().iter().map(|(n, _)| n.as_str()).collect();
     let all = tensors::read_npz(file)?;
     all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), tensors::to_runtime(t)?))).collect()
+}
+
+fn wrote(path: &Path) {
+    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
 }
 
 /// The compiler for target options.
@@ -98,7 +113,7 @@ fn outputs(a: &CompileArgs) -> Result<Vec<(Emit, PathBuf)>, Failure> {
                     "T0902",
                     Fault::Invalid,
                     message,
-                    "use .so, .tsc, .o, .tir, .loops, .ll, .clif, .s or .dot, or --emit",
+                    "use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .clif, .s or .dot, or --emit",
                 )
             })?;
             Ok(vec![(emit, output)])
@@ -125,6 +140,8 @@ fn refuse_source(model: &Path, output: &Path) -> Result<(), Failure> {
 
 fn write(compiled: &transc::Compiled, emit: Emit, path: &Path) -> Result<(), Failure> {
     let text = match emit {
+        // Written before code is generated.
+        Emit::Mlir => return Ok(()),
         Emit::So => return Ok(compiled.write_so(path)?),
         Emit::Tsc => return Ok(compiled.write_tsc(path)?),
         Emit::Obj => compiled.code().object()?,

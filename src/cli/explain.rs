@@ -180,8 +180,17 @@ const CODES: &[(&str, &str, &str)] = &[
     ("T0605", "This build of transc lacks a back end.", "Build it with the feature that the message names."),
     ("T0606", "There is no backend of this name.", "llvm, clif; `transc doctor` shows which are in this build."),
     ("T0607", "The backend has no such text.", "LLVM IR comes from --backend llvm, Cranelift IR from --backend clif."),
+    (
+        "T0608",
+        "A part of the model has no form in MLIR.",
+        "Dims must follow from the inputs (fix the others with --dim); everything else is written as linalg on tensors.",
+    ),
     ("T0901", "An array cannot be an input or output.", "Inputs are arrays of bool, integers and floats of 16 to 64 bits."),
-    ("T0902", "The extension of the output names no form.", "Use .so, .tsc, .o, .tir, .loops, .ll, .s or .dot, or --emit."),
+    (
+        "T0902",
+        "The extension of the output names no form.",
+        "Use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .s or .dot, or --emit.",
+    ),
     ("T0903", "The output would replace the model or is a folder.", "Choose another output with -o."),
     ("T0904", "An input is missing or cannot be read.", "`transc inspect MODEL` lists the inputs."),
     ("T0905", "--until names no pass of the pipeline.", "`transc passes` lists them in order."),

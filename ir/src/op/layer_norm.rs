@@ -2,7 +2,8 @@
 
 use super::{OpSpec, Real, TypeError, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
-use crate::tensor::ConstPool;
+use crate::scalar::{BinOp, Body, Ref, UnOp};
+use crate::tensor::{Builder, ConstPool, Value};
 use crate::types::TensorType;
 
 tensor_op! {
@@ -45,5 +46,43 @@ impl OpSpec for LayerNorm {
             })?;
         }
         Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        Some(self.expand(b, x).map(|v| vec![v]))
+    }
+}
+
+impl LayerNorm {
+    /// Two passes: the mean, then the mean square of what is centred around it.
+    fn expand(&self, b: &mut Builder<'_>, x: &[Value]) -> Result<Value, TypeError> {
+        let (dtype, dims) = (b.ty(x[0]).dtype, b.ty(x[0]).dims.clone());
+        let wide = rules::wide(dtype);
+        let mut operands = x.iter().map(|v| b.cast(wide, *v)).collect::<Result<Vec<_>, _>>()?;
+        let sum = super::Reduce { kind: super::ReduceKind::Sum, axes: (self.axis..dims.len()).collect(), keep: true };
+        let total = b.add(sum.clone(), &[operands[0]])?;
+        let mut f = Body::builder(2);
+        let n = rules::count_from(&mut f, &dims, self.axis, wide);
+        let mean = f.bin(BinOp::Div, Ref::Arg(1), n);
+        let centred = f.bin(BinOp::Sub, Ref::Arg(0), mean);
+        operands[0] = b.add(super::Map { body: f.finish(centred) }, &[operands[0], total])?;
+        let squares = b.bin(BinOp::Mul, operands[0], operands[0])?;
+        let squares = b.add(sum, &[squares])?;
+        operands.insert(1, squares);
+        let mut f = Body::builder(operands.len() as u32);
+        let n = rules::count_from(&mut f, &dims, self.axis, wide);
+        let variance = f.bin(BinOp::Div, Ref::Arg(1), n);
+        let epsilon = f.num(wide, self.epsilon.0);
+        let variance = f.bin(BinOp::Add, variance, epsilon);
+        let deviation = f.un(UnOp::Sqrt, variance);
+        let mut y = f.bin(BinOp::Div, Ref::Arg(0), deviation);
+        if operands.len() > 2 {
+            y = f.bin(BinOp::Mul, y, Ref::Arg(2));
+        }
+        if operands.len() > 3 {
+            y = f.bin(BinOp::Add, y, Ref::Arg(3));
+        }
+        let y = b.add(super::Map { body: f.finish(y) }, &operands)?;
+        b.cast(dtype, y)
     }
 }

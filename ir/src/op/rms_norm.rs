@@ -2,7 +2,8 @@
 
 use super::{OpSpec, Real, TypeError, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, broadcast_strides, flat, for_each_index};
-use crate::tensor::ConstPool;
+use crate::scalar::{BinOp, Body, Ref, UnOp};
+use crate::tensor::{Builder, ConstPool, Value};
 use crate::types::TensorType;
 
 tensor_op! {
@@ -41,5 +42,33 @@ impl OpSpec for RmsNorm {
             })?;
         }
         Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        Some(self.expand(b, x).map(|v| vec![v]))
+    }
+}
+
+impl RmsNorm {
+    fn expand(&self, b: &mut Builder<'_>, x: &[Value]) -> Result<Value, TypeError> {
+        let (dtype, dims) = (b.ty(x[0]).dtype, b.ty(x[0]).dims.clone());
+        let wide = rules::wide(dtype);
+        let mut operands = x.iter().map(|v| b.cast(wide, *v)).collect::<Result<Vec<_>, _>>()?;
+        let squares = b.bin(BinOp::Mul, operands[0], operands[0])?;
+        let axes = (self.axis..dims.len()).collect();
+        let sum = b.add(super::Reduce { kind: super::ReduceKind::Sum, axes, keep: true }, &[squares])?;
+        operands.insert(1, sum);
+        let mut f = Body::builder(operands.len() as u32);
+        let n = rules::count_from(&mut f, &dims, self.axis, wide);
+        let mean = f.bin(BinOp::Div, Ref::Arg(1), n);
+        let epsilon = f.num(wide, self.epsilon.0);
+        let mean = f.bin(BinOp::Add, mean, epsilon);
+        let root = f.un(UnOp::Sqrt, mean);
+        let mut y = f.bin(BinOp::Div, Ref::Arg(0), root);
+        if operands.len() > 2 {
+            y = f.bin(BinOp::Mul, y, Ref::Arg(2));
+        }
+        let y = b.add(super::Map { body: f.finish(y) }, &operands)?;
+        b.cast(dtype, y)
     }
 }

@@ -54,6 +54,26 @@ pub(super) fn index_type(op: &str, t: &TensorType) -> Result<(), TypeError> {
     }
 }
 
+/// The type in which sums of a float type are kept: at least f32.
+pub(super) fn wide(d: crate::DType) -> crate::DType {
+    if d == crate::DType::F64 { d } else { crate::DType::F32 }
+}
+
+/// The number of elements of the axes `axis..`, as a float in a body.
+pub(super) fn count_from(
+    f: &mut crate::scalar::BodyBuilder,
+    dims: &[Dim],
+    axis: usize,
+    dtype: crate::DType,
+) -> crate::scalar::Ref {
+    let n = dims[axis..].iter().fold(Dim::from(1), |n, d| &n * d);
+    let n = match n.as_const() {
+        Some(c) => return f.num(dtype, c as f64),
+        None => f.push(crate::scalar::Inst::Dim(n)),
+    };
+    f.cast(dtype, n)
+}
+
 /// Dims after folding `axes`.
 pub(super) fn reduced_dims(dims: &[Dim], axes: &[usize], keep: bool) -> Vec<Dim> {
     dims.iter()

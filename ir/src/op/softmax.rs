@@ -2,7 +2,8 @@
 
 use super::{OpSpec, TypeError, rules};
 use crate::interp::{EvalCx, EvalError, Tensor, flat, for_each_index, strides};
-use crate::tensor::ConstPool;
+use crate::scalar::{BinOp, Body, Ref, UnOp};
+use crate::tensor::{Builder, ConstPool, Value};
 use crate::types::TensorType;
 
 tensor_op! {
@@ -41,5 +42,31 @@ impl OpSpec for Softmax {
             Ok(())
         })?;
         Ok(vec![Tensor::from_f64(t.dtype, &t.dims, &x)?])
+    }
+
+    fn decompose(&self, b: &mut Builder<'_>, x: &[Value]) -> Option<Result<Vec<Value>, TypeError>> {
+        Some(self.expand(b, x[0]).map(|v| vec![v]))
+    }
+}
+
+impl Softmax {
+    /// Two reductions; narrow floats compute in f32 and round once.
+    fn expand(&self, b: &mut Builder<'_>, x: Value) -> Result<Value, TypeError> {
+        let dtype = b.ty(x).dtype;
+        let x = b.cast(rules::wide(dtype), x)?;
+        let fold = |kind| super::Reduce { kind, axes: vec![self.axis], keep: true };
+        let max = b.add(fold(super::ReduceKind::Max), &[x])?;
+        let shifted = b.bin(BinOp::Sub, x, max)?;
+        let exp = b.un(UnOp::Exp, shifted)?;
+        let sum = b.add(fold(super::ReduceKind::Sum), &[exp])?;
+        let mut f = Body::builder(2);
+        let y = if self.log {
+            let log = f.un(UnOp::Log, Ref::Arg(1));
+            f.bin(BinOp::Sub, Ref::Arg(0), log)
+        } else {
+            f.bin(BinOp::Div, Ref::Arg(0), Ref::Arg(1))
+        };
+        let y = b.add(super::Map { body: f.finish(y) }, &[if self.log { shifted } else { exp }, sum])?;
+        b.cast(dtype, y)
     }
 }

@@ -1,0 +1,71 @@
+//! MLIR, at two levels: the tensor IR as `func`, `linalg`, `tensor`, `arith`, `math` and `scf` (with `cf.assert` for what a model relies
+//! on), and the loop IR as `memref`, `scf`, `vector`, `arith` and `math`.
+//!
+//! Both are written as text, in MLIR's own syntax, so that every build can export them and this code needs no bindings; MLIR's parser
+//! and verifier check it. Names and orders depend on the model alone: same model, same bytes.
+
+mod folds;
+mod func;
+mod indexed;
+mod scalar;
+mod text;
+mod views;
+
+use std::io::{self, Write};
+
+use transc_ir::Module;
+use transc_ir::tensor::ConstData;
+
+use crate::CodegenError;
+
+/// A model in MLIR: the text, and the constants that stand behind it as resources.
+pub struct TensorMlir {
+    code: String,
+    resources: Vec<(String, ConstData)>,
+}
+
+/// The tensor IR in MLIR. Regions are written in place, named ops by their decomposition.
+///
+/// # Errors
+/// Every node that has no form in MLIR.
+pub fn tensors(module: &Module) -> Result<TensorMlir, CodegenError> {
+    let mut e = func::Emitter::new(module);
+    let main = e.main();
+    if !e.problems.is_empty() {
+        return Err(CodegenError::NoMlir(e.problems));
+    }
+    let code = format!("module @{} {{\n{main}}}\n", text::quoted(&module.name));
+    let resources = e.used.into_iter().filter_map(|(id, key)| Some((key, module.consts.get(id)?.clone()))).collect();
+    Ok(TensorMlir { code, resources })
+}
+
+impl TensorMlir {
+    /// The module without the contents of its resources: complete for the verifier, and for readers.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// Writes the whole file: code, then the constants in hexadecimal, aligned to 64 bytes.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut to = io::BufWriter::with_capacity(1 << 16, to);
+        to.write_all(self.code.as_bytes())?;
+        if self.resources.is_empty() {
+            return to.flush();
+        }
+        to.write_all(b"\n{-#\n  dialect_resources: {\n    builtin: {\n")?;
+        for (i, (key, data)) in self.resources.iter().enumerate() {
+            write!(to, "      {key}: \"0x40000000")?;
+            for chunk in data.bytes().chunks(4096) {
+                let hex: Vec<u8> =
+                    chunk.iter().flat_map(|b| [b >> 4, b & 15]).map(|n| b"0123456789ABCDEF"[usize::from(n)]).collect();
+                to.write_all(&hex)?;
+            }
+            to.write_all(if i + 1 < self.resources.len() { b"\",\n" } else { b"\"\n" })?;
+        }
+        to.write_all(b"    }\n  }\n#-}\n")?;
+        to.flush()
+    }
+}
