@@ -23,10 +23,9 @@ import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = [
-    ("bert-base", {"batch": 1, "seq": 128}),
-    ("bert-base", {"batch": 8, "seq": 128}),
-    ("minilm", {"batch": 1, "seq": 128}),
-    ("deit-s", {"batch": 1}),
+    *(("bert-base", {"batch": batch, "seq": seq}) for batch, seq in ((1, 32), (1, 128), (8, 128), (1, 384))),
+    *(("minilm", {"batch": batch, "seq": seq}) for batch, seq in ((1, 16), (1, 128), (32, 128))),
+    *(("deit-s", {"batch": batch}) for batch in (1, 16)),
     ("gpt2", {"batch": 1, "seq": 128}),
 ]
 
