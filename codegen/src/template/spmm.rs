@@ -256,7 +256,9 @@ fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
     let mut out = vec![rows[0]; n];
     for c in 0..4 {
         let q: Vec<Reg> = quads.iter().map(|q| q[c]).collect();
-        let lanes: Vec<Reg> = if n == 8 {
+        let lanes: Vec<Reg> = if n == 4 {
+            q
+        } else if n == 8 {
             [[0, 2], [1, 3]].iter().map(|picks| lanes_of(kb, q[0], q[1], picks)).collect()
         } else {
             let halves: Vec<[Reg; 2]> = [[0u16, 1, 4, 5], [2, 3, 6, 7]]
