@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use transc_codegen::mlir::TensorMlir;
 use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
-use transc_passes::{MergeSpec, PassCx};
+use transc_passes::{Int8, MergeSpec, PassCx, PassError, Range, WeightError, WeightSpec};
 use transc_runtime::abi::LedgerEntry;
 use transc_runtime::{Session, SessionOptions, Tensor};
 
@@ -21,6 +21,7 @@ pub struct Compiler {
     opt_level: u8,
     threads: usize,
     merge: Option<MergeSpec>,
+    weights: WeightSpec,
     calibration: Arc<Vec<(String, Tensor)>>,
 }
 
@@ -39,6 +40,7 @@ impl Compiler {
             opt_level: 3,
             threads: 0,
             merge: None,
+            weights: WeightSpec::default(),
             calibration: Arc::default(),
         }
     }
@@ -79,6 +81,14 @@ impl Compiler {
     #[must_use]
     pub fn merge(mut self, spec: MergeSpec) -> Self {
         self.merge = Some(spec);
+        self
+    }
+
+    /// Compresses weights, which changes results; see `docs/sparsity-and-quantisation.md`. Ranges for static codes are observed on the inputs
+    /// of [`Compiler::calibration`].
+    #[must_use]
+    pub fn weights(mut self, spec: WeightSpec) -> Self {
+        self.weights = spec;
         self
     }
 
@@ -124,6 +134,7 @@ impl Compiler {
         on_phase("optimise");
         let mut optimised = module.clone();
         cx.merge.clone_from(&self.merge);
+        cx.weights = WeightSpec { ranges: self.observe(module)?, ..self.weights.clone() };
         transc_passes::optimise(&mut optimised, cx)?;
         lap("optimise");
         on_phase("lower");
@@ -149,12 +160,34 @@ impl Compiler {
         Ok(compiled)
     }
 
+    /// The ranges of the activations of all layers on the calibration inputs, where static codes need them.
+    fn observe(&self, module: &Module) -> Result<Vec<Range>, Error> {
+        let Some(Int8::Static(observer)) = self.weights.int8 else { return Ok(Vec::new()) };
+        if self.calibration.is_empty() {
+            return Err(PassError::from(WeightError::NoCalibration).into());
+        }
+        // The layers as the pass that codes them will find them.
+        let mut watched = module.clone();
+        let before: Vec<&str> = transc_passes::pipeline::until("compress-weights");
+        transc_passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default())?;
+        let sites = transc_passes::sites(&watched.main);
+        let outputs = watched.main.results().len();
+        for (i, s) in sites.iter().enumerate() {
+            watched.main.add_result(&format!("activation {i}"), s.activation);
+        }
+        let exact = Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() };
+        let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+        let seen = exact.compile(&watched)?.session(self.threads)?.run(&inputs)?;
+        let range = |(_, t): &(String, Tensor)| observer.range(t.as_slice::<f32>().unwrap_or(&[]));
+        Ok(seen[outputs..].iter().map(range).collect())
+    }
+
     /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs.
     fn error(&self, module: &Module, lossy: &Compiled) -> Result<Option<f64>, Error> {
         if self.calibration.is_empty() {
             return Ok(None);
         }
-        let exact = Self { merge: None, calibration: Arc::default(), ..self.clone() }.compile(module)?;
+        let exact = Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }.compile(module)?;
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);
         let (mut square, mut difference) = (0.0, 0.0);

@@ -9,6 +9,7 @@ use crate::analysis::estimate::CostTable;
 use crate::egraph::{Limits, Stop};
 use crate::lossy::LedgerEntry;
 use crate::lossy::merge_tokens::MergeSpec;
+use crate::lossy::weights::WeightSpec;
 use crate::registry::Class;
 
 /// Something worth telling the user: what a pass declined to do, where and why.
@@ -52,6 +53,8 @@ pub struct PassCx {
     pub decompose: Vec<&'static str>,
     /// How tokens are merged; `None` for not at all.
     pub merge: Option<MergeSpec>,
+    /// How weights are compressed.
+    pub weights: WeightSpec,
     /// The lossy steps that were taken, in order.
     pub ledger: Vec<LedgerEntry>,
     /// What equality saturation may change: with [`Class::Exact`], no bit.
@@ -82,6 +85,7 @@ impl Default for PassCx {
             verify_each: false,
             decompose: vec!["rope", "quantize", "dequantize", "token_size", "token_unmerge"],
             merge: None,
+            weights: WeightSpec::default(),
             ledger: Vec::new(),
             numerics: Class::Reassoc,
             limits: Limits::default(),

@@ -5,6 +5,7 @@ use transc_ir::op::TypeError;
 use transc_ir::verify::VerifyProblem;
 
 use crate::lossy::merge_tokens::MergeError;
+use crate::lossy::weights::WeightError;
 
 /// An error of the pass runner or of a pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,9 @@ pub enum PassError {
     /// A merge of tokens that cannot be done.
     #[error(transparent)]
     Merge(#[from] MergeError),
+    /// A compression of weights that cannot be done.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
     /// A module that does not verify.
     #[error("the module does not verify {when}: {}", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
     Verify {
@@ -51,6 +55,7 @@ impl Diagnose for PassError {
             PassError::Unknown(_) => one("T0501", Fault::Invalid, "`transc passes` lists them"),
             PassError::Stage { .. } => one("T0502", Fault::Invalid, "`transc passes` lists what each pass takes"),
             PassError::Merge(e) => e.diagnostics(),
+            PassError::Weights(e) => e.diagnostics(),
             PassError::Type { .. } => one("T0503", Fault::Bug, ""),
             PassError::Verify { when, problems } => problems
                 .iter()

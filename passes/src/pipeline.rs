@@ -14,6 +14,8 @@ use crate::stage::Stage;
 const DEFAULT: &[&str] = &[
     // Sizes become dims and constants, so that later passes see static structure.
     "simplify-shapes",
+    // Lossy, where asked for.
+    "compress-weights",
     // While scales and zero points still stand beside their codes.
     "int-matmul",
     "fold-constants",

@@ -73,6 +73,12 @@ pub const PASSES: &[PassInfo] = &[
         exact::carry_unmerge::run,
         "un-merges of tokens move behind what treats tokens alike, to where the result is read",
     ),
+    tensor(
+        "compress-weights",
+        Class::Lossy,
+        lossy::weights::run,
+        "weights are pruned, and weights and activations become 8-bit codes, where asked for",
+    ),
     tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
     tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
     tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),

@@ -24,7 +24,10 @@ fn snapshot(path: &Path) -> String {
     let (mut after, mut cx) = (before.clone(), PassCx::default());
     cx.verify_each = true;
     // A case of a lossy pass says in its first line what is asked for.
-    cx.merge = text.lines().next().and_then(|l| l.strip_prefix("// merge: ")).map(|l| l.parse().expect("a codec"));
+    let asked = |option: &str| text.lines().next().and_then(|l| l.strip_prefix(&format!("// {option}: ")));
+    cx.merge = asked("merge").map(|l| l.parse().expect("a codec"));
+    cx.weights.prune = asked("sparse").map(|l| l.parse().expect("a pattern"));
+    cx.weights.int8 = asked("int8").map(|l| l.parse().expect("a way"));
     run(&mut after, &[pass.name], &mut cx).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let tolerance = if pass.class == Class::Exact { 0.0 } else { REASSOC_TOLERANCE };
     let seeds = if pass.class == Class::Lossy { 0 } else { SEEDS };

@@ -97,6 +97,12 @@ pub struct LossyArgs {
     /// Merge similar tokens of a vision transformer: `tome:r=8` removes 8 per block (`,inflect=-1`: most of them early).
     #[arg(long, value_name = "CODEC:r=N")]
     pub merge: Option<String>,
+    /// Set small weights to zero: `prune-4x1=SHARE`, `prune-2:4` or `prune-unstructured=SHARE`. Zeros that are there are used without this.
+    #[arg(long, value_name = "PATTERN")]
+    pub sparse: Option<String>,
+    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse]` with ranges observed on `--calib`.
+    #[arg(long, value_name = "WAY")]
+    pub int8: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -93,7 +93,11 @@ fn wrote(path: &Path) {
 /// The compiler for target options.
 pub fn compiler(t: &TargetArgs) -> Result<Compiler, Failure> {
     let target = t.target.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?;
-    let compiler = Compiler::new().target(target).backend(t.backend.unwrap_or_default()).opt_level(t.opt_level);
+    let compiler = Compiler::new()
+        .target(target)
+        .backend(t.backend.unwrap_or_default())
+        .opt_level(t.opt_level)
+        .weights(source::weight_spec(&t.lossy)?);
     Ok(match source::merge_spec(&t.lossy)? {
         Some(spec) => compiler.merge(spec),
         None => compiler,

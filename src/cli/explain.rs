@@ -173,6 +173,17 @@ const CODES: &[(&str, &str, &str)] = &[
         "The model has no place where tokens may be merged.",
         "The message says for each attention why not. Causal attention, position biases and windows need every token in its place.",
     ),
+    (
+        "T0514",
+        "The value of `--sparse` or `--int8` is wrong.",
+        "`--sparse prune-4x1=0.8`, `prune-2:4` or `prune-unstructured=0.9`; `--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse]`.",
+    ),
+    ("T0515", "Static 8-bit codes were asked for without inputs to observe.", "Give `transc compile` typical inputs with `--calib in.npz`."),
+    (
+        "T0516",
+        "The model has no layer whose weight can be compressed.",
+        "Products of an activation by a constant matrix in f32 are compressed; all else stays as it is.",
+    ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
     ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, or a processor name that LLVM knows."),
     ("T0603", "A bug in transc: the backend refused a kernel.", "Please report it with the model."),

@@ -16,6 +16,7 @@ pub fn run(a: &OptArgs) -> Result<(), Failure> {
     let mut module = source::load_module(&a.model)?;
     let mut cx = source::pass_context();
     cx.merge = source::merge_spec(&a.lossy)?;
+    cx.weights = source::weight_spec(&a.lossy)?;
     match (&a.passes, &a.until) {
         (Some(names), _) => {
             for n in names {

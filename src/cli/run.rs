@@ -57,8 +57,9 @@ fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Pla
     let mut module = source::load_module(&a.model)?;
     let mut cx = source::pass_context();
     cx.merge = source::merge_spec(&a.target.lossy)?;
-    if cx.merge.is_some() {
-        // Merged as compiled code would be, so that both can be compared.
+    cx.weights = source::weight_spec(&a.target.lossy)?;
+    if cx.merge.is_some() || !cx.weights.is_empty() {
+        // Changed as compiled code would be, so that both can be compared.
         passes::run(&mut module, &passes::pipeline::until("merge-tokens"), &mut cx).map_err(transc::Error::from)?;
     }
     let mut operands = Vec::new();

@@ -8,7 +8,7 @@ use transc::ir::diag::Fault;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Module};
-use transc::passes::{MergeSpec, PassCx};
+use transc::passes::{MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
@@ -36,8 +36,8 @@ pub fn is_artefact(path: &Path) -> bool {
 /// A session for a model or an artefact.
 pub fn open_session(m: &ModelArgs, t: &TargetArgs, threads: usize, progress: &mut Progress) -> Result<Session, Failure> {
     if is_artefact(&m.model) {
-        if t.lossy.merge.is_some() {
-            let help = "give `--merge` to `transc compile`, or a model here";
+        if t.lossy.merge.is_some() || t.lossy.sparse.is_some() || t.lossy.int8.is_some() {
+            let help = "give lossy options to `transc compile`, or a model here";
             return Err(Failure::one("T0511", Fault::Invalid, "an artefact is compiled already and cannot be changed", help));
         }
         progress.phase("load");
@@ -88,6 +88,16 @@ pub fn macs(m: &Module) -> Option<Dim> {
 pub fn merge_spec(a: &LossyArgs) -> Result<Option<MergeSpec>, Failure> {
     let spec = a.merge.as_deref().map(str::parse).transpose();
     Ok(spec.map_err(|e: transc::passes::MergeError| transc::Error::from(transc::passes::PassError::from(e)))?)
+}
+
+/// What `--sparse` and `--int8` ask for.
+pub fn weight_spec(a: &LossyArgs) -> Result<WeightSpec, Failure> {
+    let failed = |e: WeightError| Failure::from(transc::Error::from(transc::passes::PassError::from(e)));
+    Ok(WeightSpec {
+        prune: a.sparse.as_deref().map(str::parse).transpose().map_err(failed)?,
+        int8: a.int8.as_deref().map(str::parse).transpose().map_err(failed)?,
+        ranges: Vec::new(),
+    })
 }
 
 /// The lossy steps of a plan.

@@ -85,6 +85,16 @@ impl Quantised {
     }
 }
 
+impl Quantised {
+    /// True if the scale varies over the rows of a linear layer only, and broadcasts to its result as it is.
+    fn has_scale_per_row(&self, b: &Builder<'_>, c: &Contract, labels: &[u8]) -> bool {
+        let (Some(scale), None, None) = (self.scale, self.zero, &self.view) else { return false };
+        let dims = &b.ty(scale).dims;
+        let rows = labels.len() - 1;
+        dims.len() == labels.len() && dims[rows].is(1) && c.out.len() == labels.len() && c.out[..rows] == labels[..rows]
+    }
+}
+
 /// What a conversion to 32-bit integers converts.
 fn widened(b: &Builder<'_>, v: Value) -> Option<Value> {
     let node = b.func.def_node(v)?;
@@ -150,8 +160,8 @@ impl Product {
         if labels[0].contains(column) || inner.is_empty() {
             return Err(Some("the weight is not one matrix"));
         }
-        if !x.has_one_scale(b) {
-            return Err(Some("the activation has more than one scale or zero point"));
+        if !x.has_one_scale(b) && !x.has_scale_per_row(b, c, &labels[0]) {
+            return Err(Some("the activation has scales along its sums, or several zero points"));
         }
         let x_zero = match x.zero {
             None => Some(0),
@@ -210,12 +220,19 @@ impl Product {
             let shift = b.bin(BinOp::Mul, rows, zeros)?;
             y = b.bin(BinOp::Sub, y, shift)?;
         }
-        let (Some(sx), Some(sw)) = (self.x.scale, self.weight_scale) else { return Ok(y) };
-        let sx = b.reshape(sx, Vec::new())?;
+        let (Some(mut sx), Some(sw)) = (self.x.scale, self.weight_scale) else { return Ok(y) };
+        let per_row = !b.ty(sx).count().is(1);
+        if !per_row {
+            sx = b.reshape(sx, Vec::new())?;
+        }
         let dims = if b.ty(sw).count().is(1) { Vec::new() } else { self.column_dims(c, b.ty(sw).count()) };
         let sw = b.reshape(sw, dims)?;
-        let scale = b.bin(BinOp::Mul, sw, sx)?;
         let y = b.cast(DType::F32, y)?;
+        if per_row {
+            let y = b.bin(BinOp::Mul, y, sw)?;
+            return b.bin(BinOp::Mul, y, sx);
+        }
+        let scale = b.bin(BinOp::Mul, sw, sx)?;
         b.bin(BinOp::Mul, y, scale)
     }
 

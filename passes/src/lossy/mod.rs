@@ -1,6 +1,7 @@
 //! Codecs: lossy steps, each asked for by name. A step inserts `decode(encode(x))` at a site and writes a line in the ledger; what follows is exact.
 
 pub mod merge_tokens;
+pub mod weights;
 
 /// A lossy step that was taken.
 #[derive(Clone, Debug, PartialEq)]
