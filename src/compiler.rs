@@ -187,7 +187,8 @@ impl Compiler {
         if self.calibration.is_empty() {
             return Ok(None);
         }
-        let exact = Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }.compile(module)?;
+        let exact =
+            Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }.compile(module)?;
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);
         let (mut square, mut difference) = (0.0, 0.0);

@@ -309,6 +309,43 @@ fn payloads_that_do_not_fit() {
 }
 
 #[test]
+fn quantised_layers_whose_parts_do_not_fit() {
+    let bytes = |name: &str, dims: &[i64]| raw(name, DataType::Uint8, dims, vec![1; dims.iter().product::<i64>() as usize]);
+    let nbits = |k: i64, block: i64, codes: &[i64], scales: &[i64], scale: f32| {
+        let mut n = in_domain(node("MatMulNBits", &["x", "w", "s"], &["y"]), "com.microsoft");
+        for (name, v) in [("K", k), ("N", 4), ("bits", 4), ("block_size", block)] {
+            n = with(n, int(name, v));
+        }
+        let scales = floats("s", scales, &vec![scale; scales.iter().product::<i64>() as usize]);
+        let mut m = chain(vec![n], &["2", "40"], vec![bytes("w", codes), scales]);
+        m.opset_import.push(opset("com.microsoft", 1));
+        m
+    };
+    assert!(import(&nbits(40, 32, &[4, 2, 16], &[4, 2], 0.5)).is_ok());
+    fails_as(&nbits(40, 24, &[4, 2, 12], &[4, 2], 0.5), Fault::Invalid, "blocks of 24");
+    fails_as(&nbits(40, 32, &[4, 2, 15], &[4, 2], 0.5), Fault::Invalid, "needs 128 bytes");
+    fails_as(&nbits(40, 32, &[4, 2, 16], &[7], 0.5), Fault::Invalid, "scales");
+    fails_as(&nbits(40, 32, &[4, 2, 16], &[4, 2], -0.5), Fault::Invalid, "finite and positive");
+
+    let dequantise = |scale: TensorProto, zero: TensorProto, block: i64| {
+        let n = with(with(node("DequantizeLinear", &["w", "s", "z"], &["y"]), int("block_size", block)), int("axis", 0));
+        let mut m = chain(vec![n], &["2"], vec![bytes("w", &[4, 4]), scale, zero]);
+        m.opset_import = vec![opset("", 21)];
+        m
+    };
+    let ones = |dims: &[i64]| floats("s", dims, &vec![1.0; dims.iter().product::<i64>() as usize]);
+    assert!(import(&dequantise(ones(&[2, 4]), bytes("z", &[2, 4]), 2)).is_ok());
+    fails_as(&dequantise(ones(&[3, 4]), bytes("z", &[3, 4]), 3), Fault::Invalid, "blocks of 3");
+    fails_as(&dequantise(ones(&[3]), bytes("z", &[3]), 0), Fault::Invalid, "3 parameters for an axis of 4");
+    let signed = raw("z", DataType::Int8, &[2, 4], vec![0; 8]);
+    fails_as(&dequantise(ones(&[2, 4]), signed, 2), Fault::Invalid, "zero point of u8");
+
+    let mut integer = chain(vec![node("MatMulInteger", &["w", "v", "", "z"], &["y"])], &["2"], vec![]);
+    integer.graph.as_mut().unwrap().initializer = vec![bytes("w", &[4, 4]), bytes("v", &[4, 4]), bytes("z", &[3])];
+    fails_as(&integer, Fault::Invalid, "3 zero points");
+}
+
+#[test]
 fn sparse_index_out_of_range() {
     let sparse = |index: i64| {
         let values = Some(floats("w", &[1], &[1.0]));

@@ -41,6 +41,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
     let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
     if let Some(pass) = &a.remarks {
         source::print_remarks(&cx, pass);
+        source::print_layer_remarks(&compiled.program, pass);
     }
     progress.phase("write");
     for (emit, path) in &outputs {
@@ -55,7 +56,8 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             "schema_version": 1,
             "backend": compiled.code().backend().name(),
             "phases_ms": phases,
-            "coverage": source::coverage(&compiled.module),
+            "coverage": source::layer_coverage(source::coverage(&compiled.module), &compiled.program),
+            "layers": source::layers(&compiled.program),
             "macs_before": macs.map(|d| d.to_string()),
             "macs_after": source::macs(&compiled.module).map(|d| d.to_string()),
             "artefact_bytes": bytes,

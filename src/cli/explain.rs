@@ -178,7 +178,11 @@ const CODES: &[(&str, &str, &str)] = &[
         "The value of `--sparse` or `--int8` is wrong.",
         "`--sparse prune-4x1=0.8`, `prune-2:4` or `prune-unstructured=0.9`; `--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse]`.",
     ),
-    ("T0515", "Static 8-bit codes were asked for without inputs to observe.", "Give `transc compile` typical inputs with `--calib in.npz`."),
+    (
+        "T0515",
+        "Static 8-bit codes were asked for without inputs to observe.",
+        "Give `transc compile` typical inputs with `--calib in.npz`.",
+    ),
     (
         "T0516",
         "The model has no layer whose weight can be compressed.",

@@ -7,11 +7,12 @@ use serde_json::{Value as Json, json};
 use transc::ir::diag::Fault;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
-use transc::ir::{Func, Module};
+use transc::ir::{Func, Loc, Module};
 use transc::passes::{MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
+use transc_codegen::{LayerChoice, Program};
 
 use super::Failure;
 use super::args::{DimArg, LossyArgs, ModelArgs, TargetArgs};
@@ -127,6 +128,39 @@ pub fn coverage(m: &Module) -> Json {
         }
     }
     Json::Object(map)
+}
+
+/// Zeros worth a remark: a weight with fewer is dense.
+const MANY_ZEROS: f64 = 0.25;
+
+/// Adds how many layers with zeros run sparse, and how many layers multiply 8-bit codes.
+pub fn layer_coverage(mut coverage: Json, p: &Program) -> Json {
+    let count = |f: &dyn Fn(&LayerChoice) -> bool| p.layers.iter().filter(|(_, l)| f(l)).count();
+    let (zeros, sparse) = (count(&|l| l.zeros > MANY_ZEROS), count(&|l| l.sparse > 0));
+    coverage["sparse"] = json!({ "fused": sparse, "found": zeros });
+    coverage["int8"] = json!({ "fused": count(&|l| l.int8), "found": count(&|_| true) });
+    coverage
+}
+
+/// How each layer with a constant weight is computed.
+pub fn layers(p: &Program) -> Vec<Json> {
+    let layer = |(loc, l): &(Loc, LayerChoice)| {
+        let cost = l.sparse_cost.is_finite().then_some(l.sparse_cost);
+        json!({ "node": loc.path(), "int8": l.int8, "block": l.sparse, "zeros": l.zeros, "sparse_cost": cost })
+    };
+    p.layers.iter().map(layer).collect()
+}
+
+/// Says which weights with zeros stay dense, and why.
+pub fn print_layer_remarks(p: &Program, pass: &str) {
+    let dense = p.layers.iter().filter(|(_, l)| l.zeros > MANY_ZEROS && l.sparse == 0);
+    for (loc, l) in dense.filter(|_| pass.is_empty() || pass == "lower") {
+        let (zeros, cost) = (l.zeros * 100.0, l.sparse_cost);
+        eprintln!(
+            "remark[lower]: {zeros:.0} % of the weight are zero, but the sparse kernel would take {cost:.2} times as long as the dense one\n  --> node \"{}\"",
+            clean(loc.path())
+        );
+    }
 }
 
 /// Number of nodes per op, nested functions included, by name.

@@ -133,6 +133,16 @@ fn gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 /// A matrix of 8-bit integers minus its zero point, widened; a zero point per row of the first or per column of the second operand.
 fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
     let Some(zero) = zero else { return Ok(x) };
+    if cx.dtype(zero) != cx.dtype(x) {
+        return invalid(format!("has a zero point of {} for {}", cx.dtype(zero), cx.ty(x)));
+    }
+    let along = if left { 2 } else { 1 };
+    if let ([n], Some(axis)) = (cx.dims(zero).as_slice(), cx.rank(x).checked_sub(along))
+        && !n.is(1)
+        && cx.dims(x)[axis] != *n
+    {
+        return invalid(format!("has {n} zero points for {}", cx.ty(x)));
+    }
     if let Some(t) = cx.try_constant(zero)?
         && t.data.iter().all(|b| *b == 0)
     {
@@ -157,6 +167,9 @@ fn mat_mul_integer(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 fn q_linear_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (a, a_scale, a_zero, b, b_scale, b_zero) = (cx.x(0)?, cx.x(1)?, cx.x(2)?, cx.x(3)?, cx.x(4)?, cx.x(5)?);
     let (y_scale, y_zero) = (cx.x(6)?, cx.x(7)?);
+    for scale in [a_scale, b_scale, y_scale] {
+        quant::check_scale(cx, scale)?;
+    }
     let (a, b) = (centred(cx, a, Some(a_zero), true)?, centred(cx, b, Some(b_zero), false)?);
     let product = cx.mat_mul(a, b, DType::I32)?;
     let d = cx.dtype(y_scale);

@@ -15,6 +15,7 @@ mod grid;
 mod indexing;
 mod linalg;
 mod loss;
+mod nbits;
 mod norm;
 mod pool;
 mod quant;
@@ -71,6 +72,7 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
         indexing::ROWS,
         linalg::ROWS,
         loss::ROWS,
+        nbits::ROWS,
         norm::ROWS,
         pool::ROWS,
         quant::ROWS,

@@ -20,7 +20,7 @@ pub(super) static ROWS: &[OpRow] = &[
 ];
 
 /// Checks a scale that is known now.
-fn check_scale(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<()> {
+pub(super) fn check_scale(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<()> {
     if let Some(t) = cx.try_constant(scale)?
         && let Some(bad) = elements(&t).map(|l| l.to_f64()).find(|s| !(s.is_finite() && *s > 0.0))
     {
@@ -30,7 +30,7 @@ fn check_scale(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<()> {
 }
 
 /// Shapes a scale or zero point so that it broadcasts to `x`: one number, one per index of an axis, or one per block of an axis.
-fn parameter(cx: &mut OpCx<'_, '_>, x: Value, p: Value) -> Result<Value> {
+pub(super) fn parameter(cx: &mut OpCx<'_, '_>, x: Value, p: Value) -> Result<Value> {
     let (dims, given) = (cx.dims(x), cx.dims(p));
     let block = cx.int("block_size", 0);
     if given.is_empty() || given.len() == 1 && given[0].is(1) && block == 0 {
@@ -145,10 +145,12 @@ fn q_linear_binary(cx: &mut OpCx<'_, '_>, o: BinOp) -> Result<Vec<Value>> {
     let mut reals = Vec::new();
     for i in [0, 3] {
         let (x, scale) = (cx.x(i)?, cx.x(i + 1)?);
+        check_scale(cx, scale)?;
         let operands: Vec<Value> = [x, scale].into_iter().chain(cx.opt(i + 2)).collect();
         reals.push(cx.add(op::Dequantize {}, &operands)?);
     }
     let y = cx.bin(o, reals[0], reals[1])?;
     let scale = cx.x(6)?;
+    check_scale(cx, scale)?;
     Ok(vec![quantize_to(cx, y, scale, cx.opt(7))?])
 }

@@ -54,7 +54,9 @@ impl FromStr for Int8 {
             Some(("static", "mse")) => Ok(Int8::Static(Observer::Mse)),
             Some(("static", p)) => {
                 let p = p.strip_prefix("percentile=").and_then(|p| p.parse().ok()).filter(|p: &f64| *p > 50.0 && *p <= 100.0);
-                Ok(Int8::Static(Observer::Percentile(p.ok_or_else(|| wrong("observers are minmax, percentile=50..100 and mse"))?)))
+                Ok(Int8::Static(Observer::Percentile(
+                    p.ok_or_else(|| wrong("observers are minmax, percentile=50..100 and mse"))?,
+                )))
             }
             _ => Err(wrong("there is no such way")),
         }
@@ -100,7 +102,8 @@ impl Observer {
             Observer::Percentile(p) => {
                 let mut sorted: Vec<f32> = finite.collect();
                 sorted.sort_by(f32::total_cmp);
-                let at = |share: f64| sorted.get((share * (sorted.len().max(1) - 1) as f64).round() as usize).copied().unwrap_or(0.0);
+                let at =
+                    |share: f64| sorted.get((share * (sorted.len().max(1) - 1) as f64).round() as usize).copied().unwrap_or(0.0);
                 let tail = (100.0 - p) / 200.0;
                 Range { lo: at(tail).min(0.0), hi: at(1.0 - tail).max(0.0) }
             }
@@ -108,7 +111,8 @@ impl Observer {
                 // A sample, the same in every run.
                 let step = values.len().div_ceil(1 << 16).max(1);
                 let sample: Vec<f32> = finite.step_by(step).collect();
-                let candidates = (0..40).map(|i| 1.0 - f64::from(i) * 0.02).map(|f| Range { lo: lo * f as f32, hi: hi * f as f32 });
+                let candidates =
+                    (0..40).map(|i| 1.0 - f64::from(i) * 0.02).map(|f| Range { lo: lo * f as f32, hi: hi * f as f32 });
                 let error = |r: &Range| {
                     let (scale, zero) = r.code();
                     let coded = |v: f32| ((v / scale).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0);

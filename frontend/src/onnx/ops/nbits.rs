@@ -1,0 +1,72 @@
+//! Weights packed into few bits (domain `com.microsoft`).
+
+use transc_ir::op::{self, Contract};
+use transc_ir::scalar::BinOp;
+use transc_ir::{DType, Dim, Value};
+
+use super::super::cx::OpCx;
+use super::super::error::{Result, invalid, unsupported};
+use super::{OpRow, contrib, quant};
+
+pub(super) static ROWS: &[OpRow] = &[contrib("MatMulNBits", mat_mul_nbits)];
+
+/// Operands: activation, codes `[N, blocks, bytes of a block]`, scales `[N, blocks]`, zero points packed by row, order of groups, bias. The codes
+/// stand lowest bits first; without zero points the middle code stands for 0.
+fn mat_mul_nbits(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, packed, scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let bits = cx.int("bits", 4);
+    if !matches!(bits, 4 | 8) {
+        return unsupported(format!("packs its weights in {bits} bits"));
+    }
+    if cx.opt(4).is_some() {
+        return unsupported("orders its groups");
+    }
+    let [k, n, block] = ["K", "N", "block_size"].map(|a| usize::try_from(cx.int(a, 0)).unwrap_or(0));
+    if k == 0 || n == 0 || block < 16 || !block.is_power_of_two() {
+        return invalid(format!("has {k} by {n} weights in blocks of {block}; blocks have 16, 32, 64 .. elements"));
+    }
+    let (blocks, per_byte) = (k.div_ceil(block), if bits == 4 { 2 } else { 1 });
+    let code = |bytes: &[u8], i: usize| if bits == 8 { bytes[i] } else { bytes[i / 2] >> (i % 2 * 4) & 15 };
+    let row = blocks * block / per_byte;
+    let bytes = packed_bytes(cx, packed, n.checked_mul(row), "codes")?;
+    let codes = (0..n * k).map(|i| f64::from(code(&bytes[i / k * row..][..row], i % k)));
+    let codes = cx.table(DType::U8, &[n, k], codes)?;
+    if cx.ty(scale).count() != Dim::from(n * blocks) {
+        return invalid(format!("has scales {} for {n} rows of {blocks} blocks", cx.ty(scale)));
+    }
+    quant::check_scale(cx, scale)?;
+    let per_block = vec![Dim::from(n), Dim::from(blocks)];
+    let scale = cx.reshape(scale, per_block.clone())?;
+    let zero = match cx.opt(3) {
+        Some(z) if cx.dtype(z) != DType::U8 => return unsupported("has real zero points"),
+        Some(z) => {
+            let row = blocks.div_ceil(per_byte);
+            let bytes = packed_bytes(cx, z, n.checked_mul(row), "zero points")?;
+            let zeros = (0..n * blocks).map(|i| f64::from(code(&bytes[i / blocks * row..][..row], i % blocks)));
+            cx.table(DType::U8, &[n, blocks], zeros)?
+        }
+        None => cx.full(DType::U8, f64::from(1 << (bits - 1)), &per_block)?,
+    };
+    let (scale, zero) = (quant::parameter(cx, codes, scale)?, quant::parameter(cx, codes, zero)?);
+    let w = cx.add(op::Dequantize {}, &[codes, scale, zero])?;
+    let dims = cx.dims(x);
+    let Some(last) = dims.last() else { return invalid("needs a matrix") };
+    cx.equal(last, &Dim::from(k))?;
+    let Contract { lhs, mut rhs, out, out_dtype } = Contract::linear(dims.len(), cx.dtype(x));
+    // The weight stands with its outputs first.
+    rhs.swap(0, 1);
+    let mut y = cx.add(Contract { lhs, rhs, out, out_dtype }, &[x, w])?;
+    if let Some(bias) = cx.opt(5) {
+        y = cx.bin(BinOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}
+
+/// The bytes of a constant that must have `want` of them.
+fn packed_bytes(cx: &mut OpCx<'_, '_>, v: Value, want: Option<usize>, what: &str) -> Result<Vec<u8>> {
+    let t = cx.constant_of(v, what)?;
+    if t.dtype != DType::U8 || Some(t.data.len()) != want {
+        return invalid(format!("has {what} {}, needs {} bytes", t.ty(), want.unwrap_or(0)));
+    }
+    Ok(t.data)
+}
