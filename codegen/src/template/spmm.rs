@@ -1,6 +1,6 @@
 //! Product of an activation by a constant weight with many zeros, `C[m, n] = sum over k of A[m, k] * W[k, n]`: bytes (exact in `i32`) or `f32`.
 //!
-//! **Contract.** The weight is stored by blocks of `height` neighbouring columns of `W` by one row ([`crate::program::Sparse`]); blocks of zeros
+//! **Contract.** The weight is stored by blocks of `height` neighbouring columns of `W` by one row ([`crate::sparse::Sparse`]); blocks of zeros
 //! are not there. Each sum runs over the kept rows in ascending order, in one accumulator. A zero weight does not spread a NaN or an infinity of
 //! the activation. What happens to a finished element is the caller's epilogue.
 //!
@@ -148,7 +148,11 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         });
         kb.for_(zero, live, 1, Unroll::No, |kb, r| {
             let (m, from) = (kb.add(m0, r), kb.mul(r, width));
-            let x = kb.load(turned, from, s.lanes);
+            // Beyond the last column nothing was turned back.
+            let x = match count {
+                Some(c) => kb.load_count(turned, from, s.lanes, c),
+                None => kb.load(turned, from, s.lanes),
+            };
             epilogue(kb, m, n0, x, count);
         });
     });

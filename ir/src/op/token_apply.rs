@@ -26,7 +26,10 @@ impl OpSpec for TokenApply {
         let (x, plan, size) = (operands[0], operands[1], operands[2]);
         rules::float(Self::MNEMONIC, x)?;
         if x.rank() != 3 || size.dtype != DType::F32 || size.dims != x.dims[..2] || plan.dims != size.dims {
-            return Err(TypeError::dims(Self::MNEMONIC, format!("needs x[B,N,C], a plan and sizes [B,N], got {x}, {plan} and {size}")));
+            return Err(TypeError::dims(
+                Self::MNEMONIC,
+                format!("needs x[B,N,C], a plan and sizes [B,N], got {x}, {plan} and {size}"),
+            ));
         }
         check_plan(Self::MNEMONIC, plan, &x.dims[0])?;
         Ok(vec![TensorType::new(x.dtype, vec![x.dims[0].clone(), self.tokens.clone(), x.dims[2].clone()])])

@@ -45,7 +45,10 @@ impl OpSpec for TokenPlan {
         let (metric, size) = (operands[0], operands[1]);
         rules::float(Self::MNEMONIC, metric)?;
         if metric.rank() != 3 || size.dtype != DType::F32 || size.dims != metric.dims[..2] {
-            return Err(TypeError::dims(Self::MNEMONIC, format!("needs features [B,N,D] and sizes f32[B,N], got {metric} and {size}")));
+            return Err(TypeError::dims(
+                Self::MNEMONIC,
+                format!("needs features [B,N,D] and sizes f32[B,N], got {metric} and {size}"),
+            ));
         }
         let limit = metric.dims[1].as_usize().map(|n| Self::limit(n, self.protect));
         if limit.is_none_or(|l| l < self.remove) {

@@ -1,7 +1,7 @@
 //! `saturate`: equality saturation. All forms of a function that the rules reach stand side by side in an e-graph, and the one of
 //! least estimated time is taken out.
 //!
-//! * The e-node is the tensor IR's own op ([`language`]); types are inferred by the op.
+//! * The e-node is the tensor IR's own op; types are inferred by the op.
 //! * A rule is a row ([`rules`]), with a folder of cases in `tests/rules` on which it must fire and must not.
 //! * Bounds are counts of sweeps and e-nodes, ties are broken by a total order: the same module gives the same module.
 //!

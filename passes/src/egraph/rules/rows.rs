@@ -142,7 +142,7 @@ fn rows_of_map(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
             _ => None,
         })
         .or_other()?;
-    let spans = spans(s, &g.dims(x).to_vec());
+    let spans = spans(s, g.dims(x));
     let rank = spans.len();
     let mut inner = Vec::with_capacity(args.len());
     for a in args {
@@ -229,7 +229,7 @@ fn rows_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
             _ => None,
         })
         .or_other()?;
-    let spans = spans(s, &g.dims(x).to_vec());
+    let spans = spans(s, g.dims(x));
     let of = |labels: &[u8]| -> Vec<Option<Span>> {
         labels.iter().map(|l| c.out.iter().position(|m| m == l).and_then(|i| spans[i].clone())).collect()
     };
@@ -276,7 +276,7 @@ fn rows_of_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
             _ => None,
         })
         .or_other()?;
-    let spans = spans(s, &g.dims(x).to_vec());
+    let spans = spans(s, g.dims(x));
     if spans[0].is_some() || spans[1].is_some() || spans[2].as_ref().is_some_and(|q| q.step != 1) {
         return Err(Miss::Other);
     }
