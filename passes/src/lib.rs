@@ -16,6 +16,7 @@ pub mod egraph;
 mod error;
 mod exact;
 mod lossy;
+mod miss;
 pub mod pipeline;
 mod registry;
 mod stage;

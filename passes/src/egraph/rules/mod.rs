@@ -4,6 +4,8 @@ use egg::Id;
 use transc_ir::op::Op;
 
 use super::graph::Graph;
+pub use crate::miss::Miss;
+pub(super) use crate::miss::OrMiss;
 use crate::registry::Class;
 
 mod activations;
@@ -19,15 +21,6 @@ pub struct Site<'s> {
     pub op: &'s Op,
     /// Its operands.
     pub args: &'s [Id],
-}
-
-/// Why a rule did not fire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Miss {
-    /// The site does not look like the left side at all.
-    Other,
-    /// It nearly does: the condition that fails, as a sentence for the author of the model.
-    Near(String),
 }
 
 /// What a rule gives: the class that equals the site's.
@@ -52,22 +45,4 @@ pub struct Rule {
 /// Every rule, in the order in which they are tried.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     [attention::RULES, norms::RULES, activations::RULES, rows::RULES].into_iter().flatten()
-}
-
-/// Turns the absence of something that the left side needs into a miss.
-pub(super) trait OrMiss<T> {
-    /// Not the left side at all.
-    fn or_other(self) -> Result<T, Miss>;
-    /// Nearly the left side.
-    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss>;
-}
-
-impl<T> OrMiss<T> for Option<T> {
-    fn or_other(self) -> Result<T, Miss> {
-        self.ok_or(Miss::Other)
-    }
-
-    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss> {
-        self.ok_or_else(|| Miss::Near(why()))
-    }
 }

@@ -11,10 +11,11 @@ use transc_ir::tensor::rewrite::{compact, rewrite};
 use transc_ir::tensor::{Builder, ConstPool, Func, Node, NodeId};
 use transc_ir::{Loc, Module, TensorType, Value};
 
-use self::rules::{Miss, Terms};
+use self::rules::Terms;
 use super::sweep;
 use crate::context::PassCx;
 use crate::error::PassError;
+use crate::miss::Miss;
 
 /// Runs the pass.
 ///

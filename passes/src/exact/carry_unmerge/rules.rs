@@ -7,6 +7,8 @@ use transc_ir::op::{
 use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
 use transc_ir::types::{DType, Dim};
 
+use crate::miss::{Miss, OrMiss};
+
 /// Terms that can be looked into and added to.
 pub trait Terms {
     /// A value or class of values.
@@ -19,33 +21,6 @@ pub trait Terms {
     fn add(&mut self, op: Op, args: &[Self::Id]) -> Option<Self::Id>;
     /// True if both are the same value.
     fn same(&self, a: Self::Id, b: Self::Id) -> bool;
-}
-
-/// Why a rule did not fire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Miss {
-    /// The site does not look like the left side at all.
-    Other,
-    /// It nearly does: the condition that fails, as a sentence for the author of the model.
-    Near(String),
-}
-
-/// Turns the absence of something that the left side needs into a miss.
-trait OrMiss<T> {
-    /// Not the left side at all.
-    fn or_other(self) -> Result<T, Miss>;
-    /// Nearly the left side.
-    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss>;
-}
-
-impl<T> OrMiss<T> for Option<T> {
-    fn or_other(self) -> Result<T, Miss> {
-        self.ok_or(Miss::Other)
-    }
-
-    fn or_near(self, why: impl FnOnce() -> String) -> Result<T, Miss> {
-        self.ok_or_else(|| Miss::Near(why()))
-    }
 }
 
 type Outcome<I> = Result<I, Miss>;
