@@ -120,6 +120,22 @@ impl Compiler {
         Ok(transc_codegen::mlir::tensors(&optimised)?)
     }
 
+    /// The kernels and launches of a module, without code.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn lower(&self, module: &Module) -> Result<Program, Error> {
+        Ok(transc_codegen::lower::lower(&self.optimise(module, &mut PassCx::default())?, &self.target)?)
+    }
+
+    fn optimise(&self, module: &Module, cx: &mut PassCx) -> Result<Module, Error> {
+        let mut optimised = module.clone();
+        cx.merge.clone_from(&self.merge);
+        cx.weights = WeightSpec { ranges: self.observe(module)?, ..self.weights.clone() };
+        transc_passes::optimise(&mut optimised, cx)?;
+        Ok(optimised)
+    }
+
     /// As [`Compiler::compile`], with a pass context that collects remarks, and a call at the start of each phase.
     ///
     /// # Errors
@@ -132,10 +148,7 @@ impl Compiler {
             clock = Instant::now();
         };
         on_phase("optimise");
-        let mut optimised = module.clone();
-        cx.merge.clone_from(&self.merge);
-        cx.weights = WeightSpec { ranges: self.observe(module)?, ..self.weights.clone() };
-        transc_passes::optimise(&mut optimised, cx)?;
+        let optimised = self.optimise(module, cx)?;
         lap("optimise");
         on_phase("lower");
         let target = self.backend.target(&self.target);
@@ -160,6 +173,12 @@ impl Compiler {
         Ok(compiled)
     }
 
+    /// This compiler without lossy steps, for a machine that is here.
+    fn exact(&self) -> Self {
+        let target = if self.target.is_device() { Target::host() } else { self.target.clone() };
+        Self { target, merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }
+    }
+
     /// The ranges of the activations of all layers on the calibration inputs, where static codes need them.
     fn observe(&self, module: &Module) -> Result<Vec<Range>, Error> {
         let Some(Int8::Static(observer)) = self.weights.int8 else { return Ok(Vec::new()) };
@@ -175,9 +194,8 @@ impl Compiler {
         for (i, s) in sites.iter().enumerate() {
             watched.main.add_result(&format!("activation {i}"), s.activation);
         }
-        let exact = Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() };
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
-        let seen = exact.compile(&watched)?.session(self.threads)?.run(&inputs)?;
+        let seen = self.exact().compile(&watched)?.session(self.threads)?.run(&inputs)?;
         let range = |(_, t): &(String, Tensor)| observer.range(t.as_slice::<f32>().unwrap_or(&[]));
         Ok(seen[outputs..].iter().map(range).collect())
     }
@@ -187,8 +205,10 @@ impl Compiler {
         if self.calibration.is_empty() {
             return Ok(None);
         }
-        let exact =
-            Self { merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }.compile(module)?;
+        let exact = self.exact().compile(module)?;
+        // What a device will run is measured here, as the compiler needs none.
+        let here = if self.target.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
+        let lossy = here.as_ref().unwrap_or(lossy);
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);
         let (mut square, mut difference) = (0.0, 0.0);
@@ -223,8 +243,15 @@ impl Compiled {
     /// # Errors
     /// If the code cannot be loaded, or this machine lacks an instruction set that it needs.
     pub fn session(&self, threads: usize) -> Result<Session, Error> {
-        let model = self.code.jit()?;
-        Ok(Session::new(model, SessionOptions { threads, ..SessionOptions::default() })?)
+        self.session_with(SessionOptions { threads, ..SessionOptions::default() })
+    }
+
+    /// A session in this process; on a device, if the options name one and the target is its.
+    ///
+    /// # Errors
+    /// As [`Compiled::session`]; also a device that is not there or needs other code.
+    pub fn session_with(&self, options: SessionOptions) -> Result<Session, Error> {
+        Ok(Session::new(self.code.jit()?, options)?)
     }
 
     /// Writes a shared library with kernels, weights and runtime, and its C header beside it. Atomic.

@@ -32,7 +32,9 @@ fn every_way_gives_the_golden_logits_and_the_same_classes() {
         dims: [2].iter().chain(&pixels.dims[1..]).copied().collect(),
         data: pixels.data[..pixels.data.len() / pixels.dims[0] * 2].to_vec(),
     };
-    let simulated = transc::simulate(&compiled.program.expanded(), &[two]).expect("no kernel does wrong").remove(0);
+    let simulated = transc::simulate(&compiled.program.expanded().expect("no function is missing"), &[two])
+        .expect("no kernel does wrong")
+        .remove(0);
     let interpreted = interp::eval_module(&module, &[pixels]).expect("the interpreter runs").remove(0);
     let jit = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("the JIT runs");
     let linked = kit::run(&so, &arrays).expect("the library runs");

@@ -4,6 +4,7 @@ mod c_program;
 mod cli;
 mod conformance;
 mod determinism;
+mod device;
 mod digits;
 mod encoders;
 mod hostile;

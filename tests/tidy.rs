@@ -14,6 +14,7 @@ const UNSAFE: &[&str] = &[
     "codegen/src/llvm/jit.rs",
     "runtime/src/abi",
     "runtime/src/capi",
+    "runtime/src/cuda",
     "runtime/src/exec",
     "runtime/src/load",
     "runtime/src/mem",

@@ -64,6 +64,7 @@ impl Backend {
     pub fn target(self, wanted: &Target) -> Target {
         match self {
             Backend::Llvm => wanted.clone(),
+            _ if wanted.is_device() => wanted.clone(),
             // Its vectors have 128 bits, and it knows no AVX-512.
             Backend::Clif => Target::X86_64_V3_128,
         }
@@ -115,6 +116,8 @@ pub enum Text {
     Clif,
     /// Assembly.
     Asm,
+    /// PTX of a device.
+    Ptx,
 }
 
 impl Text {
@@ -123,6 +126,7 @@ impl Text {
             Text::LlvmIr => "LLVM IR",
             Text::Clif => "Cranelift IR",
             Text::Asm => "assembly",
+            Text::Ptx => "PTX",
         }
     }
 

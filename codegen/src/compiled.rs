@@ -42,7 +42,10 @@ pub struct Compiled {
 /// # Errors
 /// A kernel that the backend refuses, or a backend that this build leaves out.
 pub fn compile(program: &Program, target: &Target, options: &EmitOptions) -> Result<Compiled, CodegenError> {
-    let program = program.expanded();
+    if target.is_device() && options.backend != Backend::Llvm {
+        return Err(CodegenError::NotOffered { backend: options.backend.name(), what: "code for devices" });
+    }
+    let program = program.expanded()?;
     let code = options.backend.compile(&Job { program: &program, target, options })?;
     let plan = plan::plan(&program, target, options.backend);
     Ok(Compiled { program, target: target.clone(), options: *options, plan, code })
@@ -107,8 +110,12 @@ impl Compiled {
     /// # Errors
     /// No linker, or a file that cannot be written.
     pub fn write_tsc(&self, path: &Path) -> Result<(), CodegenError> {
-        let parts = link::Parts { objects: &self.code.objects()?, names: &self.names(), plan: None, weights: &[] };
-        let kernels = link::shared_object(&parts)?;
+        let kernels = if self.target.is_device() {
+            self.text(Text::Ptx)?.into_bytes()
+        } else {
+            let parts = link::Parts { objects: &self.code.objects()?, names: &self.names(), plan: None, weights: &[] };
+            link::shared_object(&parts)?
+        };
         let (plan, weights) = (self.plan.encode()?, self.weights()?);
         let sections = [(Section::Plan, plan.as_slice()), (Section::Kernels, &kernels), (Section::Weights, weights.as_slice())];
         Ok(write_atomic(path, |f| write(f, &sections))?)

@@ -38,6 +38,22 @@ pub enum CodegenError {
     /// A file that cannot be written.
     #[error(transparent)]
     Runtime(#[from] transc_runtime::Error),
+    /// A function that a device does not have.
+    #[error("there is no {function} on devices (in `{kernel}`)")]
+    NoFunction {
+        /// The function and its type.
+        function: String,
+        /// The kernel.
+        kernel: String,
+    },
+    /// A form of output that the target does not have.
+    #[error("code for {target} has no {form}")]
+    NoForm {
+        /// The form.
+        form: &'static str,
+        /// The target.
+        target: &'static str,
+    },
     /// A backend that this build leaves out.
     #[error("this build has no backend `{0}`")]
     NotBuilt(&'static str),
@@ -65,7 +81,9 @@ impl Diagnose for CodegenError {
         }
         let (code, fault, help) = match self {
             CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
-            CodegenError::UnknownTarget(_) => ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4"),
+            CodegenError::UnknownTarget(_) => {
+                ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4, cuda:sm_80, cuda:sm_90a")
+            }
             CodegenError::Backend { .. } => ("T0603", Fault::Bug, ""),
             CodegenError::Linker(_) => {
                 ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found")
@@ -80,6 +98,10 @@ impl Diagnose for CodegenError {
                 ("T0606", Fault::Invalid, "backends: llvm, clif; `transc doctor` shows what is built")
             }
             CodegenError::NotOffered { .. } => ("T0607", Fault::Unsupported, "choose another --backend or another --emit"),
+            CodegenError::NoFunction { .. } => ("T0610", Fault::Unsupported, "compile for the host"),
+            CodegenError::NoForm { .. } => {
+                ("T0609", Fault::Unsupported, "devices have tsc, ptx, llvm-ir, loops; the host has all but ptx")
+            }
             CodegenError::Runtime(e) => {
                 let fault = if e.fault() == transc_runtime::Fault::Environment { Fault::Environment } else { Fault::Bug };
                 (e.code(), fault, e.help())

@@ -4,6 +4,10 @@
 //! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs: exp, tanh and log 4 ulp; sigmoid 4 ulp above `-87`;
 //! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
 //! number are rounded as denormals.
+//!
+//! Targets with no library of functions get all others from [`full`].
+
+mod full;
 
 use std::collections::HashMap;
 
@@ -14,7 +18,18 @@ use transc_ir::types::DType;
 /// Replaces the transcendental operations on `f32` that this module knows; everything else stays.
 pub fn expand(kernel: &mut Kernel) {
     let body = std::mem::take(&mut kernel.body);
-    kernel.body = Expander { regs: &mut kernel.regs, constants: HashMap::new() }.block(body);
+    kernel.body = Expander { regs: &mut kernel.regs, constants: HashMap::new(), all: false, missing: None }.block(body);
+}
+
+/// Replaces every operation that a target with no library of functions does not have.
+///
+/// # Errors
+/// The first function that is not known for its type.
+pub fn expand_all(kernel: &mut Kernel) -> Result<(), String> {
+    let body = std::mem::take(&mut kernel.body);
+    let mut e = Expander { regs: &mut kernel.regs, constants: HashMap::new(), all: true, missing: None };
+    kernel.body = e.block(body);
+    e.missing.map_or(Ok(()), Err)
 }
 
 /// True for the operations that [`expand`] replaces.
@@ -25,10 +40,21 @@ fn known(op: UnOp) -> bool {
 /// Largest power that becomes multiplications.
 const MAX_POWER: u32 = 4;
 
+/// True for the operations that a processor has itself.
+fn basic(op: UnOp) -> bool {
+    use UnOp as U;
+    matches!(
+        op,
+        U::Neg | U::Abs | U::Sign | U::Sqrt | U::Recip | U::Floor | U::Ceil | U::Trunc | U::Round | U::IsNan | U::IsInf | U::Not
+    )
+}
+
 struct Expander<'a> {
     regs: &'a mut Vec<Ty>,
     /// Registers that hold one `f32` constant in all lanes.
     constants: HashMap<Reg, f32>,
+    all: bool,
+    missing: Option<String>,
 }
 
 impl Expander<'_> {
@@ -60,20 +86,19 @@ impl Expander<'_> {
                         let last = Emit { regs: self.regs, out: &mut out, ty }.power(x, n);
                         rename_last(&mut out, last, dst);
                     }
+                    None => match self.bin(BinOp::Pow, x, exponent, &mut out) {
+                        Some(last) => rename_last(&mut out, last, dst),
+                        None => out.push(stmt),
+                    },
+                },
+                Stmt::Let(dst, Inst::Un(op, x)) => match self.un(op, x, &mut out) {
+                    Some(last) => rename_last(&mut out, last, dst),
                     None => out.push(stmt),
                 },
-                Stmt::Let(dst, Inst::Un(op, x)) if known(op) && self.regs[x.0 as usize].dtype == DType::F32 => {
-                    let ty = self.regs[x.0 as usize];
-                    let mut e = Emit { regs: self.regs, out: &mut out, ty };
-                    let last = match op {
-                        UnOp::Exp => e.exp(x),
-                        UnOp::Tanh => e.tanh(x),
-                        UnOp::Erf => e.erf(x),
-                        UnOp::Sigmoid => e.sigmoid(x),
-                        _ => e.log(x),
-                    };
-                    rename_last(&mut out, last, dst);
-                }
+                Stmt::Let(dst, Inst::Bin(op, x, y)) => match self.bin(op, x, y, &mut out) {
+                    Some(last) => rename_last(&mut out, last, dst),
+                    None => out.push(stmt),
+                },
                 Stmt::For { iv, lo, hi, step, unroll, body } => {
                     let body = self.block(body);
                     out.push(Stmt::For { iv, lo, hi, step, unroll, body });
@@ -86,6 +111,74 @@ impl Expander<'_> {
             }
         }
         out
+    }
+}
+
+impl Expander<'_> {
+    /// The last instruction of an operation's expansion, if it has one.
+    fn un(&mut self, op: UnOp, x: Reg, out: &mut Block) -> Option<Reg> {
+        let ty = self.regs[x.0 as usize];
+        match ty.dtype {
+            DType::F32 if known(op) => {
+                let mut e = Emit { regs: self.regs, out, ty };
+                Some(match op {
+                    UnOp::Exp => e.exp(x),
+                    UnOp::Tanh => e.tanh(x),
+                    UnOp::Erf => e.erf(x),
+                    UnOp::Sigmoid => e.sigmoid(x),
+                    _ => e.log(x),
+                })
+            }
+            d if !self.all || !d.is_float() || basic(op) => None,
+            DType::F16 | DType::Bf16 => {
+                let x = self.cast(DType::F32, x, out);
+                let y = self.un(op, x, out)?;
+                Some(self.cast(ty.dtype, y, out))
+            }
+            _ => self.wide(op.name(), &[x], out, |w, x| w.function(op, x[0])),
+        }
+    }
+
+    fn bin(&mut self, op: BinOp, x: Reg, y: Reg, out: &mut Block) -> Option<Reg> {
+        let d = self.regs[x.0 as usize].dtype;
+        if !self.all || !d.is_float() {
+            return None;
+        }
+        match op {
+            BinOp::Pow => self.wide(op.name(), &[x, y], out, |w, x| Some(w.pow(x[0], x[1]))),
+            BinOp::Atan2 => self.wide(op.name(), &[x, y], out, |w, x| Some(w.atan2(x[0], x[1]))),
+            BinOp::Rem | BinOp::Mod => {
+                let narrow = d != DType::F64;
+                self.wide(op.name(), &[x, y], out, |w, x| narrow.then(|| w.remainder(x[0], x[1], op == BinOp::Mod)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Computes in `f64` and rounds to the operands' type.
+    fn wide(
+        &mut self,
+        name: &str,
+        x: &[Reg],
+        out: &mut Block,
+        f: impl FnOnce(&mut full::Wide<'_>, &[Reg]) -> Option<Reg>,
+    ) -> Option<Reg> {
+        let ty = self.regs[x[0].0 as usize];
+        let x: Vec<Reg> = x.iter().map(|x| self.cast(DType::F64, *x, out)).collect();
+        match f(&mut full::Wide { regs: self.regs, out, lanes: ty.lanes }, &x) {
+            Some(y) => Some(self.cast(ty.dtype, y, out)),
+            None => {
+                self.missing.get_or_insert(format!("{name} of {}", ty.dtype));
+                None
+            }
+        }
+    }
+
+    fn cast(&mut self, to: DType, x: Reg, out: &mut Block) -> Reg {
+        self.regs.push(self.regs[x.0 as usize].with_dtype(to));
+        let r = Reg((self.regs.len() - 1) as u32);
+        out.push(Stmt::Let(r, Inst::Cast(to, x)));
+        r
     }
 }
 

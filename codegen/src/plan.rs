@@ -1,8 +1,11 @@
 //! Programs as the runtime's plans, and their weights as one block.
 
 use rayon::prelude::*;
+use transc_ir::loops::Space;
 use transc_ir::types::{Atom, Dim, TensorType};
-use transc_runtime::abi::{ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, Expr, Launch, Plan, Symbol, Temp, TensorSpec};
+use transc_runtime::abi::{
+    ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, DeviceCode, Expr, Launch, Plan, Symbol, Temp, TensorSpec,
+};
 
 use crate::program::{Arg, Program};
 use crate::scratch::scratch_len;
@@ -25,7 +28,9 @@ pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
             args: l.args.iter().map(|a| arg(*a)).collect(),
             extent: expr(&k.extent),
             cost_ns: expr(&l.cost_ns),
-            scratch_bytes: expr(&scratch_len(k)),
+            scratch_bytes: expr(&scratch_len(k, Space::Thread)),
+            block: k.block.unwrap_or(0),
+            shared_bytes: expr(&scratch_len(k, Space::Shared)),
             node: l.loc.path().into(),
         }
     });
@@ -34,6 +39,9 @@ pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
         name: p.name.clone(),
         producer: env!("CARGO_PKG_VERSION").into(),
         features: target.features().into_iter().map(String::from).collect(),
+        device: target
+            .is_device()
+            .then(|| DeviceCode { arch: target.processor().into(), entries: p.kernels.iter().map(|k| k.name.clone()).collect() }),
         symbols,
         inputs: p.inputs.iter().map(spec).collect(),
         outputs: p.outputs.iter().map(spec).collect(),

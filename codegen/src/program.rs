@@ -6,8 +6,8 @@ use transc_ir::loops::Kernel;
 use transc_ir::tensor::{ConstData, Loc};
 use transc_ir::types::{Dim, Ranges, TensorType};
 
-use crate::math;
 use crate::sparse::Sparse;
+use crate::{CodegenError, math};
 
 /// A model lowered to loops.
 #[derive(Clone, Debug)]
@@ -189,11 +189,20 @@ fn quads(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
 
 impl Program {
     /// The program with the functions that backends do not have spelled out in arithmetic.
-    #[must_use]
-    pub fn expanded(&self) -> Program {
+    ///
+    /// # Errors
+    /// Device code with a function that is not known for its type.
+    pub fn expanded(&self) -> Result<Program, CodegenError> {
         let mut p = self.clone();
-        p.kernels.iter_mut().for_each(math::expand);
-        p
+        for k in &mut p.kernels {
+            match k.block {
+                None => math::expand(k),
+                Some(_) => {
+                    math::expand_all(k).map_err(|function| CodegenError::NoFunction { function, kernel: k.name.clone() })?
+                }
+            }
+        }
+        Ok(p)
     }
 }
 

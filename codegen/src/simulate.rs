@@ -32,6 +32,13 @@ pub enum SimulateError {
     },
 }
 
+impl SimulateError {
+    /// True if inputs are to blame, not the kernels.
+    pub fn is_fault_of_data(&self) -> bool {
+        matches!(self, Self::Inputs(_) | Self::Launch { error: LoopError::Stopped(_), .. })
+    }
+}
+
 /// Runs all launches on inputs in the program's order.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::CodegenError;
 
-/// A processor level, with the features beyond it that the code may use.
+/// A processor level with the features beyond it that the code may use, or a kind of device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     name: &'static str,
@@ -27,6 +27,20 @@ impl Target {
     /// AVX-512: 16 floats per vector.
     pub const X86_64_V4: Target = Target { name: "x86-64-v4", lanes: 16, extra: Vec::new() };
 
+    /// CUDA devices of compute capability 8.0 and later.
+    pub const CUDA_SM_80: Target = Target { name: "cuda:sm_80", lanes: 1, extra: Vec::new() };
+    /// CUDA devices of compute capability 9.0.
+    pub const CUDA_SM_90A: Target = Target { name: "cuda:sm_90a", lanes: 1, extra: Vec::new() };
+
+    /// The target for a CUDA device; `None` if the device is too old.
+    pub fn cuda((major, minor): (i32, i32)) -> Option<Target> {
+        match (major, minor) {
+            (9, 0) => Some(Target::CUDA_SM_90A),
+            (8.., _) => Some(Target::CUDA_SM_80),
+            _ => None,
+        }
+    }
+
     /// The best target that this machine can run.
     pub fn host() -> Target {
         if !V4.iter().all(|f| detected(f)) {
@@ -35,9 +49,19 @@ impl Target {
         Target { extra: EXTRA.iter().copied().filter(|f| detected(f)).collect(), ..Target::X86_64_V4 }
     }
 
-    /// The name: a processor that LLVM knows.
+    /// The name.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The processor as LLVM knows it.
+    pub fn processor(&self) -> &'static str {
+        self.name.strip_prefix("cuda:").unwrap_or(self.name)
+    }
+
+    /// True for devices that run grids of thread blocks.
+    pub fn is_device(&self) -> bool {
+        self.name.starts_with("cuda:")
     }
 
     /// Floats per vector.
@@ -45,8 +69,11 @@ impl Target {
         self.lanes
     }
 
-    /// All features that the code may use.
+    /// All features of the host that the code may use.
     pub fn features(&self) -> Vec<&'static str> {
+        if self.is_device() {
+            return Vec::new();
+        }
         let v4: &[&str] = if self.lanes == 16 { V4 } else { &[] };
         V3.iter().chain(v4).chain(&self.extra).copied().collect()
     }
@@ -65,6 +92,8 @@ impl FromStr for Target {
             "host" | "cpu" => Ok(Target::host()),
             "x86-64-v3" => Ok(Target::X86_64_V3),
             "x86-64-v4" => Ok(Target::X86_64_V4),
+            "cuda:sm_80" => Ok(Target::CUDA_SM_80),
+            "cuda:sm_90a" => Ok(Target::CUDA_SM_90A),
             other => Err(CodegenError::UnknownTarget(other.into())),
         }
     }

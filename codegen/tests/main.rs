@@ -1,6 +1,7 @@
 //! Compiled kernels against the reference interpreter, region by region. One binary: LLVM is linked once.
 
-use transc_codegen::{Backend, EmitOptions, Target, compile, lower, simulate};
+use transc_codegen::{Backend, CodegenError, EmitOptions, Program, Target, Text, compile, lower, simulate};
+use transc_ir::Module;
 use transc_ir::interp::{self, Tensor};
 use transc_ir::scalar::Literal;
 use transc_ir::text::parse_module;
@@ -61,12 +62,12 @@ fn check(text: &str, shapes: &[&[usize]]) {
     let inputs: Vec<Tensor> =
         m.main.params().iter().zip(shapes).map(|((_, v), s)| input(m.main.ty(*v).dtype, s, &mut seed)).collect();
     let want = interp::eval_module(&m, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    on_device(&m, text, &inputs, &want);
     for (backend, target) in ways() {
         let program = lower::lower(&m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let code = compile(&program, &target, &EmitOptions { backend, ..EmitOptions::default() })
             .unwrap_or_else(|e| panic!("{e}\n{program}"));
-        let simulated =
-            simulate::run(&program.expanded(), &inputs).unwrap_or_else(|e| panic!("{e}\n{text}\n{}", program.expanded()));
+        let simulated = simulated(&program, &inputs);
         let session =
             Session::new(code.jit().expect("code loads"), SessionOptions { threads: 2, ..Default::default() }).expect("threads");
         let given: Vec<runtime::Tensor> = inputs
@@ -88,6 +89,26 @@ fn check(text: &str, shapes: &[&[usize]]) {
     }
 }
 
+/// Simulates the device code of a module, and has LLVM and the PTX assembler accept it.
+fn on_device(m: &Module, text: &str, inputs: &[Tensor], want: &[Tensor]) {
+    let target = Target::CUDA_SM_80;
+    let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    if text.contains("f64") && matches!(program.expanded(), Err(CodegenError::NoFunction { .. })) {
+        return;
+    }
+    for ((name, _), (w, g)) in m.main.results().iter().zip(want.iter().zip(&simulated(&program, inputs))) {
+        let what = difference(g, w);
+        assert!(what.is_none(), "device {name} {what:?}\n{text}\n{program}");
+    }
+    ptx::check(&program, &target);
+}
+
+/// Runs a program in the loop-IR interpreter.
+fn simulated(program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
+    let program = program.expanded().unwrap_or_else(|e| panic!("{e}\n{program}"));
+    simulate::run(&program, inputs).unwrap_or_else(|e| panic!("{e}\n{program}"))
+}
+
 /// The first element that is not the reference's within a bound on the rounding of these small cases.
 fn difference(got: &Tensor, want: &Tensor) -> Option<String> {
     if (got.dtype, &got.dims) != (want.dtype, &want.dims) {
@@ -100,6 +121,150 @@ fn difference(got: &Tensor, want: &Tensor) -> Option<String> {
         let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= tolerance;
         (!same).then(|| format!("[{i}]: {x}, the reference {y}"))
     })
+}
+
+mod ptx {
+    use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::OnceLock;
+
+    use super::*;
+
+    /// The PTX assembler: `$TRANSC_PTXAS`, or on the path.
+    pub fn assembler() -> Option<&'static PathBuf> {
+        static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let find = || {
+            let named = std::env::var_os("TRANSC_PTXAS").map(PathBuf::from);
+            let path = named.unwrap_or_else(|| "ptxas".into());
+            Command::new(&path).arg("--version").output().is_ok_and(|o| o.status.success()).then_some(path)
+        };
+        let found = FOUND.get_or_init(find).as_ref();
+        if found.is_none() {
+            println!("skipped: PTX is not assembled (no ptxas: set TRANSC_PTXAS)");
+        }
+        found
+    }
+
+    /// Emits PTX and, where there is an assembler, assembles it.
+    pub fn check(program: &Program, target: &Target) {
+        let code = compile(program, target, &EmitOptions::default()).unwrap_or_else(|e| panic!("{e}\n{program}"));
+        let text = code.text(Text::Ptx).expect("a device has PTX");
+        let Some(ptxas) = assembler() else { return };
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (source, out) = (dir.path().join("k.ptx"), dir.path().join("k.cubin"));
+        std::fs::write(&source, &text).expect("a file");
+        let arch = target.name().trim_start_matches("cuda:");
+        let run = Command::new(ptxas).arg(format!("-arch={arch}")).arg("-o").arg(&out).arg(&source).output().expect("ptxas runs");
+        assert!(run.status.success(), "{}\n{text}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+mod device {
+    use super::*;
+    use transc_ir::interp::scalar;
+    use transc_ir::scalar::{BinOp, UnOp};
+
+    /// Values of every size and sign, and the special ones.
+    fn points() -> Vec<f32> {
+        let mut all = vec![0.0, 1.0, 0.5, 2.0, 1e-30, 1e-40, 1e10, 1e13, 88.0, 104.0, 3.0, 0.999_999_9, 1.000_000_1, f32::MAX];
+        all.extend((1..200).map(|i| (i as f32 * 0.37).exp2() * 1e-12));
+        all.extend((1..100).map(|i| i as f32 * 0.0731));
+        all.extend([f32::INFINITY, f32::NAN]);
+        let minus: Vec<f32> = all.iter().map(|v| -v).collect();
+        all.extend(minus);
+        all
+    }
+
+    fn run(text: &str, inputs: &[Tensor]) -> Tensor {
+        let m = parse_module(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let program = lower::lower(&m, &Target::CUDA_SM_80).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        simulated(&program, inputs).remove(0)
+    }
+
+    /// Equal, both NaN, or this many units in the last place apart.
+    fn close(got: f64, want: f64, ulps: f64) -> bool {
+        let ulp = f64::from(f32::EPSILON) * want.abs().max(f64::from(f32::MIN_POSITIVE));
+        got == want || got.is_nan() && want.is_nan() || (got - want).abs() <= ulps * ulp
+    }
+
+    #[test]
+    fn functions_without_a_library_have_their_bounds() {
+        let points = points();
+        let x = Tensor::from_f32(&[points.len()], &points);
+        for op in UnOp::ALL.iter().filter(|op| !matches!(op, UnOp::Not | UnOp::IsNan | UnOp::IsInf)) {
+            let got = run(
+                &module(
+                    "%0 \"x\": f32[N]",
+                    &format!("%1: f32[N] = map(%0) {{body = {{1: i0 = {} a0; i0}}}}\nreturn %1 \"y\"", op.name()),
+                ),
+                std::slice::from_ref(&x),
+            );
+            for (i, p) in points.iter().enumerate() {
+                let turns = matches!(op, UnOp::Sin | UnOp::Cos | UnOp::Tan);
+                let want =
+                    if turns && p.abs() > (1i64 << 45) as f32 { f64::NAN } else { scalar::un(*op, Literal::f32(*p)).to_f64() };
+                let ulps = match op {
+                    UnOp::Exp | UnOp::Tanh | UnOp::Log => 4.0,
+                    // Their bounds are absolute, or end where the exponential underflows.
+                    UnOp::Erf | UnOp::Sigmoid => 2.5e-7 / f64::from(f32::EPSILON) / want.abs().max(1e-30),
+                    _ => 1.0,
+                };
+                assert!(close(got.get_f64(i), want, ulps), "{} {p}: {}, the reference {want}", op.name(), got.get_f64(i));
+            }
+        }
+    }
+
+    #[test]
+    fn functions_of_two_operands_have_their_bounds() {
+        let points = points();
+        let pairs: Vec<(f32, f32)> = points.iter().flat_map(|a| points.iter().step_by(7).map(|b| (*a, *b))).collect();
+        let of = |f: fn(&(f32, f32)) -> f32| Tensor::from_f32(&[pairs.len()], &pairs.iter().map(f).collect::<Vec<_>>());
+        let inputs = [of(|p| p.0), of(|p| p.1)];
+        for op in [BinOp::Pow, BinOp::Atan2, BinOp::Rem, BinOp::Mod] {
+            let body = format!("%2: f32[N] = map(%0, %1) {{body = {{2: i0 = {} a0 a1; i0}}}}\nreturn %2 \"y\"", op.name());
+            let got = run(&module("%0 \"x\": f32[N], %1 \"z\": f32[N]", &body).replace("1..4096", "1..1000000"), &inputs);
+            for (i, (a, b)) in pairs.iter().enumerate() {
+                let want = scalar::bin(op, Literal::f32(*a), Literal::f32(*b)).expect("floats divide").to_f64();
+                assert!(close(got.get_f64(i), want, 1.0), "{} {a} {b}: {}, the reference {want}", op.name(), got.get_f64(i));
+            }
+        }
+    }
+
+    #[test]
+    fn long_folds_and_rows_use_a_block_each() {
+        for n in [32, 100, 129, 9000] {
+            for body in [
+                "%1: f32[N] = reduce(%0) {kind = sum, axes = [1], keep = false}\nreturn %1 \"y\"",
+                "%1: f32[N,1] = reduce(%0) {kind = max, axes = [1], keep = true}\nreturn %1 \"y\"",
+                "%1: f32[N,M] = softmax(%0) {axis = 1, log = false}\nreturn %1 \"y\"",
+                "%1: f32[N,M] = layer_norm(%0) {axis = 1, epsilon = 1e-5}\nreturn %1 \"y\"",
+            ] {
+                let text = module("%0 \"x\": f32[N,M]", body).replace("M in 1..4096", "M in 1..10000");
+                let m = parse_module(&text).expect("it parses");
+                let mut seed = 7;
+                let x = input(DType::F32, &[2, n], &mut seed);
+                let want = interp::eval_module(&m, std::slice::from_ref(&x)).expect("it evaluates").remove(0);
+                assert_eq!(difference(&run(&text, &[x]), &want), None, "{n} {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_device_cannot_do_is_refused() {
+        let m = parse_module(&module("%0 \"x\": f64[N]", "%1: f64[N] = map(%0) {body = {1: i0 = erf a0; i0}}\nreturn %1 \"y\""))
+            .expect("it parses");
+        let program = lower::lower(&m, &Target::CUDA_SM_80).expect("it lowers");
+        assert!(matches!(compile(&program, &Target::CUDA_SM_80, &EmitOptions::default()), Err(CodegenError::NoFunction { .. })));
+        let m = parse_module(&module("%0 \"x\": f32[N]", "%1: f32[N] = map(%0) {body = {1: i0 = neg a0; i0}}\nreturn %1 \"y\""))
+            .expect("it parses");
+        for (target, device) in [(Target::CUDA_SM_80, true), (Target::X86_64_V3, false)] {
+            let code =
+                compile(&lower::lower(&m, &target).expect("it lowers"), &target, &EmitOptions::default()).expect("it compiles");
+            assert_eq!(code.text(Text::Ptx).is_ok(), device);
+            assert_eq!(code.text(Text::Asm).is_ok(), !device);
+            assert_eq!(code.object().is_ok(), !device);
+        }
+    }
 }
 
 /// A module of one function with dims `N` and `M`, where its parameters have them.

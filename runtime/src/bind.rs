@@ -22,6 +22,8 @@ pub(crate) struct Binding {
     pub(crate) launches: Vec<BoundLaunch>,
     /// Scratch memory per thread, enough for every launch.
     pub(crate) scratch_bytes: usize,
+    /// Scratch memory of all threads of a device, enough for every launch.
+    pub(crate) device_scratch_bytes: usize,
 }
 
 /// A launch with its numbers.
@@ -31,6 +33,8 @@ pub(crate) struct BoundLaunch {
     pub(crate) extent: i64,
     /// Estimated time of all units on one thread.
     pub(crate) cost_ns: i64,
+    /// Shared memory of a block of a device.
+    pub(crate) shared_bytes: u32,
 }
 
 /// Finds each input of the plan among the given ones; `order` receives their positions.
@@ -156,16 +160,33 @@ pub(crate) fn bind(plan: &Plan, symbols: Vec<i64>) -> Result<Binding, Error> {
     let (input_dims, output_dims) = (dims(&plan.inputs)?, dims(&plan.outputs)?);
     let (input_bytes, output_bytes) = (bytes(&plan.inputs, &input_dims)?, bytes(&plan.outputs, &output_dims)?);
     let mut launches = Vec::with_capacity(plan.launches.len());
-    let mut scratch_bytes = 0;
+    let (mut scratch_bytes, mut device_scratch_bytes) = (0, 0);
     for l in &plan.launches {
-        size(&l.extent)?;
-        // An estimate may overflow where the sizes do not: then it is large.
-        launches.push(BoundLaunch { extent: l.extent.eval(&symbols)?, cost_ns: l.cost_ns.eval(&symbols).unwrap_or(i64::MAX) });
-        scratch_bytes = scratch_bytes.max(size(&l.scratch_bytes)?);
+        let (units, scratch) = (size(&l.extent)?, size(&l.scratch_bytes)?);
+        launches.push(BoundLaunch {
+            extent: l.extent.eval(&symbols)?,
+            // An estimate may overflow where the sizes do not: then it is large.
+            cost_ns: l.cost_ns.eval(&symbols).unwrap_or(i64::MAX),
+            shared_bytes: u32::try_from(size(&l.shared_bytes)?).map_err(|_| Error::Arithmetic)?,
+        });
+        scratch_bytes = scratch_bytes.max(scratch);
+        let all = units.checked_mul(l.block as usize).and_then(|n| n.checked_mul(scratch)).ok_or(Error::Arithmetic)?;
+        device_scratch_bytes = device_scratch_bytes.max(all);
     }
     let sizes = plan.temps.iter().map(|t| size(&t.size_bytes)).collect::<Result<Vec<_>, _>>()?;
     let (offsets, arena_bytes) = place::place(&sizes, &place::lives(plan)).ok_or(Error::Arithmetic)?;
-    Ok(Binding { symbols, input_dims, output_dims, input_bytes, output_bytes, offsets, arena_bytes, launches, scratch_bytes })
+    Ok(Binding {
+        symbols,
+        input_dims,
+        output_dims,
+        input_bytes,
+        output_bytes,
+        offsets,
+        arena_bytes,
+        launches,
+        scratch_bytes,
+        device_scratch_bytes,
+    })
 }
 
 #[cfg(test)]
@@ -186,6 +207,7 @@ mod tests {
             name: String::new(),
             producer: String::new(),
             features: vec![],
+            device: None,
             symbols: vec![symbol("batch", 8), symbol("seq", 512)],
             inputs: inputs.iter().map(spec).collect(),
             outputs: vec![],

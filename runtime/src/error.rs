@@ -163,6 +163,12 @@ pub enum Error {
     /// Memory that is not to be had.
     #[error("{0} bytes of memory cannot be allocated")]
     Memory(usize),
+    /// A device that is not there, or that refuses.
+    #[error("{0}")]
+    Device(String),
+    /// Code for another kind of machine than the one it was opened on.
+    #[error("{0}")]
+    WrongDevice(String),
     /// A kernel stopped at bad data.
     #[error("node `{node}`: {what}")]
     Kernel {
@@ -199,13 +205,17 @@ impl Error {
             Error::Usage(_) => "R0131",
             Error::Memory(_) => "R0140",
             Error::Kernel { .. } => "R0141",
+            Error::Device(_) => "R0150",
+            Error::WrongDevice(_) => "R0151",
         }
     }
 
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Error::Io { .. } | Error::MissingFeature(_) | Error::Loader(_) => Fault::Environment,
+            Error::Io { .. } | Error::MissingFeature(_) | Error::Loader(_) | Error::Device(_) | Error::WrongDevice(_) => {
+                Fault::Environment
+            }
             Error::Memory(_) => Fault::Limit,
             Error::Usage(_) | Error::UnknownDim { .. } => Fault::Usage,
             _ => Fault::Invalid,
@@ -221,6 +231,8 @@ impl Error {
             Error::Version { .. } => "it was made by an older transc: compile the model again",
             Error::Damaged(_) | Error::Checksum(_) => "copy or compile the artefact again",
             Error::MissingFeature(_) => "compile again with --target for this processor",
+            Error::Device(_) => "run on the host: leave out -d",
+            Error::WrongDevice(_) => "compile again with the --target of this machine, or choose the device with -d",
             Error::DimRange { .. } => "compile again with --dim NAME=LO..HI for a wider range",
             Error::DimUnbound(_) => "give the dim a value, or compile again with --dim NAME=VALUE",
             _ => "",

@@ -12,6 +12,7 @@ pub mod artefact;
 mod bind;
 #[cfg(feature = "embedded")]
 mod capi;
+pub mod cuda;
 mod error;
 mod exec;
 pub mod header;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::abi::{Plan, Symbol, TensorSpec};
 use crate::bind::{self, Binding};
+use crate::cuda;
 use crate::exec::Workspace;
 use crate::load::Model;
 use crate::tensor::{Tensor, TensorView, TensorViewMut, type_text};
@@ -21,11 +22,13 @@ pub struct SessionOptions {
     pub threads: usize,
     /// How long an idle thread watches for work before it sleeps. Waking it costs tens of microseconds; watching costs its core.
     pub spin: Duration,
+    /// The number of the CUDA device to run on; none means the host. The model must be compiled for it.
+    pub device: Option<u32>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: 0, spin: Duration::from_micros(50) }
+        Self { threads: 0, spin: Duration::from_micros(50), device: None }
     }
 }
 
@@ -42,8 +45,30 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// Where the launches run.
+enum Engine {
+    Host(Workspace),
+    Device(Box<cuda::Engine>),
+}
+
+impl Engine {
+    fn run<'a>(
+        &mut self,
+        model: &Model,
+        binding: &Binding,
+        inputs: impl Iterator<Item = TensorView<'a>>,
+        outputs: impl Iterator<Item = &'a mut [u8]>,
+        times: Option<&mut Vec<u64>>,
+    ) -> Result<(), Error> {
+        match self {
+            Engine::Host(w) => w.run(model, binding, inputs, outputs, times),
+            Engine::Device(d) => d.run(model, binding, inputs, outputs, times),
+        }
+    }
+}
+
 struct State {
-    workspace: Workspace,
+    engine: Engine,
     /// Extents of all inputs in the plan's order, and what follows from them; the latest last.
     bindings: Vec<(Vec<usize>, Arc<Binding>)>,
     // Of the current run, kept for their capacity only.
@@ -87,12 +112,22 @@ impl Session {
     /// # Errors
     /// If threads or memory are not to be had.
     pub fn new(model: impl Into<Arc<Model>>, options: SessionOptions) -> Result<Self, Error> {
+        let model = model.into();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if options.threads == 0 { cores() } else { options.threads };
-        let workspace = Workspace::new(threads, options.spin)?;
-        let threads = workspace.threads();
-        let state = State { workspace, bindings: Vec::with_capacity(MAX_BINDINGS), order: Vec::new(), key: Vec::new() };
-        Ok(Self { inner: Arc::new(Inner { model: model.into(), threads, state: Mutex::new(state) }) })
+        let (engine, threads) = match options.device {
+            Some(ordinal) => (Engine::Device(Box::new(cuda::Engine::new(&model, ordinal)?)), 1),
+            None if model.ptx().is_some() => {
+                return Err(Error::WrongDevice("the model is compiled for a device, not for the host".into()));
+            }
+            None => {
+                let threads = if options.threads == 0 { cores() } else { options.threads };
+                let workspace = Workspace::new(threads, options.spin)?;
+                let threads = workspace.threads();
+                (Engine::Host(workspace), threads)
+            }
+        };
+        let state = State { engine, bindings: Vec::with_capacity(MAX_BINDINGS), order: Vec::new(), key: Vec::new() };
+        Ok(Self { inner: Arc::new(Inner { model, threads, state: Mutex::new(state) }) })
     }
 
     /// The model.
@@ -120,7 +155,7 @@ impl Session {
         &self.plan().symbols
     }
 
-    /// Number of threads, the caller's included.
+    /// Number of threads, the caller's included; 1 on a device.
     pub fn threads(&self) -> usize {
         self.inner.threads
     }
@@ -168,9 +203,9 @@ impl Session {
         for (spec, dims) in self.outputs().iter().zip(&binding.output_dims) {
             outputs.push((spec.name.clone(), Tensor::zeros(spec.dtype, dims)?));
         }
-        let State { workspace, order, .. } = &mut *state;
+        let State { engine, order, .. } = &mut *state;
         let ordered = order.iter().map(|i| inputs[*i].1);
-        workspace.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(|(_, t)| t.bytes_mut()), times)?;
+        engine.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(|(_, t)| t.bytes_mut()), times)?;
         Ok(outputs)
     }
 
@@ -194,9 +229,9 @@ impl Session {
                 return Err(Error::OutputBuffer { name: spec.name.clone(), expected, got });
             }
         }
-        let State { workspace, order, .. } = &mut *state;
+        let State { engine, order, .. } = &mut *state;
         let ordered = order.iter().map(|i| inputs[*i].1);
-        workspace.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(TensorViewMut::bytes_mut), None)
+        engine.run(&self.inner.model, &binding, ordered, outputs.iter_mut().map(TensorViewMut::bytes_mut), None)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

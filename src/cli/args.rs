@@ -78,9 +78,9 @@ pub struct ModelArgs {
 /// How code is generated.
 #[derive(Args, Debug, Clone)]
 pub struct TargetArgs {
-    /// `host`, `x86-64-v3`, `x86-64-v4` or a processor name that LLVM knows.
-    #[arg(long, default_value = "host")]
-    pub target: String,
+    /// `host`, `x86-64-v3`, `x86-64-v4`, `cuda:sm_80` or `cuda:sm_90a`. Default: the device of `-d`, else the host.
+    #[arg(long)]
+    pub target: Option<String>,
     /// Who makes the code: `llvm` makes the fastest, `clif` is fastest at it. Default: the first of them that this build has.
     #[arg(long, value_name = "llvm|clif", value_parser = parse_backend)]
     pub backend: Option<Backend>,
@@ -150,6 +150,8 @@ pub enum Emit {
     Clif,
     /// Assembly of the kernels.
     Asm,
+    /// PTX of the kernels, for a `cuda:` target.
+    Ptx,
     /// Graph of the kernel launches for Graphviz.
     Dot,
     /// The model in MLIR: linalg on tensors.
@@ -169,6 +171,7 @@ impl Emit {
             Emit::LlvmIr => "ll",
             Emit::Clif => "clif",
             Emit::Asm => "s",
+            Emit::Ptx => "ptx",
             Emit::Dot => "dot",
         }
     }
@@ -185,6 +188,9 @@ pub struct RunArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Where to run: `cuda:0` for the first CUDA device. Default: the host.
+    #[arg(short, long, value_name = "cuda:N", value_parser = parse_device)]
+    pub device: Option<u32>,
     /// Inputs: `file.npz` with one array per input, or `name=@file.npy`. May be repeated.
     #[arg(short, long = "input", value_name = "FILE.npz|NAME=@FILE.npy", required = true)]
     pub inputs: Vec<String>,
@@ -202,6 +208,9 @@ pub struct RunArgs {
     /// Run the reference interpreter instead of compiled code.
     #[arg(long)]
     pub interpret: bool,
+    /// Run the loops of the target in their interpreter, which watches every access: device code on any machine, slowly.
+    #[arg(long, conflicts_with_all = ["interpret", "device"])]
+    pub simulate: bool,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,
@@ -265,6 +274,9 @@ pub struct BenchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Where to run: `cuda:0` for the first CUDA device. Default: the host.
+    #[arg(short, long, value_name = "cuda:N", value_parser = parse_device)]
+    pub device: Option<u32>,
     /// Inputs; by default random ones at the sizes of `--dim` (1 for dims that are not named).
     #[arg(short, long = "input", value_name = "FILE.npz|NAME=@FILE.npy")]
     pub inputs: Vec<String>,
@@ -338,4 +350,9 @@ fn parse_backend(text: &str) -> Result<Backend, String> {
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let s = text.strip_suffix('s').unwrap_or(text);
     s.parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0).ok_or_else(|| format!("`{text}` is not a number of seconds"))
+}
+
+fn parse_device(text: &str) -> Result<u32, String> {
+    let number = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+    number.ok_or_else(|| format!("`{text}` is not a device; devices are cuda:0, cuda:1, .."))
 }

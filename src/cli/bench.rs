@@ -13,7 +13,7 @@ use super::{source, tensors};
 /// Runs the command.
 pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
     let mut progress = Progress::new(quiet || a.json);
-    let session = source::open_session(&a.model, &a.target, a.threads, &mut progress)?;
+    let session = source::open_session(&a.model, &a.target, a.device, a.threads, &mut progress)?;
     let inputs = if a.inputs.is_empty() { random_inputs(&session, a)? } else { read(&session, a)? };
     let views: Vec<_> = inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let once = || session.run(&views).map(drop).map_err(|e| Failure::from(transc::Error::from(e)));

@@ -16,7 +16,7 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
     let mut results = Vec::new();
     for path in [&a.a, &a.b] {
         let model = ModelArgs { model: path.clone(), dims: Vec::new() };
-        let session = source::open_session(&model, &a.target, a.threads, &mut progress)?;
+        let session = source::open_session(&model, &a.target, None, a.threads, &mut progress)?;
         results.push(run_session(&session, &inputs)?);
     }
     let differences = check(&results[1], &results[0], a.tolerance);

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use transc::Compiler;
 use transc::ir::diag::Fault;
 use transc::runtime::artefact::write_atomic;
+use transc::{Compiler, Target};
 use transc_codegen::Text;
 
 use super::Failure;
@@ -23,7 +23,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
     progress.phase("import");
     let module = source::load_module(&a.model)?;
     let macs = source::macs(&module);
-    let compiler = compiler(&a.target)?.threads(a.threads).calibration(calibration(a, &module)?);
+    let compiler = compiler(&a.target, None)?.threads(a.threads).calibration(calibration(a, &module)?);
     let mut cx = source::pass_context();
     let (exported, outputs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|(emit, _)| *emit == Emit::Mlir);
     for (_, path) in &exported {
@@ -92,9 +92,19 @@ fn wrote(path: &Path) {
     eprintln!("wrote {} ({:.1} MB)", report::clean(&path.display().to_string()), size as f64 / 1e6);
 }
 
-/// The compiler for target options.
-pub fn compiler(t: &TargetArgs) -> Result<Compiler, Failure> {
-    let target = t.target.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?;
+/// The compiler for target options, or for the device that the code will run on.
+pub fn compiler(t: &TargetArgs, device: Option<u32>) -> Result<Compiler, Failure> {
+    let target = match (&t.target, device) {
+        (Some(name), _) => name.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?,
+        (None, None) => Target::host(),
+        (None, Some(ordinal)) => {
+            let capability = transc::runtime::cuda::capability(ordinal).map_err(transc::Error::from)?;
+            Target::cuda(capability).ok_or_else(|| {
+                let message = format!("cuda:{ordinal} is a device of compute capability {}.{}", capability.0, capability.1);
+                Failure::one("T0602", Fault::Environment, message, "devices from 8.0 on are supported")
+            })?
+        }
+    };
     let compiler = Compiler::new()
         .target(target)
         .backend(t.backend.unwrap_or_default())
@@ -119,7 +129,7 @@ fn outputs(a: &CompileArgs) -> Result<Vec<(Emit, PathBuf)>, Failure> {
                     "T0902",
                     Fault::Invalid,
                     message,
-                    "use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .clif, .s or .dot, or --emit",
+                    "use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .clif, .s, .ptx or .dot, or --emit",
                 )
             })?;
             Ok(vec![(emit, output)])
@@ -156,6 +166,7 @@ fn write(compiled: &transc::Compiled, emit: Emit, path: &Path) -> Result<(), Fai
         Emit::LlvmIr => compiled.code().text(Text::LlvmIr)?.into_bytes(),
         Emit::Clif => compiled.code().text(Text::Clif)?.into_bytes(),
         Emit::Asm => compiled.code().text(Text::Asm)?.into_bytes(),
+        Emit::Ptx => compiled.code().text(Text::Ptx)?.into_bytes(),
         Emit::Dot => transc::passes::dot::render(&compiled.module).into_bytes(),
     };
     write_atomic(path, |file| std::io::Write::write_all(file, &text)).map_err(|e| transc::Error::from(e).into())

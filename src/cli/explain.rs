@@ -189,7 +189,7 @@ const CODES: &[(&str, &str, &str)] = &[
         "Products of an activation by a constant matrix in f32 are compressed; all else stays as it is.",
     ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
-    ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, or a processor name that LLVM knows."),
+    ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, cuda:sm_80 or cuda:sm_90a."),
     ("T0603", "A bug in transc: the backend refused a kernel.", "Please report it with the model."),
     ("T0604", "The linker is missing or failed.", "Install a C compiler driver (`cc`); `transc doctor` shows what is found."),
     ("T0605", "This build of transc lacks a back end.", "Build it with the feature that the message names."),
@@ -200,16 +200,31 @@ const CODES: &[(&str, &str, &str)] = &[
         "A part of the model has no form in MLIR.",
         "Dims must follow from the inputs (fix the others with --dim); everything else is written as linalg on tensors.",
     ),
+    (
+        "T0609",
+        "The target has no output of this form.",
+        "For devices: .tsc, .ptx, .ll, .loops, .tir, .dot. For the host: all but .ptx.",
+    ),
+    (
+        "T0610",
+        "A function of this type has no code for devices.",
+        "Devices have no library of functions; `erf` and remainders of f64 are missing. Compile for the host.",
+    ),
     ("T0901", "An array cannot be an input or output.", "Inputs are arrays of bool, integers and floats of 16 to 64 bits."),
     (
         "T0902",
         "The extension of the output names no form.",
-        "Use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .s or .dot, or --emit.",
+        "Use .so, .tsc, .o, .tir, .loops, .mlir, .ll, .clif, .s, .ptx or .dot, or --emit.",
     ),
     ("T0903", "The output would replace the model or is a folder.", "Choose another output with -o."),
     ("T0904", "An input is missing or cannot be read.", "`transc inspect MODEL` lists the inputs."),
     ("T0905", "--until names no pass of the pipeline.", "`transc passes` lists them in order."),
     ("T0906", "There is no error code of this name.", "Codes look like T0212 or R0122 and stand in the error messages."),
+    (
+        "T0907",
+        "The simulation of the loops stopped: inputs that do not fit, or a kernel that touches memory in a way that it must not.",
+        "The message says which; the second is a bug in transc, please report it with the model.",
+    ),
     ("R0101", "The file is not an artefact of transc.", "Compile the model with `transc compile`."),
     ("R0102", "A file cannot be read or written.", "Check the path, its permissions and the free space."),
     ("R0103", "The artefact was written for another version of the runtime.", "Compile the model again with this version."),
@@ -255,6 +270,16 @@ const CODES: &[(&str, &str, &str)] = &[
         "R0141",
         "A kernel stopped: an index outside its tensor, or an integer division by zero.",
         "The message names the node; check the contents of the inputs.",
+    ),
+    (
+        "R0150",
+        "The device is not there, or its driver refuses.",
+        "Run on the host (without -d); `nvidia-smi` shows devices and driver.",
+    ),
+    (
+        "R0151",
+        "The model is compiled for another kind of machine.",
+        "A model for a device runs with -d cuda:N on devices that its --target fits; any other runs on the host.",
     ),
 ];
 

@@ -8,6 +8,7 @@ use transc::runtime::artefact::write_atomic;
 
 use super::Failure;
 use super::args::{RunArgs, Tolerance};
+use super::compile::compiler;
 use super::report::{Progress, clean};
 use super::source;
 use super::tensors::{self, Difference};
@@ -16,7 +17,11 @@ use super::tensors::{self, Difference};
 pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
     let inputs = tensors::read_inputs(&a.inputs)?;
     let mut progress = Progress::new(quiet || a.json);
-    let outputs = if a.interpret { interpret(a, &inputs)? } else { execute(a, &inputs, &mut progress)? };
+    let outputs = match (a.interpret, a.simulate) {
+        (true, _) => interpret(a, &inputs)?,
+        (_, true) => simulate(a, &inputs)?,
+        _ => execute(a, &inputs, &mut progress)?,
+    };
     if let Some(path) = &a.output_npz {
         let bytes = transc_frontend::npz::write(outputs.iter().map(|(n, t)| (n.as_str(), t)))
             .map_err(|p| Failure::from(transc_frontend::FrontendError::one(path, p)))?;
@@ -37,7 +42,7 @@ pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
 }
 
 fn execute(a: &RunArgs, inputs: &[(String, Plain)], progress: &mut Progress) -> Result<Vec<(String, Plain)>, Failure> {
-    let session = source::open_session(&a.model, &a.target, a.threads, progress)?;
+    let session = source::open_session(&a.model, &a.target, a.device, a.threads, progress)?;
     run_session(&session, inputs)
 }
 
@@ -62,13 +67,32 @@ fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Pla
         // Changed as compiled code would be, so that both can be compared.
         passes::run(&mut module, &passes::pipeline::until("merge-tokens"), &mut cx).map_err(transc::Error::from)?;
     }
-    let mut operands = Vec::new();
-    for (name, _) in module.main.params() {
-        let t = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
-        operands.push(t.ok_or_else(|| source::missing(&format!("input `{name}` is missing")))?);
-    }
+    let operands = operands(&module, inputs)?;
     let values = interp::eval_module(&module, &operands).map_err(|e| source::missing(&e.to_string()))?;
-    Ok(module.main.results().iter().map(|(n, _)| n.clone()).zip(values).collect())
+    Ok(named(&module, values))
+}
+
+fn simulate(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, Failure> {
+    let module = source::load_module(&a.model)?;
+    let program = compiler(&a.target, None)?.lower(&module)?;
+    let program = program.expanded().map_err(transc::Error::from)?;
+    let values = transc::simulate(&program, &operands(&module, inputs)?).map_err(|e| {
+        let fault = if e.is_fault_of_data() { Fault::Invalid } else { Fault::Bug };
+        Failure::one("T0907", fault, e.to_string(), "")
+    })?;
+    Ok(named(&module, values))
+}
+
+/// The arrays in the order of a module's inputs.
+fn operands(module: &transc::ir::Module, inputs: &[(String, Plain)]) -> Result<Vec<Plain>, Failure> {
+    let find = |name: &str| inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
+    let one = |name: &str| find(name).ok_or_else(|| source::missing(&format!("input `{name}` is missing")));
+    module.main.params().iter().map(|(name, _)| one(name)).collect()
+}
+
+/// Values with the names of a module's results.
+fn named(module: &transc::ir::Module, values: Vec<Plain>) -> Vec<(String, Plain)> {
+    module.main.results().iter().map(|(n, _)| n.clone()).zip(values).collect()
 }
 
 /// Compares outputs by name; an output that is missing on either side is a mismatch.

@@ -35,7 +35,14 @@ pub fn is_artefact(path: &Path) -> bool {
 }
 
 /// A session for a model or an artefact.
-pub fn open_session(m: &ModelArgs, t: &TargetArgs, threads: usize, progress: &mut Progress) -> Result<Session, Failure> {
+pub fn open_session(
+    m: &ModelArgs,
+    t: &TargetArgs,
+    device: Option<u32>,
+    threads: usize,
+    progress: &mut Progress,
+) -> Result<Session, Failure> {
+    let options = SessionOptions { threads, device, ..SessionOptions::default() };
     if is_artefact(&m.model) {
         if t.lossy.merge.is_some() || t.lossy.sparse.is_some() || t.lossy.int8.is_some() {
             let help = "give lossy options to `transc compile`, or a model here";
@@ -43,16 +50,17 @@ pub fn open_session(m: &ModelArgs, t: &TargetArgs, threads: usize, progress: &mu
         }
         progress.phase("load");
         let model = Model::open(&m.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&m.model))?;
-        let session =
-            Session::new(model, SessionOptions { threads, ..SessionOptions::default() }).map_err(transc::Error::from)?;
+        let session = Session::new(model, options).map_err(transc::Error::from)?;
         progress.end();
         return Ok(session);
     }
+    // Before any work: the device may not be there.
+    let compiler = compiler(t, device)?;
     progress.phase("import");
     let module = load_module(m)?;
-    let compiled = compiler(t)?.compile_with(&module, &mut pass_context(), &mut |phase| progress.phase(phase))?;
+    let compiled = compiler.compile_with(&module, &mut pass_context(), &mut |phase| progress.phase(phase))?;
     progress.phase("load");
-    let session = compiled.session(threads)?;
+    let session = compiled.session_with(options)?;
     progress.end();
     Ok(session)
 }

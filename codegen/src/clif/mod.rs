@@ -122,7 +122,7 @@ impl Code for Functions {
         };
         match form {
             Text::Clif | Text::Asm => Ok(job.per_kernel(text)?.join("\n")),
-            Text::LlvmIr => Err(form.refused(Backend::Clif)),
+            Text::LlvmIr | Text::Ptx => Err(form.refused(Backend::Clif)),
         }
     }
 }

@@ -1,37 +1,27 @@
 //! Kernels as LLVM IR text. Text keeps this file free of unsafe code and shows in one place what is emitted; LLVM's parser and verifier check it.
 //!
-//! Each kernel is an outer function with the runtime's signature, which loads the buffer pointers and calls an inner one with `noalias`
-//! parameters. No fast-math flag is ever set; multiply-add is contracted only where the loop IR says `fma`.
+//! This file emits what kernels do; `host` and `device` emit the functions around it. No fast-math flag is ever set; multiply-add is contracted only where the loop IR says `fma`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use transc_ir::loops::{Block, Buf, Inst, Kernel, ReduceOp, Reg, Stmt, Ty, Unroll};
+use transc_ir::loops::{Block, Buf, Inst, Kernel, ReduceOp, Reg, Space, Stmt, Ty, Unroll};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{Atom, DType, Dim};
 
-use super::ops;
+use super::{device, host, ops};
 use crate::Target;
-use crate::scratch::local_offsets;
 
 /// The text of a module with one kernel.
 pub(super) fn kernel(k: &Kernel, target: &Target) -> String {
-    let mut e = Emitter {
-        k,
-        vnni: target.features().contains(&"avx512vnni"),
-        entry: String::new(),
-        body: String::new(),
-        label: "start".into(),
-        next: 0,
-        dims: BTreeMap::new(),
-        declares: BTreeSet::new(),
-        metadata: Vec::new(),
-    };
+    let mut e = Emitter::new(k);
+    e.vnni = target.features().contains(&"avx512vnni");
     for (i, ty) in k.vars.iter().enumerate() {
         let _ = writeln!(e.entry, "  %v{i} = alloca {}", reg_type(*ty));
     }
     e.block(&k.body);
-    e.finish(target)
+    let body = std::mem::take(&mut e.body);
+    if target.is_device() { device::entry(e, &body) } else { host::functions(e, &body, target) }
 }
 
 /// The type of a register. `bool` is one bit per lane; `bf16` travels as its bits.
@@ -74,68 +64,40 @@ pub(super) struct Emitter<'a> {
     metadata: Vec<String>,
 }
 
-impl Emitter<'_> {
-    fn finish(self, target: &Target) -> String {
-        let k = self.k;
-        let mut out = String::new();
-        let params = |named: bool| {
-            let name = |n: String| if named { n } else { String::new() };
-            let mut p: Vec<String> = (0..k.bufs.len()).map(|i| format!("ptr noalias {}", name(format!("%b{i}")))).collect();
-            p.extend((0..k.locals.len()).map(|i| format!("ptr noalias align 64 {}", name(format!("%l{i}")))));
-            p.extend(["ptr noalias readonly %syms", "i64 %lo", "i64 %hi"].map(String::from));
-            p.join(", ")
-        };
-        let _ = writeln!(
-            out,
-            "define internal i32 @body({}) #0 {{\nentry:\n{}  br label %start\nstart:\n{}  ret i32 0\n}}\n",
-            params(true),
-            self.entry,
-            self.body
-        );
-        // The outer function: pointers from the array, scratch blocks one after another.
-        let mut outer = Emitter {
+impl<'a> Emitter<'a> {
+    /// An emitter at the start of a function.
+    pub(super) fn new(k: &'a Kernel) -> Self {
+        Emitter {
             k,
-            vnni: self.vnni,
+            vnni: false,
             entry: String::new(),
             body: String::new(),
-            label: String::new(),
+            label: "start".into(),
             next: 0,
             dims: BTreeMap::new(),
-            declares: self.declares,
-            metadata: self.metadata,
-        };
-        let mut args = Vec::new();
-        for i in 0..k.bufs.len() {
-            let _ =
-                writeln!(outer.body, "  %p{i} = getelementptr inbounds ptr, ptr %bufs, i64 {i}\n  %b{i} = load ptr, ptr %p{i}");
-            args.push(format!("ptr %b{i}"));
+            declares: BTreeSet::new(),
+            metadata: Vec::new(),
         }
-        for (i, offset) in local_offsets(k).iter().enumerate() {
-            let offset = outer.dim(offset);
-            let _ = writeln!(outer.body, "  %l{i} = getelementptr i8, ptr %scratch, i64 {offset}");
-            args.push(format!("ptr %l{i}"));
-        }
-        args.extend(["ptr %syms", "i64 %lo", "i64 %hi"].map(String::from));
-        let _ = writeln!(
-            out,
-            "define i32 @{}(ptr %bufs, ptr %syms, ptr %scratch, i64 %lo, i64 %hi) #0 {{\nentry:\n{}{}  %status = call i32 @body({})\n  ret i32 %status\n}}\n",
-            k.name,
-            outer.entry,
-            outer.body,
-            args.join(", ")
-        );
-        for d in &outer.declares {
-            let _ = writeln!(out, "{d}");
-        }
-        let width = target.lanes() * 32;
-        let _ = writeln!(
-            out,
-            "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\" }}"
-        );
-        for m in &outer.metadata {
-            let _ = writeln!(out, "{m}");
-        }
-        out
+    }
+
+    /// Notes a declaration.
+    pub(super) fn declare(&mut self, text: String) {
+        self.declares.insert(text);
+    }
+
+    /// The code of the entry block: variables and dims.
+    pub(super) fn entry_code(&self) -> &str {
+        &self.entry
+    }
+
+    /// The declarations.
+    pub(super) fn declarations(&self) -> impl Iterator<Item = &String> {
+        self.declares.iter()
+    }
+
+    /// The metadata.
+    pub(super) fn metadata(&self) -> &[String] {
+        &self.metadata
     }
 
     /// A fresh name.
@@ -203,10 +165,23 @@ impl Emitter<'_> {
             Stmt::Fail(status) => {
                 // What follows cannot run, but the text needs a block for it.
                 let rest = self.new_label();
-                let _ = writeln!(self.body, "  ret i32 {}", *status as i32);
+                let status = *status as i32;
+                let _ = match self.k.block {
+                    None => writeln!(self.body, "  ret i32 {status}"),
+                    Some(_) => {
+                        let old = self.tmp();
+                        let word = "ptr addrspace(1) %status";
+                        writeln!(self.body, "  {old} = atomicrmw umax {word}, i32 {status} monotonic\n  ret void")
+                    }
+                };
                 self.start(&rest);
             }
-            Stmt::Barrier => {}
+            Stmt::Barrier => {
+                self.declares.insert("declare void @llvm.nvvm.barrier.cta.sync.aligned.all(i32)".into());
+                let _ = writeln!(self.body, "  call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)");
+            }
+            // A device has no such hint at this level.
+            Stmt::Prefetch { .. } if self.k.block.is_some() => {}
             Stmt::Prefetch { buf, index } => {
                 let p = self.address(*buf, *index, false);
                 self.declares.insert("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)".into());
@@ -251,7 +226,17 @@ impl Emitter<'_> {
             Buf::Local(i) => (format!("%l{i}"), self.k.buf_dtype(buf)),
         };
         let ty = memory_type(Ty::scalar(d));
-        self.def(&format!("getelementptr {}{ty}, ptr {name}, i64 {}", if inbounds { "inbounds " } else { "" }, reg(index)))
+        let (flag, ptr) = (if inbounds { "inbounds " } else { "" }, self.pointer(buf));
+        self.def(&format!("getelementptr {flag}{ty}, {ptr} {name}, i64 {}", reg(index)))
+    }
+
+    /// The type of pointers into a buffer.
+    fn pointer(&self, buf: Buf) -> &'static str {
+        match (self.k.block, buf) {
+            (None, _) => "ptr",
+            (Some(_), Buf::Local(i)) if self.k.locals[i as usize].space == Space::Shared => "ptr addrspace(3)",
+            (Some(_), _) => "ptr addrspace(1)",
+        }
     }
 
     /// The mask of the first `count` lanes.
@@ -274,7 +259,7 @@ impl Emitter<'_> {
 
     fn load(&mut self, buf: Buf, index: Reg, ty: Ty, count: Option<Reg>) -> String {
         let mem = memory_type(ty);
-        let align = ty.dtype.size_bytes();
+        let (align, ptr) = (ty.dtype.size_bytes(), self.pointer(buf));
         let raw = match count {
             Some(c) if ty.lanes > 1 => {
                 let p = self.address(buf, index, false);
@@ -292,14 +277,14 @@ impl Emitter<'_> {
                 let _ = writeln!(self.body, "  br i1 {on}, label %{yes}, label %{end}");
                 self.start(&yes);
                 let p = self.address(buf, index, true);
-                let v = self.def(&format!("load {mem}, ptr {p}, align {align}"));
+                let v = self.def(&format!("load {mem}, {ptr} {p}, align {align}"));
                 let _ = writeln!(self.body, "  br label %{end}");
                 self.start(&end);
                 self.def(&format!("phi {mem} [ {v}, %{yes} ], [ zeroinitializer, %{before} ]"))
             }
             None => {
                 let p = self.address(buf, index, true);
-                self.def(&format!("load {mem}, ptr {p}, align {align}"))
+                self.def(&format!("load {mem}, {ptr} {p}, align {align}"))
             }
         };
         if ty.dtype == DType::Bool { self.def(&format!("icmp ne {mem} {raw}, zeroinitializer")) } else { raw }
@@ -308,7 +293,7 @@ impl Emitter<'_> {
     fn store(&mut self, buf: Buf, index: Reg, value: Reg, count: Option<Reg>) {
         let ty = self.k.reg_ty(value);
         let mem = memory_type(ty);
-        let align = ty.dtype.size_bytes();
+        let (align, ptr) = (ty.dtype.size_bytes(), self.pointer(buf));
         let v = if ty.dtype == DType::Bool {
             self.def(&format!("zext {} {} to {mem}", reg_type(ty), reg(value)))
         } else {
@@ -329,12 +314,12 @@ impl Emitter<'_> {
                 let _ = writeln!(self.body, "  br i1 {on}, label %{yes}, label %{end}");
                 self.start(&yes);
                 let p = self.address(buf, index, true);
-                let _ = writeln!(self.body, "  store {mem} {v}, ptr {p}, align {align}\n  br label %{end}");
+                let _ = writeln!(self.body, "  store {mem} {v}, {ptr} {p}, align {align}\n  br label %{end}");
                 self.start(&end);
             }
             None => {
                 let p = self.address(buf, index, true);
-                let _ = writeln!(self.body, "  store {mem} {v}, ptr {p}, align {align}");
+                let _ = writeln!(self.body, "  store {mem} {v}, {ptr} {p}, align {align}");
             }
         }
     }
@@ -347,8 +332,7 @@ impl Emitter<'_> {
             Inst::Dim(d) => self.dim(d),
             Inst::Lo => "%lo".into(),
             Inst::Hi => "%hi".into(),
-            // A unit of host code is one thread.
-            Inst::Thread => "0".into(),
+            Inst::Thread => "%thread".into(),
             Inst::Get(v) => self.def(&format!("load {}, ptr %v{}", reg_type(ty), v.0)),
             Inst::Load { buf, index, ty, count } => self.load(*buf, *index, *ty, *count),
             Inst::Un(op, a) => {
@@ -436,7 +420,7 @@ impl Emitter<'_> {
     }
 
     /// The value of a dim, computed once in the entry block.
-    fn dim(&mut self, d: &Dim) -> String {
+    pub(super) fn dim(&mut self, d: &Dim) -> String {
         if let Some(c) = d.as_const() {
             return c.to_string();
         }
@@ -457,6 +441,9 @@ impl Emitter<'_> {
         match a {
             Atom::Sym(s) => {
                 let i = self.k.syms.iter().position(|x| x == s).unwrap_or(0);
+                if self.k.block.is_some() {
+                    return format!("%s{i}");
+                }
                 let p = self.def(&format!("getelementptr inbounds i64, ptr %syms, i64 {i}"));
                 self.def(&format!("load i64, ptr {p}"))
             }

@@ -54,6 +54,12 @@ pub(crate) fn model(plan: Plan, objects: &[Vec<u8>], names: &[String], weights: 
     Ok(unsafe { Model::from_parts(plan, kernels, weights, Arc::new(code)) }?)
 }
 
+/// A model whose kernels are a PTX program.
+pub(crate) fn device_model(plan: Plan, ptx: String, weights: Weights) -> Result<Model, CodegenError> {
+    // SAFETY: plan and kernels come from one program: the emitter keeps the contract for the plan's buffers.
+    Ok(unsafe { Model::from_device(plan, ptx, weights) }?)
+}
+
 /// Loads objects and looks up a kernel by each name.
 fn load(objects: &[Vec<u8>], names: &[String]) -> Result<(Code, Vec<KernelFn>), String> {
     inkwell::targets::Target::initialize_x86(&inkwell::targets::InitializationConfig::default());

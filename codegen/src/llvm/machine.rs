@@ -21,14 +21,20 @@ pub(crate) enum Form {
     Ir,
 }
 
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const HOST_TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const DEVICE_TRIPLE: &str = "nvptx64-nvidia-cuda";
 
 fn machine(target: &Target, level: u8) -> Result<TargetMachine, String> {
-    LlvmTarget::initialize_x86(&InitializationConfig::default());
-    let triple = TargetTriple::create(TRIPLE);
+    let triple = if target.is_device() {
+        LlvmTarget::initialize_nvptx(&InitializationConfig::default());
+        TargetTriple::create(DEVICE_TRIPLE)
+    } else {
+        LlvmTarget::initialize_x86(&InitializationConfig::default());
+        TargetTriple::create(HOST_TRIPLE)
+    };
     let llvm = LlvmTarget::from_triple(&triple).map_err(|e| e.to_string())?;
     let effort = if level == 0 { OptimizationLevel::Less } else { OptimizationLevel::Aggressive };
-    llvm.create_target_machine(&triple, target.name(), &target.llvm_features(), effort, RelocMode::PIC, CodeModel::Small)
+    llvm.create_target_machine(&triple, target.processor(), &target.llvm_features(), effort, RelocMode::PIC, CodeModel::Small)
         .ok_or_else(|| format!("LLVM has no machine for {}", target.name()))
 }
 
@@ -46,8 +52,8 @@ pub(crate) fn compile_kernel(kernel: &Kernel, target: &Target, level: u8, form: 
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let options = PassBuilderOptions::create();
-    options.set_loop_vectorization(true);
-    options.set_loop_slp_vectorization(true);
+    options.set_loop_vectorization(!target.is_device());
+    options.set_loop_slp_vectorization(!target.is_device());
     let pipeline = format!("default<O{}>", level.max(1));
     module.run_passes(&pipeline, &machine, options).map_err(|e| error(e.to_string()))?;
     let bytes =

@@ -1,6 +1,8 @@
-//! The LLVM backend: kernels to LLVM IR, objects, assembly, and code in this process.
+//! The LLVM backend: kernels to LLVM IR, objects, assembly, PTX, and code in this process.
 
+mod device;
 mod emit;
+mod host;
 mod jit;
 mod machine;
 mod ops;
@@ -28,6 +30,9 @@ struct Objects {
 
 /// Compiles the kernels, in one LLVM context each.
 pub(crate) fn compile(job: &Job<'_>) -> Result<Box<dyn Code>, CodegenError> {
+    if job.target.is_device() {
+        return Ok(Box::new(device::Ptx { parts: per_kernel(job, Form::Assembly)? }));
+    }
     let objects = per_kernel(job, Form::Object)?;
     let names = job.program.kernels.iter().map(|k| k.name.clone()).collect();
     Ok(Box::new(Objects { names, objects }))
@@ -50,6 +55,7 @@ impl Code for Objects {
         let form = match form {
             Text::LlvmIr => Form::Ir,
             Text::Asm => Form::Assembly,
+            Text::Ptx => return Err(CodegenError::NoForm { form: "PTX", target: job.target.name() }),
             Text::Clif => return Err(form.refused(Backend::Llvm)),
         };
         let parts = per_kernel(job, form)?;

@@ -2,6 +2,7 @@
 
 mod anchor;
 mod conv;
+mod device;
 mod element;
 mod index;
 mod nest;

@@ -10,7 +10,7 @@ use super::anchor::loops;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::region::Region;
-use super::{Lowered, Source, conv, no_lowering, products, rows, tokens, weights};
+use super::{Lowered, Source, conv, device, no_lowering, products, rows, tokens, weights};
 use crate::template::tile;
 use crate::{CodegenError, Target};
 
@@ -21,6 +21,7 @@ const CHUNK: i64 = 4096;
 pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, CodegenError> {
     let anchor = r.anchor.and_then(|v| r.body.def_node(v).map(|n| (v, n)));
     let result = match anchor {
+        _ if target.is_device() => device::lower(r, anchor, target),
         Some((v, n)) => match &n.op {
             Op::Contract(_) => weights::product_of(r, v, n, target)
                 .or_else(|| products::matmul_of(r, v, n, target))

@@ -23,14 +23,14 @@ use crate::template::tile;
 pub(crate) const MACS_PER_NS: i64 = 40;
 
 /// A contraction as batched matrix product: which label plays which part.
-pub(super) struct Roles {
-    pub(super) batch: Vec<u8>,
-    pub(super) rows: Vec<u8>,
-    pub(super) columns: Vec<u8>,
-    pub(super) inner: Vec<u8>,
+pub(crate) struct Roles {
+    pub(crate) batch: Vec<u8>,
+    pub(crate) rows: Vec<u8>,
+    pub(crate) columns: Vec<u8>,
+    pub(crate) inner: Vec<u8>,
 }
 
-pub(super) fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
+pub(crate) fn roles(c: &Contract, lhs: &[u8], rhs: &[u8]) -> Roles {
     let pick = |labels: &[u8], f: &dyn Fn(&u8) -> bool| labels.iter().filter(|l| f(l)).copied().collect::<Vec<_>>();
     Roles {
         batch: pick(&c.out, &|l| lhs.contains(l) && rhs.contains(l)),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use transc_ir::op::Op;
 use transc_ir::tensor::{Func, Loc, Node};
-use transc_ir::types::{Symbol, TensorType};
+use transc_ir::types::{Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
 use crate::program::LayerChoice;
@@ -17,6 +17,8 @@ pub(crate) struct Region {
     pub(crate) anchor: Option<Value>,
     /// The module's symbols in order.
     pub(crate) symbols: Vec<Symbol>,
+    /// Their ranges.
+    pub(crate) ranges: Ranges,
     /// The module's constants.
     pub(crate) consts: std::sync::Arc<transc_ir::tensor::ConstPool>,
     /// Provenance.
@@ -34,7 +36,8 @@ impl Region {
         };
         let anchor = body.nodes().find(|(_, n)| is_anchor(&n.op)).map(|(_, n)| n.results[0]);
         let symbols = m.symbols.keys().cloned().collect();
-        Self { body, anchor, symbols, consts: m.consts.clone(), loc: node.loc.clone(), layer: Cell::new(None) }
+        let ranges = m.symbols.clone();
+        Self { body, anchor, symbols, ranges, consts: m.consts.clone(), loc: node.loc.clone(), layer: Cell::new(None) }
     }
 
     /// The results.

@@ -280,7 +280,7 @@ fn finish(
     })
 }
 
-fn scale_and_shift(
+pub(crate) fn scale_and_shift(
     e: &mut Elements<'_>,
     kb: &mut KernelBuilder,
     y: Reg,
@@ -304,13 +304,13 @@ fn scale_and_shift(
     Ok(y)
 }
 
-fn divide(kb: &mut KernelBuilder, sum: Reg, n: &Dim) -> Reg {
+pub(crate) fn divide(kb: &mut KernelBuilder, sum: Reg, n: &Dim) -> Reg {
     let n = kb.dim(n);
     let n = kb.cast(kb.ty(sum).dtype, n);
     kb.bin(BinOp::Div, sum, n)
 }
 
-fn inverse_root(kb: &mut KernelBuilder, sum: Reg, n: &Dim, epsilon: f64) -> Reg {
+pub(crate) fn inverse_root(kb: &mut KernelBuilder, sum: Reg, n: &Dim, epsilon: f64) -> Reg {
     let mean = divide(kb, sum, n);
     let ty = kb.ty(sum);
     let (epsilon, one) = (kb.num(ty, epsilon), kb.num(ty, 1.0));

@@ -1,6 +1,7 @@
 //! Kernel templates: one file each, with its contract, its schedule and the code that builds it.
 
 pub mod attention;
+pub mod device;
 pub mod matmul;
 pub mod matmul_int8;
 pub mod spmm;

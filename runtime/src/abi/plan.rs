@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{ABI_VERSION, DType, Expr};
 use crate::{Error, mem};
 
+/// Threads that a block may have.
+const MAX_BLOCK: u32 = 1024;
+
 /// A symbolic dim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {
@@ -71,8 +74,22 @@ pub struct Launch {
     pub cost_ns: Expr,
     /// Scratch memory per thread.
     pub scratch_bytes: Expr,
+    /// Threads of a block, for device code, whose units are blocks; 0 for host code.
+    pub block: u32,
+    /// Shared memory of a block.
+    pub shared_bytes: Expr,
     /// The user's node.
     pub node: String,
+}
+
+/// Code for a device instead of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCode {
+    /// Architecture, such as `sm_80`.
+    pub arch: String,
+    /// Entry points, in the order of the kernel table. Each takes one address per argument, those of the scratch memory of all threads and of
+    /// a status word, and the values of the symbols, 8 bytes each.
+    pub entries: Vec<String>,
 }
 
 /// Two expressions that must be equal once the symbols are known.
@@ -110,6 +127,8 @@ pub struct Plan {
     pub producer: String,
     /// Processor features that the code uses, as Rust names them (`avx512f`).
     pub features: Vec<String>,
+    /// The device that the code is for; none for the host.
+    pub device: Option<DeviceCode>,
     /// Symbolic dims.
     pub symbols: Vec<Symbol>,
     /// Inputs.
@@ -190,7 +209,7 @@ impl Plan {
         }
         let exprs = self.inputs.iter().chain(&self.outputs).flat_map(|t| &t.dims);
         let exprs = exprs.chain(self.temps.iter().map(|t| &t.size_bytes));
-        let exprs = exprs.chain(self.launches.iter().flat_map(|l| [&l.extent, &l.cost_ns, &l.scratch_bytes]));
+        let exprs = exprs.chain(self.launches.iter().flat_map(|l| [&l.extent, &l.cost_ns, &l.scratch_bytes, &l.shared_bytes]));
         let mut exprs = exprs.chain(self.checks.iter().flat_map(|c| [&c.lhs, &c.rhs]));
         if !exprs.all(|e| e.valid(self.symbols.len())) {
             return bad("an expression is too deep or names an unknown symbol".into());
@@ -208,6 +227,9 @@ impl Plan {
                 Arg::Temp(i) => (i as usize) < self.temps.len(),
                 Arg::Const(i) => (i as usize) < self.consts.len(),
             };
+            if (l.block > 0) != self.device.is_some() || l.block > MAX_BLOCK {
+                return bad(format!("the launch of `{}` has {} threads per block", l.node, l.block));
+            }
             if l.kernel as usize >= n_kernels || !l.args.iter().all(inside) {
                 return bad(format!("the launch of `{}` names something that does not exist", l.node));
             }
@@ -228,6 +250,7 @@ mod tests {
             name: "m".into(),
             producer: "0".into(),
             features: vec![],
+            device: None,
             symbols: vec![Symbol { name: "n".into(), min: 1, max: 9 }],
             inputs: vec![spec("x")],
             outputs: vec![spec("y")],
@@ -239,6 +262,8 @@ mod tests {
                 extent: n.clone(),
                 cost_ns: n.clone(),
                 scratch_bytes: n.clone(),
+                block: 0,
+                shared_bytes: Expr::Const(0),
                 node: "add".into(),
             }],
             checks: vec![Check { lhs: n.clone(), rhs: n, message: "n".into() }],
@@ -277,7 +302,7 @@ mod tests {
 
     #[test]
     fn every_contradiction_is_refused() {
-        let breaks: [fn(&mut Plan); 14] = [
+        let breaks: [fn(&mut Plan); 16] = [
             |p| p.abi_version += 1,
             |p| p.symbols[0].min = 10,
             |p| p.symbols[0].min = -1,
@@ -289,6 +314,8 @@ mod tests {
             |p| p.consts[0].len_bytes = 37,
             |p| p.consts[0].offset = u64::MAX - 63,
             |p| p.launches[0].kernel = 1,
+            |p| p.launches[0].block = 32,
+            |p| p.device = Some(DeviceCode { arch: "sm_80".into(), entries: vec!["k".into()] }),
             |p| p.launches[0].args[0] = Arg::Input(1),
             |p| p.launches[0].args[2] = Arg::Temp(1),
             |p| p.checks[0].rhs = (0..100).fold(Expr::Const(1), |e, _| Expr::Add(vec![e])),

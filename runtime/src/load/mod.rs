@@ -36,7 +36,10 @@ impl Default for OpenOptions {
 /// A loaded model. Immutable; share it between sessions.
 pub struct Model {
     plan: Plan,
+    /// Host code; empty for a device.
     kernels: Vec<KernelFn>,
+    /// Device code.
+    ptx: Option<String>,
     weights: Weights,
     _code: Arc<dyn Any + Send + Sync>,
 }
@@ -102,10 +105,28 @@ impl Model {
         let weights = weights.into();
         plan.validate(kernels.len(), weights.bytes().len())?;
         features::require(&plan.features)?;
+        if plan.device.is_some() {
+            return Err(Error::BadPlan("it is for a device, the code for the host".into()));
+        }
         if !weights.bytes().is_empty() && !weights.bytes().as_ptr().addr().is_multiple_of(mem::ALIGN) {
             return Err(Error::BadPlan(format!("the weights are not aligned to {} bytes", mem::ALIGN)));
         }
-        Ok(Self { plan, kernels, weights, _code: code })
+        Ok(Self { plan, kernels, ptx: None, weights, _code: code })
+    }
+
+    /// A model of device code.
+    ///
+    /// # Safety
+    /// The entry points must be code that keeps the contract of [`crate::abi::DeviceCode`] for the buffers and sizes of the plan.
+    ///
+    /// # Errors
+    /// A plan that contradicts itself.
+    pub unsafe fn from_device(plan: Plan, ptx: String, weights: impl Into<Weights>) -> Result<Self, Error> {
+        let (Some(code), weights) = (&plan.device, weights.into()) else {
+            return Err(Error::BadPlan("it is for the host, the code for a device".into()));
+        };
+        plan.validate(code.entries.len(), weights.bytes().len())?;
+        Ok(Self { plan, kernels: Vec::new(), ptx: Some(ptx), weights, _code: Arc::new(()) })
     }
 
     /// The model that is linked into this library.
@@ -138,10 +159,16 @@ impl Model {
         let plan = Plan::decode(&map[sections.plan])?;
         // Before any of its code is in the process.
         features::require(&plan.features)?;
+        let map = Arc::new(map);
+        let weights = Weights::mapped(Arc::clone(&map), sections.weights);
+        let weights = weights.ok_or_else(|| Error::Damaged("its weights are outside".into()))?;
+        if plan.device.is_some() {
+            let ptx = std::str::from_utf8(&map[sections.kernels]).map_err(|_| Error::Damaged("its PTX is no text".into()))?;
+            // SAFETY: plan and kernels were written together by the compiler, as the checksums of both say.
+            return unsafe { Self::from_device(plan, ptx.to_string(), weights) };
+        }
         let library = Arc::new(Library::from_image(&map[sections.kernels])?);
         let kernels = library::kernels(library.descriptor()?);
-        let weights =
-            Weights::mapped(Arc::new(map), sections.weights).ok_or_else(|| Error::Damaged("its weights are outside".into()))?;
         // SAFETY: plan and kernels were written together by the compiler, as the checksums of both say.
         unsafe { Self::from_parts(plan, kernels, weights, library) }
     }
@@ -154,6 +181,11 @@ impl Model {
     /// The packed weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The PTX of a model for a device.
+    pub fn ptx(&self) -> Option<&str> {
+        self.ptx.as_deref()
     }
 
     pub(crate) fn kernels(&self) -> &[KernelFn] {

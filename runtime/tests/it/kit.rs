@@ -18,7 +18,16 @@ fn bytes(n: i64) -> Expr {
 
 fn launch(kernel: u32, args: Vec<Arg>, node: &str) -> Launch {
     // Expensive enough to use several threads from 16 elements on.
-    Launch { kernel, args, extent: Expr::Sym(0), cost_ns: bytes(1000), scratch_bytes: Expr::Const(100), node: node.into() }
+    Launch {
+        kernel,
+        args,
+        extent: Expr::Sym(0),
+        cost_ns: bytes(1000),
+        scratch_bytes: Expr::Const(100),
+        block: 0,
+        shared_bytes: Expr::Const(0),
+        node: node.into(),
+    }
 }
 
 /// `y = ((a + b) + bias) * w`, for 1 to [`MAX`] elements; the bias is the second kernel's own.
@@ -29,6 +38,7 @@ pub fn plan() -> Plan {
         name: "sum".into(),
         producer: "0.0".into(),
         features: vec![],
+        device: None,
         symbols: vec![Symbol { name: "n".into(), min: 1, max: MAX }],
         inputs: vec![spec("a"), spec("b")],
         outputs: vec![spec("y")],

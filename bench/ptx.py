@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Registers, shared memory and spills of the PTX of models, as `ptxas` sees them, as a Markdown table.
+
+    python -m pip install nvidia-cuda-nvcc
+    python3 bench/ptx.py examples/digits-vit/model.onnx models/minilm --dim batch=1..8
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+
+ARCHS = ["sm_80", "sm_90a"]
+
+
+def find_ptxas():
+    """The assembler: $TRANSC_PTXAS, the path, or the wheel `nvidia-cuda-nvcc` of this Python."""
+    named = os.environ.get("TRANSC_PTXAS") or shutil.which("ptxas")
+    wheels = pathlib.Path(sysconfig.get_path("purelib")).glob("nvidia/**/bin/ptxas")
+    found = named or next((str(p) for p in wheels), None)
+    if not found:
+        sys.exit("there is no ptxas: pip install nvidia-cuda-nvcc, or set TRANSC_PTXAS")
+    return found
+
+
+def kernels(ptxas, text):
+    """Per kernel of `ptxas -v`: registers, static shared bytes, spilled bytes."""
+    out = []
+    for part in text.split("Compiling entry function '")[1:]:
+        name = part.split("'")[0]
+        number = lambda pattern: sum(int(n) for n in re.findall(pattern, part))
+        out.append((name, number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"), number(r"(\d+) bytes spill")))
+    return out
+
+
+def dynamic_shared(loops):
+    """Shared memory of each kernel as the expression of the dims that its launch asks for."""
+    sizes = {"f32": 4, "i32": 4, "u32": 4, "f64": 8, "i64": 8, "u64": 8, "f16": 2, "bf16": 2, "i16": 2, "u16": 2}
+    shared, name = {}, None
+    for line in loops.splitlines():
+        if m := re.match(r"kernel (\w+)\(", line):
+            name = m[1]
+        elif (m := re.match(r"  shared l\d+: (\w+)\[(.*)\]$", line)) and name:
+            size = sizes.get(m[1], 1)
+            fixed, terms = shared.get(name, (0, []))
+            if m[2].isdigit():
+                fixed += -(-int(m[2]) * size // 16) * 16
+            else:
+                terms = terms + [f"{size}*({m[2]})"]
+            shared[name] = (fixed, terms)
+    return {n: " + ".join([str(fixed)] * bool(fixed) + terms) for n, (fixed, terms) in shared.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--dim", action="append", default=[], help="passed on to transc")
+    parser.add_argument("--transc", default="target/release/transc")
+    args = parser.parse_args()
+    ptxas = find_ptxas()
+    options = [x for d in args.dim for x in ("--dim", d)]
+    with tempfile.TemporaryDirectory() as tmp:
+        for model in args.models:
+            rows = {}
+            for arch in ARCHS:
+                out = pathlib.Path(tmp, "model")
+                command = [args.transc, "-q", "compile", model, "--target", f"cuda:{arch}", "--emit", "ptx,loops", "-o", out]
+                subprocess.run(command + options, check=True)
+                command = [ptxas, f"-arch={arch}", "-v", "-o", f"{out}.cubin", f"{out}.ptx"]
+                run = subprocess.run(command, capture_output=True, text=True)
+                if run.returncode:
+                    sys.exit(f"{model} {arch}: {run.stdout}{run.stderr}")
+                shared = dynamic_shared(pathlib.Path(f"{out}.loops").read_text())
+                for name, registers, static, spills in kernels(ptxas, run.stdout + run.stderr):
+                    row = rows.setdefault(name, {"shared": shared.get(name, str(static))})
+                    row[arch] = (registers, spills)
+            print(f"\n{model}\n")
+            print("| kernel | shared bytes |" + "".join(f" {a} registers | {a} spilled bytes |" for a in ARCHS))
+            print("|---|---|" + "---|---|" * len(ARCHS))
+            for name, row in rows.items():
+                print(f"| {name} | {row['shared']} |" + "".join(" {} | {} |".format(*row[a]) for a in ARCHS))
+
+
+if __name__ == "__main__":
+    main()

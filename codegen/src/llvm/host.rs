@@ -1,0 +1,59 @@
+//! Host kernels: an outer function with the runtime's signature, which loads the buffer pointers and calls an inner one with `noalias`
+//! parameters.
+
+use std::fmt::Write as _;
+
+use super::emit::Emitter;
+use crate::Target;
+use crate::scratch::local_offsets;
+
+/// The text of both functions around an emitted body.
+pub(super) fn functions(mut e: Emitter<'_>, body: &str, target: &Target) -> String {
+    let k = e.k;
+    let mut out = String::new();
+    let mut params: Vec<String> = (0..k.bufs.len()).map(|i| format!("ptr noalias %b{i}")).collect();
+    params.extend((0..k.locals.len()).map(|i| format!("ptr noalias align 64 %l{i}")));
+    params.extend(["ptr noalias readonly %syms", "i64 %lo", "i64 %hi"].map(String::from));
+    let _ = writeln!(
+        out,
+        "define internal i32 @body({}) #0 {{\nentry:\n{}  br label %start\nstart:\n{body}  ret i32 0\n}}\n",
+        params.join(", "),
+        e.entry_code(),
+    );
+    // The outer function: pointers from the array, scratch blocks one after another.
+    let mut outer = Emitter::new(k);
+    let mut code = String::new();
+    let mut args = Vec::new();
+    for i in 0..k.bufs.len() {
+        let _ = writeln!(code, "  %p{i} = getelementptr inbounds ptr, ptr %bufs, i64 {i}\n  %b{i} = load ptr, ptr %p{i}");
+        args.push(format!("ptr %b{i}"));
+    }
+    for (i, offset) in local_offsets(k).iter().enumerate() {
+        let offset = outer.dim(offset);
+        let _ = writeln!(code, "  %l{i} = getelementptr i8, ptr %scratch, i64 {offset}");
+        args.push(format!("ptr %l{i}"));
+    }
+    args.extend(["ptr %syms", "i64 %lo", "i64 %hi"].map(String::from));
+    let _ = writeln!(
+        out,
+        "define i32 @{}(ptr %bufs, ptr %syms, ptr %scratch, i64 %lo, i64 %hi) #0 {{\nentry:\n{}{code}  %status = call i32 @body({})\n  ret i32 %status\n}}\n",
+        k.name,
+        outer.entry_code(),
+        args.join(", ")
+    );
+    for d in outer.declarations() {
+        e.declare(d.clone());
+    }
+    for d in e.declarations() {
+        let _ = writeln!(out, "{d}");
+    }
+    let width = target.lanes() * 32;
+    let _ = writeln!(
+        out,
+        "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\" }}"
+    );
+    for m in e.metadata() {
+        let _ = writeln!(out, "{m}");
+    }
+    out
+}
