@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use transc_ir::Loc;
 
+use crate::analysis::coverage::Counts;
 use crate::analysis::estimate::CostTable;
 use crate::egraph::{Limits, Stop};
 use crate::lossy::LedgerEntry;
@@ -65,6 +66,8 @@ pub struct PassCx {
     pub fuel: Option<u32>,
     /// What extraction compares.
     pub costs: CostTable,
+    /// Formulas that were one op each when equality saturation ended.
+    pub fused: Counts,
     pub(crate) current: Current,
 }
 
@@ -91,6 +94,7 @@ impl Default for PassCx {
             limits: Limits::default(),
             fuel: None,
             costs: CostTable::default(),
+            fused: Counts::new(),
             current: Current::default(),
         }
     }

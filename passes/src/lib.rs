@@ -21,6 +21,7 @@ pub mod pipeline;
 mod registry;
 mod stage;
 
+pub use analysis::coverage::{Counts, Coverage, coverage};
 pub use analysis::estimate::CostTable;
 pub use analysis::macs::macs_of;
 pub use context::{PassCx, PassStats, Remark};

@@ -43,6 +43,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
         source::print_remarks(&cx, pass);
         source::print_layer_remarks(&compiled.program, pass);
     }
+    let coverage = transc::passes::coverage(&module, &cx.fused);
     progress.phase("write");
     for (emit, path) in &outputs {
         write(&compiled, *emit, path)?;
@@ -56,7 +57,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             "schema_version": 1,
             "backend": compiled.code().backend().name(),
             "phases_ms": phases,
-            "coverage": source::layer_coverage(source::coverage(&compiled.module), &compiled.program),
+            "coverage": source::coverage_json(&coverage, Some(&compiled.program)),
             "layers": source::layers(&compiled.program),
             "macs_before": macs.map(|d| d.to_string()),
             "macs_after": source::macs(&compiled.module).map(|d| d.to_string()),
@@ -74,6 +75,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
             compiled.program.launches.len(),
             compiled.code().backend()
         );
+        eprint!("{}", source::coverage_text(&coverage));
         eprint!("{}", source::ledger_text(compiled.code().plan()));
     }
     Ok(())

@@ -26,12 +26,16 @@ pub fn run(a: &InspectArgs) -> Result<(), Failure> {
     let params: usize = m.consts.iter().map(|(_, _, d)| d.dims().iter().product::<usize>()).sum();
     let ops = source::op_counts(&m);
     let macs = source::macs(&m).map(|d| d.to_string());
+    let mut cx = source::pass_context();
+    let until = transc::passes::pipeline::until("saturate");
+    transc::passes::run(&mut m.clone(), &until, &mut cx).map_err(transc::Error::from)?;
+    let coverage = transc::passes::coverage(&m, &cx.fused);
     if a.json {
         let dims: serde_json::Map<_, _> =
             m.symbols.iter().map(|(s, r)| (s.name().to_string(), json!({"min": r.min, "max": r.max}))).collect();
         source::print_json(&json!({
             "schema_version": 1, "inputs": inputs, "outputs": outputs, "dims": dims, "ops": ops, "unsupported": [],
-            "params": params, "macs": macs, "coverage": source::coverage(&m), "ledger": [],
+            "params": params, "macs": macs, "coverage": source::coverage_json(&coverage, None), "ledger": [],
         }));
         return Ok(());
     }
@@ -47,6 +51,7 @@ pub fn run(a: &InspectArgs) -> Result<(), Failure> {
         let _ = writeln!(text, "  {} in {}..{}", clean(s.name()), r.min, r.max);
     }
     let _ = writeln!(text, "parameters {params}\nmultiply-adds {}", macs.unwrap_or_else(|| "0".into()));
+    text.push_str(&source::coverage_text(&coverage));
     let _ = writeln!(text, "ops");
     for (name, n) in ops {
         let _ = writeln!(text, "  {n:>5} {name}");

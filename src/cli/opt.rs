@@ -14,6 +14,7 @@ use super::source;
 /// Runs `transc opt`.
 pub fn run(a: &OptArgs) -> Result<(), Failure> {
     let mut module = source::load_module(&a.model)?;
+    let imported = module.clone();
     let mut cx = source::pass_context();
     cx.merge = source::merge_spec(&a.lossy)?;
     cx.weights = source::weight_spec(&a.lossy)?;
@@ -45,6 +46,7 @@ pub fn run(a: &OptArgs) -> Result<(), Failure> {
             );
         }
     }
+    eprint!("{}", source::coverage_text(&passes::coverage(&imported, &cx.fused)));
     let text = module.to_string();
     match &a.output {
         Some(path) => Ok(write_atomic(path, |f| std::io::Write::write_all(f, text.as_bytes())).map_err(transc::Error::from)?),

@@ -8,7 +8,7 @@ use transc::ir::diag::Fault;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Loc, Module};
-use transc::passes::{MergeSpec, PassCx, WeightError, WeightSpec};
+use transc::passes::{Coverage, MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
@@ -127,27 +127,27 @@ pub fn ledger_text(p: &Plan) -> String {
     text
 }
 
-/// How often each named op stands in the module: what arrived fused, and what was found.
-pub fn coverage(m: &Module) -> Json {
-    let mut map = serde_json::Map::new();
-    for (name, n) in op_counts(m) {
-        if matches!(name, "attention" | "layer_norm" | "rms_norm" | "softmax" | "rope") {
-            map.insert(name.into(), json!({ "fused": n, "found": n }));
-        }
-    }
-    Json::Object(map)
+/// One line of what was found and fused, for people: `coverage: attention 12/12, gelu 12/12`; nothing if nothing was found.
+pub fn coverage_text(coverage: &Coverage) -> String {
+    let all: Vec<String> = coverage.iter().map(|(name, (found, fused))| format!("{name} {fused}/{found}")).collect();
+    if all.is_empty() { String::new() } else { format!("coverage: {}\n", all.join(", ")) }
 }
 
 /// Zeros worth a remark: a weight with fewer is dense.
 const MANY_ZEROS: f64 = 0.25;
 
-/// Adds how many layers with zeros run sparse, and how many layers multiply 8-bit codes.
-pub fn layer_coverage(mut coverage: Json, p: &Program) -> Json {
+/// What was found and fused, for scripts; with a program also how many layers with zeros run sparse, and how many layers multiply
+/// 8-bit codes.
+pub fn coverage_json(coverage: &Coverage, p: Option<&Program>) -> Json {
+    let count =
+        |(name, (found, fused)): (&&str, &(usize, usize))| ((*name).to_string(), json!({ "fused": fused, "found": found }));
+    let mut all: Json = coverage.iter().map(count).collect();
+    let Some(p) = p else { return all };
     let count = |f: &dyn Fn(&LayerChoice) -> bool| p.layers.iter().filter(|(_, l)| f(l)).count();
     let (zeros, sparse) = (count(&|l| l.zeros > MANY_ZEROS), count(&|l| l.sparse > 0));
-    coverage["sparse"] = json!({ "fused": sparse, "found": zeros });
-    coverage["int8"] = json!({ "fused": count(&|l| l.int8), "found": count(&|_| true) });
-    coverage
+    all["sparse"] = json!({ "fused": sparse, "found": zeros });
+    all["int8"] = json!({ "fused": count(&|l| l.int8), "found": count(&|_| true) });
+    all
 }
 
 /// How each layer with a constant weight is computed.

@@ -1,6 +1,7 @@
 //! Analyses: facts about functions, computed on demand and never stored in nodes.
 
 pub mod cost;
+pub mod coverage;
 pub mod estimate;
 pub mod macs;
 pub mod strided;

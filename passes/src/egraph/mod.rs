@@ -28,6 +28,7 @@ pub use graph::Graph;
 pub use saturate::{Limits, Report, Step, Stop};
 
 use self::sharing::{Assembly, Piece};
+use crate::analysis::coverage;
 use crate::analysis::estimate::CostTable;
 use crate::context::PassCx;
 use crate::error::PassError;
@@ -74,6 +75,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     }
     sweep::typed(cx, whole.finish())?;
     cx.current.stop = Some(stop);
+    cx.fused = coverage::fused(&out);
     module.main = out;
     Ok(())
 }

@@ -1,0 +1,84 @@
+//! The passes on every model of the zoo: how much of what a model holds becomes one op.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use transc_frontend::ImportOptions;
+use transc_ir::Module;
+use transc_passes::{Counts, PassCx, coverage, pipeline};
+
+/// The columns of the table of what each model holds.
+const COLUMNS: [&str; 7] = ["attention", "layer_norm", "rms_norm", "gelu", "silu", "softmax", "rope"];
+
+/// Percent of what the models hold that must become one op.
+const MIN_SHARE: usize = 80;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The models of the tree, and the whole zoo where it is at hand, that import; the others are refused as `tests/zoo.rs` checks.
+fn models() -> BTreeMap<String, Module> {
+    let mut all = BTreeMap::new();
+    for dir in ["tests/data/zoo", "../shared/zoo"] {
+        for entry in std::fs::read_dir(root().join(dir)).into_iter().flatten().flatten() {
+            let onnx = entry.path().join("model.onnx");
+            let path = if onnx.exists() { onnx } else { entry.path() };
+            if entry.path().join("meta.json").exists()
+                && let Ok(module) = transc_frontend::load(&path, &ImportOptions::default())
+            {
+                all.insert(entry.file_name().to_string_lossy().into_owned(), module);
+            }
+        }
+    }
+    assert!(!all.is_empty(), "the models of the tree are there");
+    all
+}
+
+/// What each model holds by its architecture.
+fn table() -> BTreeMap<String, Counts> {
+    let text = std::fs::read_to_string(root().join("tests/data/coverage.txt")).expect("the table");
+    let rows = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty());
+    rows.map(|l| {
+        let mut words = l.split_whitespace();
+        let name = words.next().expect("a model").to_string();
+        let counts: Vec<usize> = words.map(|w| w.parse().unwrap_or_else(|_| panic!("{l}"))).collect();
+        assert_eq!(counts.len(), COLUMNS.len(), "{l}");
+        (name, COLUMNS.into_iter().zip(counts).collect())
+    })
+    .collect()
+}
+
+#[test]
+fn what_a_model_holds_is_found_and_fused() {
+    let table = table();
+    let (mut wrong, mut missed) = (String::new(), String::new());
+    let mut sums: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (name, module) in models() {
+        let Some(holds) = table.get(&name) else { panic!("{name} has no row in tests/data/coverage.txt") };
+        let mut cx = PassCx::default();
+        let passes = pipeline::until("saturate");
+        transc_passes::run(&mut module.clone(), &passes, &mut cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let got = coverage(&module, &cx.fused);
+        for column in COLUMNS {
+            let (want, (found, fused)) = (holds[column], got.get(column).copied().unwrap_or((0, 0)));
+            if found != want {
+                let _ = writeln!(wrong, "{name}: {column}: holds {want}, found {found}");
+            }
+            if fused < want {
+                let _ = writeln!(missed, "  {name}: {column} {fused}/{want}");
+            }
+            let sum = sums.entry(column).or_default();
+            *sum = (sum.0 + fused.min(want), sum.1 + want);
+        }
+    }
+    let all = sums.values().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    println!("missed:\n{missed}");
+    for (column, (fused, want)) in &sums {
+        println!("{column} {fused}/{want}");
+    }
+    println!("coverage {}/{}: {:.1} %", all.0, all.1, 100.0 * all.0 as f64 / all.1 as f64);
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(all.0 * 100 >= all.1 * MIN_SHARE, "only {} of {}", all.0, all.1);
+}
