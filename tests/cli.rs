@@ -95,3 +95,33 @@ fn an_interrupted_command_says_so() {
         assert_eq!(child.wait().expect("it ends").code(), Some(code), "{signal} after `{line}`");
     }
 }
+
+#[test]
+fn rewrites_are_explained_checked_and_bisected() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let stderr = |args: &[&str]| {
+        let out = kit::transc(args);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (_, text) = stderr(&["opt", &digits(), "--explain", "--check"]);
+    assert!(text.contains("steps") && text.contains("attention at") && text.contains("hold in f64"), "{text}");
+    // With no fuel nothing changes; more fuel changes more, and the same fuel does the same.
+    let (none, text) = stderr(&["opt", &digits(), "--fuel", "0"]);
+    assert!(text.contains("0 of 0 spent, nothing was changed"), "{text}");
+    let (some, text) = stderr(&["opt", &digits(), "--fuel", "9"]);
+    assert!(text.contains("9 of 9 spent, the last change was pass `saturate`, rule `"), "{text}");
+    assert!(none != some && some == stderr(&["opt", &digits(), "--fuel", "9"]).0);
+    let json_file = at("egraph.json");
+    ok(&["opt", &digits(), "--until", "fuse", "--dump-after", "all", "--dump-dir", &at("dump"), "--egraph-json", &json_file]);
+    let dumped = std::fs::read_dir(dir.path().join("dump")).expect("the folder").count();
+    assert_eq!(dumped, transc::passes::pipeline::default().len());
+    let graph: serde_json::Value = serde_json::from_slice(&std::fs::read(json_file).expect("a file")).expect("JSON");
+    let nodes = graph["nodes"].as_object().expect("nodes");
+    let children = nodes.values().flat_map(|n| n["children"].as_array().expect("children"));
+    assert!(children.into_iter().all(|c| nodes.contains_key(c.as_str().expect("a name"))));
+    let classes: Vec<_> = nodes.values().map(|n| &n["eclass"]).collect();
+    let roots = graph["root_eclasses"].as_array().expect("roots");
+    assert!(!roots.is_empty() && roots.iter().all(|r| classes.contains(&r)));
+}

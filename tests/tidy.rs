@@ -115,3 +115,21 @@ fn every_error_code_is_explained() {
         }
     }
 }
+
+/// Code that a page of the docs quotes under a comment with its file stands in that file.
+#[test]
+fn quoted_code_is_in_the_tree() {
+    let mut quotes = 0;
+    for page in ["docs/writing-a-pass.md", "docs/writing-a-rule.md"] {
+        let text = std::fs::read_to_string(kit::root().join(page)).expect("a page");
+        for block in text.split("```").skip(1).step_by(2) {
+            let mut lines = block.lines().skip(1);
+            let Some(file) = lines.next().and_then(|l| l.strip_prefix("// ")) else { continue };
+            let source = std::fs::read_to_string(kit::root().join(file)).unwrap_or_else(|_| panic!("{page} quotes {file}"));
+            let quote = lines.collect::<Vec<_>>().join("\n");
+            assert!(!quote.is_empty() && source.contains(&quote), "{page} quotes code that {file} lacks:\n{quote}");
+            quotes += 1;
+        }
+    }
+    assert!(quotes > 0);
+}

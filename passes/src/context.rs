@@ -7,7 +7,7 @@ use transc_ir::Loc;
 
 use crate::analysis::coverage::Counts;
 use crate::analysis::estimate::CostTable;
-use crate::egraph::{Limits, Stop};
+use crate::egraph::{ENode, Limits, Proof, Stop};
 use crate::lossy::LedgerEntry;
 use crate::lossy::merge_tokens::MergeSpec;
 use crate::lossy::weights::WeightSpec;
@@ -62,12 +62,21 @@ pub struct PassCx {
     pub numerics: Class,
     /// What bounds equality saturation.
     pub limits: Limits,
-    /// How many unions equality saturation may still make; `None` for any number. To find the rule that breaks something by bisection.
+    /// How many rules equality saturation may still apply and how many other passes may still change something, in all; `None` for any
+    /// number. To find what breaks something by bisection.
     pub fuel: Option<u32>,
     /// What extraction compares.
     pub costs: CostTable,
     /// Formulas that were one op each when equality saturation ended.
     pub fused: Counts,
+    /// Record the chains of rules of equality saturation in `proofs`.
+    pub explain: bool,
+    /// Why what equality saturation gave equals what it was given, one entry for all equal pieces.
+    pub proofs: Vec<Proof>,
+    /// The e-graphs of the pieces when they were saturated, if that is asked for.
+    pub egraph: Option<Vec<ENode>>,
+    /// The last change that was made, in words.
+    pub last: Option<String>,
     pub(crate) current: Current,
 }
 
@@ -77,6 +86,8 @@ pub(crate) struct Current {
     pub(crate) pass: &'static str,
     pub(crate) fired: BTreeMap<&'static str, u32>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) last: Option<String>,
+    pub(crate) graphs: usize,
 }
 
 impl Default for PassCx {
@@ -95,6 +106,10 @@ impl Default for PassCx {
             fuel: None,
             costs: CostTable::default(),
             fused: Counts::new(),
+            explain: false,
+            proofs: Vec::new(),
+            egraph: None,
+            last: None,
             current: Current::default(),
         }
     }

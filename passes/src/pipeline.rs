@@ -58,7 +58,7 @@ pub fn optimise(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 }
 
 /// Runs passes by name, verifying before the first, wherever the stage changes and after the last; with [`PassCx::verify_each`] after
-/// every pass.
+/// every pass. Ends early when [`PassCx::fuel`] is spent.
 ///
 /// # Errors
 /// An unknown pass, a pass for another stage than the module's, or a bug: a pass that made an invalid module. The module is then in
@@ -71,10 +71,20 @@ pub fn run(module: &mut Module, names: &[&str], cx: &mut PassCx) -> Result<(), P
         if pass.stage_in != stage {
             return Err(PassError::Stage { pass: pass.name, want: pass.stage_in.name(), got: stage.name() });
         }
+        if cx.fuel == Some(0) {
+            return stage.verify(module, "when the fuel was spent");
+        }
         let (nodes_before, start) = (node_count(module), Instant::now());
         cx.current = Current { pass: pass.name, ..Current::default() };
         (pass.run)(module, cx)?;
-        let Current { fired, stop, .. } = std::mem::take(&mut cx.current);
+        let Current { fired, stop, last, .. } = std::mem::take(&mut cx.current);
+        if !fired.is_empty() {
+            // Equality saturation has paid for each of its rules.
+            if stop.is_none() {
+                cx.fuel = cx.fuel.map(|f| f - 1);
+            }
+            cx.last = Some(last.map_or_else(|| format!("pass `{}`", pass.name), |l| format!("pass `{}`, {l}", pass.name)));
+        }
         let (nodes_after, time) = (node_count(module), start.elapsed());
         cx.stats.push(PassStats { pass: pass.name, nodes_before, nodes_after, fired, stop, time });
         if cx.verify_each || stage != pass.stage_out || i + 1 == passes.len() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use transc_frontend::ImportOptions;
 use transc_ir::Module;
+use transc_passes::egraph::Outcome;
 use transc_passes::{Counts, PassCx, coverage, pipeline};
 
 /// The columns of the table of what each model holds.
@@ -14,14 +15,20 @@ const COLUMNS: [&str; 7] = ["attention", "layer_norm", "rms_norm", "gelu", "silu
 /// Percent of what the models hold that must become one op.
 const MIN_SHARE: usize = 80;
 
+/// The models of the tree.
+const TREE: &str = "tests/data/zoo";
+
+/// All of them, where they are at hand.
+const ZOO: &str = "../shared/zoo";
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The models of the tree, and the whole zoo where it is at hand, that import; the others are refused as `tests/zoo.rs` checks.
-fn models() -> BTreeMap<String, Module> {
+/// The models in these folders that import; the others are refused as `tests/zoo.rs` checks.
+fn models(dirs: &[&str]) -> BTreeMap<String, Module> {
     let mut all = BTreeMap::new();
-    for dir in ["tests/data/zoo", "../shared/zoo"] {
+    for dir in dirs {
         for entry in std::fs::read_dir(root().join(dir)).into_iter().flatten().flatten() {
             let onnx = entry.path().join("model.onnx");
             let path = if onnx.exists() { onnx } else { entry.path() };
@@ -55,7 +62,7 @@ fn what_a_model_holds_is_found_and_fused() {
     let table = table();
     let (mut wrong, mut missed) = (String::new(), String::new());
     let mut sums: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for (name, module) in models() {
+    for (name, module) in models(&[TREE, ZOO]) {
         let Some(holds) = table.get(&name) else { panic!("{name} has no row in tests/data/coverage.txt") };
         let mut cx = PassCx::default();
         let passes = pipeline::until("saturate");
@@ -81,4 +88,29 @@ fn what_a_model_holds_is_found_and_fused() {
     println!("coverage {}/{}: {:.1} %", all.0, all.1, 100.0 * all.0 as f64 / all.1 as f64);
     assert!(wrong.is_empty(), "{wrong}");
     assert!(all.0 * 100 >= all.1 * MIN_SHARE, "only {} of {}", all.0, all.1);
+}
+
+/// On the models of the tree; on all with `TRANSC_WHOLE_ZOO=1`.
+#[test]
+fn explanations_replay() {
+    let (mut steps, mut unknown, mut worst) = (0, 0, 0.0f64);
+    let whole = std::env::var_os("TRANSC_WHOLE_ZOO").is_some();
+    for (name, mut module) in models(if whole { &[TREE, ZOO] } else { &[TREE] }) {
+        let mut cx = PassCx::default();
+        cx.explain = true;
+        transc_passes::run(&mut module, &pipeline::until("saturate"), &mut cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for p in &cx.proofs {
+            for (i, outcome) in p.check().into_iter().enumerate() {
+                steps += 1;
+                let rule = p.links.get(i).map_or("the whole piece", |l| l.rule);
+                match outcome {
+                    Outcome::Holds(error) => worst = worst.max(error),
+                    Outcome::Unknown(_) => unknown += 1,
+                    Outcome::Fails(why) => panic!("{name}, {rule} at {:?}: {why}", p.links.get(i).map(|l| &l.loc)),
+                }
+            }
+        }
+    }
+    println!("{steps} steps, {unknown} without a value on random inputs, worst relative error {worst:e}");
+    assert!(unknown * 20 <= steps, "{unknown} of {steps} steps have no value on random inputs");
 }

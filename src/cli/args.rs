@@ -266,6 +266,24 @@ pub struct OptArgs {
     /// Print the time of each pass.
     #[arg(long)]
     pub time_passes: bool,
+    /// Print the chain of rules by which equality saturation came to its result.
+    #[arg(long)]
+    pub explain: bool,
+    /// Replay this chain: both sides of each step are evaluated in f64 on random inputs. Exit 5 if a step fails.
+    #[arg(long)]
+    pub check: bool,
+    /// Stop after so many rules and changing passes, and say which was the last: find what breaks a model by bisection.
+    #[arg(long, value_name = "N")]
+    pub fuel: Option<u32>,
+    /// Write the IR after each run of this pass, or after all passes, to `NN-PASS.tir`.
+    #[arg(long, value_name = "PASS|all")]
+    pub dump_after: Option<String>,
+    /// Where `--dump-after` writes.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dump_dir: PathBuf,
+    /// Write the saturated e-graphs as JSON in the form of egraph-serialize.
+    #[arg(long, value_name = "FILE")]
+    pub egraph_json: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

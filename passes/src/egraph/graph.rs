@@ -1,6 +1,7 @@
 //! The e-graph of a function, as rules see it.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use egg::{EGraph, Id, Language};
@@ -20,6 +21,8 @@ pub struct Graph<'a> {
     pub roots: Vec<Id>,
     /// The symbolic dims.
     pub ranges: &'a Ranges,
+    /// Classes that were looked into since they were last taken, if that is recorded.
+    reads: Option<RefCell<BTreeSet<Id>>>,
 }
 
 impl<'a> Graph<'a> {
@@ -28,7 +31,7 @@ impl<'a> Graph<'a> {
         let params = f.params().iter().enumerate();
         let params = params.map(|(i, (_, v))| (f.ty(*v).clone(), constant.get(i).copied().unwrap_or(false))).collect();
         let egraph = EGraph::new(Facts { consts, params, loc: Loc::unknown() });
-        let mut g = Graph { egraph, roots: Vec::new(), ranges };
+        let mut g = Graph { egraph, roots: Vec::new(), ranges, reads: None };
         let mut ids: BTreeMap<Value, Id> = BTreeMap::new();
         for (i, (_, v)) in f.params().iter().enumerate() {
             ids.insert(*v, g.egraph.add(Term::Param(i as u32)));
@@ -78,6 +81,9 @@ impl<'a> Graph<'a> {
 
     /// The ops that compute a class, with their operands.
     pub fn ops(&self, id: Id) -> impl Iterator<Item = (&Op, &[Id])> {
+        if let Some(reads) = &self.reads {
+            reads.borrow_mut().insert(self.find(id));
+        }
         self.egraph[id].nodes.iter().filter_map(|t| t.as_op().map(|(op, args)| (&**op, args)))
     }
 
@@ -165,6 +171,21 @@ impl<'a> Graph<'a> {
     /// The number of terms added so far, for [`Graph::added_since`].
     pub(super) fn mark(&self) -> usize {
         self.egraph.nodes().len()
+    }
+
+    /// Records from now on which classes are looked into.
+    pub(super) fn record_reads(&mut self) {
+        self.reads = Some(RefCell::default());
+    }
+
+    /// The classes that were looked into since the last call.
+    pub(super) fn take_reads(&self) -> BTreeSet<Id> {
+        self.reads.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Every term as it was added, by id; operands come before what they are operands of.
+    pub(super) fn terms(&self) -> &[Term] {
+        self.egraph.nodes()
     }
 
     /// The terms added since.

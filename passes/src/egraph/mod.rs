@@ -7,6 +7,8 @@
 //!
 //! Lossy rewrites are no rules: a union asserts equality, and congruence would carry an error anywhere.
 
+mod dump;
+mod explain;
 mod extract;
 mod graph;
 mod index;
@@ -24,12 +26,13 @@ use transc_ir::tensor::{Builder, ConstPool, Func};
 use transc_ir::types::Ranges;
 use transc_ir::{Loc, Module};
 
+pub use dump::ENode;
+pub use explain::{Link, Outcome, Proof};
 pub use graph::Graph;
 pub use saturate::{Limits, Report, Step, Stop};
 
 use self::sharing::{Assembly, Piece};
 use crate::analysis::coverage;
-use crate::analysis::estimate::CostTable;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
@@ -38,6 +41,7 @@ use crate::exact::sweep;
 struct Saturated {
     func: Func,
     report: Report,
+    proof: Option<Proof>,
 }
 
 /// Runs the pass.
@@ -53,15 +57,25 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let pool = module.consts.clone();
     let mut whole = Assembly::new(&f, Builder::new(&mut out, &mut module.consts));
     let mut stop = Stop::Saturated;
+    let mut proofs: Vec<(usize, Proof)> = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
         let key = (Shared(Arc::new(piece.func.clone())), piece.constant.as_slice());
         if !done.contains_key(&key) {
-            let made = saturated(piece, &pool, &module.symbols, &rules, cx_parts(cx));
+            let made = saturated(piece, &pool, &module.symbols, &rules, cx);
             let made = sweep::typed(cx, made)?;
             stop = stop.max(made.report.stop);
+            if let Some(step) = made.report.steps.last() {
+                cx.current.last = Some(format!("rule `{}` at node \"{}\"", step.rule, step.loc.path()));
+            }
+            if let Some(proof) = &made.proof {
+                proofs.push((i, proof.clone()));
+            }
             done.insert(key.clone(), (i, made));
         }
         let (first, made) = &done[&key];
+        if *first < i {
+            proofs.iter_mut().filter(|(of, _)| of == first).for_each(|(_, p)| p.copies += 1);
+        }
         let places = pieces[*first].places_in(piece);
         let place = |loc: &Loc| places.get(loc.path()).unwrap_or(loc).clone();
         for step in &made.report.steps {
@@ -76,15 +90,9 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     sweep::typed(cx, whole.finish())?;
     cx.current.stop = Some(stop);
     cx.fused = coverage::fused(&out);
+    cx.proofs.extend(proofs.into_iter().map(|p| p.1));
     module.main = out;
     Ok(())
-}
-
-/// The options that saturation reads, and the fuel that it spends.
-type Parts<'a> = (&'a Limits, &'a mut Option<u32>, &'a CostTable);
-
-fn cx_parts(cx: &mut PassCx) -> Parts<'_> {
-    (&cx.limits, &mut cx.fuel, &cx.costs)
 }
 
 fn saturated(
@@ -92,13 +100,22 @@ fn saturated(
     consts: &Arc<ConstPool>,
     ranges: &Ranges,
     rules: &[&'static rules::Rule],
-    (limits, fuel, costs): Parts<'_>,
+    cx: &mut PassCx,
 ) -> Result<Saturated, TypeError> {
     let mut g = Graph::new(&piece.func, &piece.constant, consts.clone(), ranges);
-    let report = saturate::saturate(&mut g, rules, limits, fuel);
-    let choice = extract::choose(&g, costs);
+    let given = g.mark();
+    if cx.explain {
+        g.record_reads();
+    }
+    let report = saturate::saturate(&mut g, rules, &cx.limits, &mut cx.fuel);
+    let choice = extract::choose(&g, &cx.costs);
     let func = extract::emit(&g, &choice, &piece.func, &mut consts.clone())?;
-    Ok(Saturated { func, report })
+    let proof = cx.explain.then(|| explain::proof((&g, given), &report, &choice, &piece.func, &func, consts)).transpose()?;
+    if let Some(all) = &mut cx.egraph {
+        all.extend(dump::nodes(&g, &cx.costs, &format!("p{}.", cx.current.graphs)));
+        cx.current.graphs += 1;
+    }
+    Ok(Saturated { func, report, proof })
 }
 
 /// The module with what one rule makes of it, preferred whatever it costs; `None` if the rule does not fire. For the tests of the rules.

@@ -50,6 +50,8 @@ pub struct Step {
     pub result: Id,
     /// The e-nodes that it added.
     pub added: Vec<Term>,
+    /// The classes that it looked into, if the graph records that.
+    pub reads: BTreeSet<Id>,
 }
 
 /// What saturation did.
@@ -124,6 +126,7 @@ fn apply(g: &mut Graph<'_>, rule: &'static Rule, (id, term): &(Id, Term), fuel: 
     let loc = g.known(*id).loc.clone();
     g.set_loc(&loc);
     let mark = g.mark();
+    g.take_reads();
     match (rule.apply)(g, &Site { id: *id, op, args }) {
         Ok(new) => {
             journal.fired.insert((rule.name, *id));
@@ -131,7 +134,8 @@ fn apply(g: &mut Graph<'_>, rule: &'static Rule, (id, term): &(Id, Term), fuel: 
             if united {
                 *fuel = fuel.map(|f| f - 1);
                 let added = g.added_since(mark);
-                journal.steps.push(Step { rule: rule.name, loc, site: term.clone(), result: new, added });
+                let reads = g.take_reads();
+                journal.steps.push(Step { rule: rule.name, loc, site: term.clone(), result: new, added, reads });
             }
             united
         }

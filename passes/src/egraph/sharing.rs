@@ -11,6 +11,8 @@ use transc_ir::op::{Op, TypeError};
 use transc_ir::tensor::{Builder, ConstPool, Func, NodeId, Value, ValueDef};
 use transc_ir::{Loc, TensorType};
 
+use crate::analysis::uses::Uses;
+
 /// Fewest nodes of a repeated piece.
 const MIN_PERIOD: usize = 6;
 /// Constants of more elements are parameters of a piece: nothing looks at their values.
@@ -32,7 +34,8 @@ pub fn pieces(f: &Func, consts: &ConstPool) -> Vec<Piece> {
     let ambient = ambient(f, consts);
     let real: Vec<NodeId> =
         f.nodes().filter(|(id, n)| !n.operands.is_empty() && !ambient[id.index()]).map(|(id, _)| id).collect();
-    cuts(f, &real).into_iter().map(|range| Piece::new(f, consts, &ambient, &real[range])).collect()
+    let uses = Uses::of(f);
+    cuts(f, &real).into_iter().map(|range| Piece::new(f, consts, &uses, &ambient, &real[range])).collect()
 }
 
 /// True for a constant that a piece holds itself.
@@ -115,7 +118,7 @@ fn repetition(labels: &[u32]) -> Option<(Range<usize>, usize)> {
 }
 
 impl Piece {
-    fn new(f: &Func, consts: &ConstPool, ambient: &[bool], real: &[NodeId]) -> Self {
+    fn new(f: &Func, consts: &ConstPool, uses: &Uses, ambient: &[bool], real: &[NodeId]) -> Self {
         let inside: BTreeSet<NodeId> = real.iter().copied().collect();
         // Ambient nodes and small constants that the piece reads, directly or not.
         let mut held: BTreeSet<NodeId> = BTreeSet::new();
@@ -148,13 +151,8 @@ impl Piece {
             let new = piece.func.push_node(n.op.clone(), &operands, types, n.loc.clone());
             map.extend(n.results.iter().copied().zip(piece.func.node(new).results.iter().copied()));
         }
-        let read_outside: BTreeSet<Value> = f
-            .nodes()
-            .filter(|(id, _)| !members.contains(id))
-            .flat_map(|(_, n)| n.operands.iter().copied())
-            .chain(f.results().iter().map(|r| r.1))
-            .collect();
-        for v in real.iter().flat_map(|id| &f.node(*id).results).filter(|v| read_outside.contains(v)) {
+        let read_outside = |v: &Value| uses.is_result(*v) || uses.nodes(*v).iter().any(|u| !members.contains(u));
+        for v in real.iter().flat_map(|id| &f.node(*id).results).filter(|v| read_outside(v)) {
             piece.func.add_result("", map[v]);
             piece.outputs.push(*v);
         }
