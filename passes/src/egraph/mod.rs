@@ -18,6 +18,7 @@ pub mod rules;
 mod saturate;
 mod sharing;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -116,6 +117,24 @@ fn saturated(
         cx.current.graphs += 1;
     }
     Ok(Saturated { func, report, proof })
+}
+
+/// Forms of the module that all rules reach, each drawn by prices that are asked for once per term. For tests.
+///
+/// # Errors
+/// An ill-typed right side.
+pub fn drawn(module: &Module, forms: usize, price: &mut dyn FnMut() -> f64) -> Result<Vec<Module>, TypeError> {
+    let mut g = Graph::new(&module.main, &[], module.consts.clone(), &module.symbols);
+    let rules: Vec<&'static rules::Rule> = rules::all().collect();
+    saturate::saturate(&mut g, &rules, &Limits::default(), &mut None);
+    let price = RefCell::new(price);
+    let draw = |_| {
+        let choice = extract::choose_by(&g, &|_| (price.borrow_mut())());
+        let mut out = module.clone();
+        out.main = extract::emit(&g, &choice, &module.main, &mut out.consts)?;
+        Ok(out)
+    };
+    (0..forms).map(draw).collect()
 }
 
 /// The module with what one rule makes of it, preferred whatever it costs; `None` if the rule does not fire. For the tests of the rules.
