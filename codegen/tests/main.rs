@@ -579,9 +579,14 @@ mod kernels {
     #[test]
     fn attention_with_masks_groups_and_causality() {
         for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64)] {
-            for (causal, cap) in [("none", "0.0"), (&*format!("{}", sk as i64 - sq as i64), "0.0"), ("none", "5.0")] {
+            for (causal, cap, clear) in [
+                ("none", "0.0", true),
+                (&*format!("{}", sk as i64 - sq as i64), "0.0", true),
+                ("none", "5.0", true),
+                ("-2", "0.0", false),
+            ] {
                 let body = format!(
-                    "%4: f32[2,4,N,{d}] = attention(%0, %1, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}}}\nreturn %4 \"y\""
+                    "%4: f32[2,4,N,{d}] = attention(%0, %1, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}, clear = {clear}}}\nreturn %4 \"y\""
                 );
                 let params = format!(
                     "%0 \"q\": f32[2,4,N,{d}], %1 \"k\": f32[2,2,M,{d}], %2 \"v\": f32[2,2,M,{d}], %3 \"m\": bool[2,1,1,M]"

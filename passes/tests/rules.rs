@@ -12,7 +12,7 @@ use transc_passes::egraph::rewritten_by;
 use transc_passes::egraph::rules::{self, Rule};
 
 /// Random instances per case; `TRANSC_RULE_SEEDS` asks for more.
-const SEEDS: u64 = 64;
+const SEEDS: u64 = 200;
 
 fn seeds() -> u64 {
     std::env::var("TRANSC_RULE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)

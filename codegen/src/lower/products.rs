@@ -230,9 +230,11 @@ pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Targ
         scale: a.scale.0,
         softcap: a.softcap.0,
         causal: a.causal.clone(),
+        clear: a.clear,
     };
     let s = attention::Schedule::choose(target.lanes(), &p);
-    let name = format!("{s}{}{}", if p.causal.is_some() { "c" } else { "" }, if node.operands.len() > 3 { "m" } else { "" });
+    let flags = [(p.causal.is_some(), "c"), (node.operands.len() > 3, "m"), (!p.clear, "n")];
+    let name = flags.iter().filter(|f| f.0).fold(s.to_string(), |name, f| name + f.1);
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {

@@ -2,7 +2,7 @@
 //!
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
 //! operands are strided; `v` is contiguous along its features. Key rows beyond the end and keys hidden by causality take no part; a row that
-//! sees no key gives zeros. The sum of a row runs in a fixed order that does not depend on the partition.
+//! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition.
 //!
 //! **Schedule.** A unit is one head: its keys are packed once into panels `[D][width]`, then blocks of query rows go through
 //! logits (register tile over `D`), softmax in scratch memory, and weighted sum (register tile over the keys). This is the single-pass
@@ -39,6 +39,8 @@ pub struct AttentionProblem {
     pub softcap: f64,
     /// Offset of the causal diagonal.
     pub causal: Option<Dim>,
+    /// A row that sees no key gives zeros.
+    pub clear: bool,
 }
 
 /// How an attention is computed.
@@ -174,7 +176,8 @@ pub fn build(
     });
 }
 
-/// Turns a row of logits into weights `e^(x - max)` in place and stores `1 / sum`, or 0 for a row that sees no key.
+/// Turns a row of logits into weights `e^(x - max)` in place and stores `1 / sum`: of a row that sees no key infinity, so that it
+/// gives NaN, or 0 if it is to be cleared.
 #[expect(clippy::too_many_arguments, reason = "the parts of one row")]
 fn softmax_row(
     kb: &mut KernelBuilder,
@@ -255,7 +258,7 @@ fn softmax_row(
     let total = kb.reduce(ReduceOp::Add, total);
     let one = kb.num(Ty::F32, 1.0);
     let inv = kb.bin(BinOp::Div, one, total);
-    let inv = kb.select(hidden, none, inv);
+    let inv = if p.clear { kb.select(hidden, none, inv) } else { inv };
     kb.store(inverse, slot, inv);
 }
 

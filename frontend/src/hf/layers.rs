@@ -119,7 +119,7 @@ impl Layers<'_> {
         let dims = self.b.ty(q).dims.clone();
         let scale = 1.0 / (dims[3].as_const().unwrap_or(1) as f64).sqrt();
         let operands: Vec<Value> = [q, k, v].into_iter().chain(mask).collect();
-        let y = typed(self.b.add(Attention { scale: Real(scale), causal, softcap: Real(0.0) }, &operands))?;
+        let y = typed(self.b.add(Attention { scale: Real(scale), causal, softcap: Real(0.0), clear: true }, &operands))?;
         let y = typed(self.b.transpose(y, &[0, 2, 1, 3]))?;
         typed(self.b.reshape(y, vec![dims[0].clone(), dims[2].clone(), &dims[1] * &dims[3]]))
     }

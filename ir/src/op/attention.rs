@@ -12,7 +12,8 @@ tensor_op! {
     /// (a float is added to the logits; `bool` keeps where true). Head `h` reads key head `h / (H/G)`. Result `[B, H, Sq, E]`:
     ///
     /// `softmax(cap(scale * q k^T) + mask) v`, with `cap(x) = softcap * tanh(x / softcap)` if `softcap` is not 0, and, if `causal` is
-    /// given, only keys `j <= i + causal` visible to query `i`. A row that sees no key gives zeros.
+    /// given, only keys `j <= i + causal` visible to query `i`. A row that sees no key gives NaN, as the softmax of a row of `-inf`
+    /// does, or zeros with `clear`.
     Attention = "attention" {
         /// Factor of the logits.
         scale: Real,
@@ -20,6 +21,8 @@ tensor_op! {
         causal: Option<Dim>,
         /// Soft cap of the logits; 0 for none.
         softcap: Real,
+        /// A row that sees no key gives zeros.
+        clear: bool,
     }
 }
 
@@ -80,7 +83,7 @@ impl OpSpec for Attention {
                 }
             }
             let max = logits.iter().fold(f64::NEG_INFINITY, |m, l| if m.is_nan() || l.is_nan() { f64::NAN } else { m.max(*l) });
-            if max == f64::NEG_INFINITY {
+            if max == f64::NEG_INFINITY && self.clear {
                 return Ok(());
             }
             let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
@@ -104,7 +107,7 @@ impl OpSpec for Attention {
 }
 
 impl Attention {
-    /// Two contractions around a softmax; rows that see no key are cleared.
+    /// Two contractions around a softmax.
     fn expand(&self, b: &mut Builder<'_>, x: &[Value]) -> Result<Value, TypeError> {
         let dtype = b.ty(x[0]).dtype;
         let (q, heads) = (b.ty(x[0]).dims.clone(), b.ty(x[0]).dims[1].clone());
@@ -151,13 +154,18 @@ impl Attention {
             let keep = b.add(super::Map { body: f.finish(keep) }, &[i, j])?;
             logits = hide(b, keep, logits)?;
         }
-        let max = b.add(super::Reduce { kind: super::ReduceKind::Max, axes: vec![3], keep: true }, &[logits])?;
-        let low = b.scalar(Literal::from_f64(dtype, f64::NEG_INFINITY))?;
-        let hidden = b.bin(BinOp::Eq, max, low)?;
-        let zero = b.scalar(Literal::from_f64(dtype, 0.0))?;
-        let safe = b.select(hidden, zero, logits)?;
-        let weights = b.add(super::Softmax { axis: 3, log: false }, &[safe])?;
-        let weights = b.select(hidden, zero, weights)?;
+        let softmax = super::Softmax { axis: 3, log: false };
+        let weights = if self.clear {
+            let max = b.add(super::Reduce { kind: super::ReduceKind::Max, axes: vec![3], keep: true }, &[logits])?;
+            let low = b.scalar(Literal::from_f64(dtype, f64::NEG_INFINITY))?;
+            let hidden = b.bin(BinOp::Eq, max, low)?;
+            let zero = b.scalar(Literal::from_f64(dtype, 0.0))?;
+            let safe = b.select(hidden, zero, logits)?;
+            let weights = b.add(softmax, &[safe])?;
+            b.select(hidden, zero, weights)?
+        } else {
+            b.add(softmax, &[logits])?
+        };
         let product =
             super::Contract { lhs: labels([0, 1, 2, 3]), rhs: labels([0, 1, 3, 4]), out: labels([0, 1, 2, 4]), out_dtype: dtype };
         b.add(product, &[weights, v])

@@ -62,7 +62,8 @@ impl CostTable {
                 let width = cost::nominal(&(&q.dims[3] + &v.dims[3]), ranges);
                 kernel(logits * width / self.macs + logits * 12.0 / self.elements)
             }
-            Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => kernel(per_element(25.0)),
+            Op::Softmax(_) => kernel(per_element(25.0)),
+            Op::LayerNorm(_) | Op::RmsNorm(_) => kernel(per_element(6.0)),
             Op::Reduce(_) | Op::ArgReduce(_) | Op::Scan(_) => {
                 kernel(operands.iter().map(|t| count(t)).sum::<f64>() * 2.0 / self.elements)
             }

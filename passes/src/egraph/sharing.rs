@@ -51,7 +51,7 @@ fn ambient(f: &Func, consts: &ConstPool) -> Vec<bool> {
         let alone = match &n.op {
             Op::Constant(c) => consts.get(c.id).is_some_and(|d| stays_inside(d.ty()) || !d.ty().dtype.is_float()),
             Op::Iota(_) | Op::Dims(_) | Op::Map(_) | Op::Broadcast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => true,
-            Op::Concat(_) | Op::Gather(_) => true,
+            Op::Concat(_) | Op::Gather(_) | Op::Scan(_) => true,
             _ => false,
         };
         let below = |v: &Value| match f.def(*v) {

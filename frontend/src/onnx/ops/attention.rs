@@ -21,6 +21,8 @@ pub(super) struct Heads {
     pub(super) softcap: f64,
     /// Offset of the causal diagonal.
     pub(super) causal: Option<Dim>,
+    /// A row that sees no key gives zeros.
+    pub(super) clear: bool,
 }
 
 impl Heads {
@@ -70,7 +72,8 @@ impl Heads {
             let d = cx.dtype(self.q);
             operands.push(if cx.dtype(m) == DType::Bool { m } else { cx.cast(d, m)? });
         }
-        cx.add(op::Attention { scale, causal: self.causal.clone(), softcap: Real(self.softcap) }, &operands)
+        let softcap = Real(self.softcap);
+        cx.add(op::Attention { scale, causal: self.causal.clone(), softcap, clear: self.clear }, &operands)
     }
 
     /// The result and the matrix `[B, H, Sq, Sk]` of a stage: 0 logits, 1 after the cap, 2 after the mask, 3 after the softmax.
@@ -189,7 +192,7 @@ fn attention_row(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let causal = cx.flag("is_causal").then_some(past);
     let scale = cx.attr("scale").map(|a| f64::from(a.f()));
-    let heads = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal };
+    let heads = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal, clear: false };
     let (y, shown) = if cx.wants(3) {
         let [y, shown] = heads.build_with_logits(cx, cx.int("qk_matmul_output_mode", 0))?;
         (y, shown)

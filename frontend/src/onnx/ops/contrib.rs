@@ -102,7 +102,7 @@ fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     };
     let mask = merged(cx, mask, cx.opt(5))?;
     let causal = cx.flag("unidirectional").then_some(past);
-    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal }.build(cx)?;
+    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     let y = join_heads(cx, y)?;
     if !cx.wants(1) {
         return Ok(vec![y]);
@@ -165,7 +165,7 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     };
     let mask = merged(cx, mask, cx.opt(5))?;
     let causal = cx.flag("unidirectional").then_some(past);
-    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal }.build(cx)?;
+    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
 }
 
@@ -211,7 +211,8 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let lengths = cx.reshape(lengths, vec![batch])?;
     let lengths = cx.bin_num(BinOp::Add, lengths, 1.0)?;
     let mask = Some(key_mask(cx, lengths, &keys)?);
-    let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: cx.real("softcap", 0.0), causal: Some(past) }.build(cx)?;
+    let scale = optional_scale(cx);
+    let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal: Some(past), clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
 }
 

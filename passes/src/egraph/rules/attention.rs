@@ -2,7 +2,7 @@
 
 use egg::Id;
 use transc_ir::op::{Attention, Contract, Map, Op, Real, broadcast_dims};
-use transc_ir::scalar::{Body, Inst, Ref, UnOp};
+use transc_ir::scalar::{BinOp, Body, Inst, Ref, UnOp};
 use transc_ir::types::{DType, Dim};
 
 use super::{Miss, OrMiss, Outcome, Rule, Site};
@@ -17,7 +17,7 @@ pub const RULES: &[Rule] = &[
         name: "attention",
         class: Class::Reassoc,
         bound: 1e-4,
-        why: "softmax(cap(scale q k^T) + mask) v is its definition; a row that sees no key gives zeros instead of NaN",
+        why: "softmax(cap(scale q k^T) + mask) v is its definition",
         at: &["contract"],
         apply: attention,
     },
@@ -38,6 +38,8 @@ const HIDDEN: f64 = -9000.0;
 struct Weights {
     /// Class of the softmax's operand.
     logits: Id,
+    /// Rows of NaN are cleared.
+    clear: bool,
     /// Labels of the weights: batch axes, query, key.
     labels: Vec<u8>,
     /// The values and their labels.
@@ -65,6 +67,8 @@ impl Weights {
 struct Logits {
     product: Id,
     scale: f64,
+    /// A factor that is not a number.
+    temperature: Option<Poly>,
     softcap: f64,
     /// Added to the logits.
     added: Poly,
@@ -85,8 +89,7 @@ fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let rank = w.labels.len();
     let e: Vec<u8> = w.value_labels.iter().filter(|l| !w.labels.contains(l)).copied().collect();
     let [e] = e[..] else { return near("the values have more than one feature axis") };
-    let missing = |l: &u8| !w.value_labels.contains(l) || !w.out.contains(l);
-    if w.batch().iter().any(missing) || !w.out.contains(&w.query()) || w.value_labels.contains(&w.query()) {
+    if w.batch().iter().any(|l| !w.out.contains(l)) || !w.out.contains(&w.query()) || w.value_labels.contains(&w.query()) {
         return near("weights and values do not share their batch axes");
     }
     let logits = logits(g, w.logits)?;
@@ -97,9 +100,17 @@ fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let scale = logits.scale * fq * fk;
     let mut dims: Vec<Dim> = g.dims(w.logits).to_vec();
     let lead = dims[..rank - 2].to_vec();
+    let q = match &logits.temperature {
+        Some(t) => times(g, q, t)?,
+        None => q,
+    };
+    let shared = rank > 3 && [k, v].iter().all(|x| g.dims(*x)[rank - 3].is(1));
+    let q = spread(g, q, &lead, false).or_other()?;
+    let (k, v) = (spread(g, k, &lead, shared).or_other()?, spread(g, v, &lead, shared).or_other()?);
     let to_four = |g: &mut Graph<'_>, x: Id| {
-        let tail = g.dims(x)[rank - 2..].to_vec();
-        g.reshape(x, four(&lead).into_iter().chain(tail).collect::<Vec<_>>())
+        let (own, tail) = g.dims(x).split_at(rank - 2);
+        let dims = four(own).into_iter().chain(tail.iter().cloned()).collect::<Vec<_>>();
+        g.reshape(x, dims)
     };
     let (q, k, v) = (to_four(g, q).or_other()?, to_four(g, k).or_other()?, to_four(g, v).or_other()?);
     let (k, v) = ungrouped(g, k, v);
@@ -107,12 +118,31 @@ fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let (mask, causal) = mask(g, &logits, rank, &dims)?;
     let mut operands = vec![q, k, v];
     operands.extend(mask);
-    let op = Attention { scale: Real(scale), causal, softcap: Real(logits.softcap) };
+    let op = Attention { scale: Real(scale), causal, softcap: Real(logits.softcap), clear: w.clear };
     let y = g.add(op, &operands).or_near(|| format!("q {}, k {} and v {} do not fit", g.ty(q), g.ty(k), g.ty(v)))?;
     let tail = g.dims(y)[2..].to_vec();
     let y = g.reshape(y, lead.into_iter().chain(tail).collect::<Vec<_>>()).or_other()?;
     let order: Vec<u8> = w.batch().iter().copied().chain([w.query(), e]).collect();
     arrange(g, y, &order, &w.out).or_other()
+}
+
+/// A class with all batch axes; with `shared`, one head for all queries.
+fn spread(g: &mut Graph<'_>, x: Id, lead: &[Dim], shared: bool) -> Option<Id> {
+    let mut dims = lead.to_vec();
+    if let Some(heads) = dims.last_mut().filter(|_| shared) {
+        *heads = 1.into();
+    }
+    dims.extend_from_slice(&g.dims(x)[lead.len()..]);
+    g.broadcast(x, dims)
+}
+
+/// Queries with a factor of their own each, or each head.
+fn times(g: &mut Graph<'_>, q: Id, factor: &Poly) -> Result<Id, Miss> {
+    if factor.leaves().iter().any(|l| g.dims(*l).last().is_some_and(|d| !d.is(1))) {
+        return near("the product is scaled by something that differs from key to key");
+    }
+    let factor = write(g, factor, DType::F32).or_other()?;
+    g.add(Map { body: Body::bin(BinOp::Mul) }, &[q, factor]).or_other()
 }
 
 /// The batch axes as two.
@@ -128,11 +158,12 @@ fn four(lead: &[Dim]) -> Vec<Dim> {
 fn weights(g: &Graph<'_>, c: &Contract, args: &[Id]) -> Option<Weights> {
     let sides = [(0, &c.lhs, &c.rhs), (1, &c.rhs, &c.lhs)];
     sides.into_iter().find_map(|(i, labels, others)| {
-        let (logits, axis) = softmax_of(g, args[i])?;
+        let (logits, axis, clear) = softmax_of(g, args[i])?;
         let inner: Vec<u8> = labels.iter().filter(|l| !c.out.contains(l)).copied().collect();
         let fits = labels.len() >= 2 && axis + 1 == labels.len() && inner == [*labels.last()?];
         fits.then(|| Weights {
             logits,
+            clear,
             labels: labels.clone(),
             values: args[1 - i],
             value_labels: others.clone(),
@@ -141,17 +172,11 @@ fn weights(g: &Graph<'_>, c: &Contract, args: &[Id]) -> Option<Weights> {
     })
 }
 
-/// The operand and axis of the softmax that a class is, seen through the clearing of rows that are NaN.
-fn softmax_of(g: &Graph<'_>, id: Id) -> Option<(Id, usize)> {
+/// The operand and axis of the softmax that a class is, and whether rows that are NaN are cleared behind it.
+fn softmax_of(g: &Graph<'_>, id: Id) -> Option<(Id, usize, bool)> {
     g.first(id, |(op, args)| match op {
-        Op::Softmax(s) if !s.log => Some((args[0], s.axis)),
-        Op::Map(m) => {
-            let x = cleared(g, m, args)?;
-            g.first(x, |(op, args)| match op {
-                Op::Softmax(s) if !s.log => Some((args[0], s.axis)),
-                _ => None,
-            })
-        }
+        Op::Softmax(s) if !s.log => Some((args[0], s.axis, false)),
+        Op::Map(m) => softmax_of(g, cleared(g, m, args)?).map(|(x, axis, _)| (x, axis, true)),
         _ => None,
     })
 }
@@ -197,18 +222,21 @@ fn logits(g: &Graph<'_>, id: Id) -> Result<Logits, Miss> {
     let leaf = Atom::Leaf(product);
     let (of, added) = p.split(|m| m.keys().any(|a| Poly::atom(a.clone()).leaves().contains(&product)));
     let linear = |p: &Poly| p.as_term().filter(|(m, _)| m.len() == 1 && m.get(&leaf) == Some(&1)).map(|(_, c)| c);
-    let (scale, softcap) = match (linear(&of), of.as_term()) {
-        (Some(scale), _) => (scale, 0.0),
+    let (scale, softcap, temperature) = match (linear(&of), of.as_term()) {
+        (Some(scale), _) => (scale, 0.0, None),
         (None, Some((m, cap))) => match m.iter().next() {
             Some((Atom::Un(UnOp::Tanh, u), 1)) if m.len() == 1 && cap > 0.0 => match linear(u) {
-                Some(s) => (s * cap, cap),
+                Some(s) => (s * cap, cap, None),
                 None => return near("the soft cap is not of the scaled product alone"),
             },
-            _ => return near("the product is scaled by something that is not one number"),
+            _ => match of.without(&leaf, 1) {
+                Some(factor) if !factor.leaves().contains(&product) => (1.0, 0.0, Some(factor)),
+                _ => return near("the logits are not linear in the product with keys"),
+            },
         },
         _ => return near("the logits are not linear in the product with keys"),
     };
-    Ok(Logits { product, scale, softcap, added, kept })
+    Ok(Logits { product, scale, temperature, softcap, added, kept })
 }
 
 /// Queries and keys, batch axes first, then rows, then features.
@@ -222,8 +250,8 @@ fn queries_and_keys(g: &mut Graph<'_>, l: &Logits, rank: usize) -> Result<(Id, I
     let inner: Vec<u8> = c.lhs.iter().filter(|l| !c.out.contains(l)).copied().collect();
     let [d] = inner[..] else { return near("the product with keys sums over more than one axis") };
     let in_both = |l: &u8| c.lhs.contains(l) && c.rhs.contains(l);
-    if !batch.iter().all(in_both) || in_both(&query) || in_both(&key) {
-        return near("queries and keys do not share their batch axes");
+    if in_both(&query) || in_both(&key) {
+        return near("both operands of the product with keys have the query or the key axis");
     }
     let sides = if c.lhs.contains(&query) && c.rhs.contains(&key) {
         [(a, &c.lhs), (b, &c.rhs)]
@@ -238,10 +266,16 @@ fn queries_and_keys(g: &mut Graph<'_>, l: &Logits, rank: usize) -> Result<(Id, I
     Ok((q, k))
 }
 
-/// A class with its axes in another order.
+/// A class with its axes in another order, those that it lacks with extent 1.
 fn arrange(g: &mut Graph<'_>, x: Id, from: &[u8], to: &[u8]) -> Option<Id> {
-    let perm = to.iter().map(|l| from.iter().position(|m| m == l)).collect::<Option<Vec<usize>>>()?;
-    if perm.len() == from.len() { g.transpose(x, &perm) } else { None }
+    let perm: Vec<usize> = to.iter().filter_map(|l| from.iter().position(|m| m == l)).collect();
+    if perm.len() != from.len() {
+        return None;
+    }
+    let y = g.transpose(x, &perm)?;
+    let mut own = g.dims(y).to_vec().into_iter();
+    let dims: Vec<Dim> = to.iter().map(|l| if from.contains(l) { own.next() } else { Some(1.into()) }).collect::<Option<_>>()?;
+    g.reshape(y, dims)
 }
 
 /// A class without a number that it is multiplied by, and that number. Looks below views, where the multiplication would need a
@@ -319,6 +353,10 @@ fn mask(g: &mut Graph<'_>, l: &Logits, rank: usize, dims: &[Dim]) -> Result<(Opt
         && let Some(offset) = index::causal(g, *c, *keep)
     {
         return Ok((None, Some(offset)));
+    }
+    let finite: Vec<f64> = kept.iter().map(|k| k.2).filter(|fill| fill.is_finite()).collect();
+    if finite.windows(2).any(|w| w[0] != w[1]) {
+        return near("hidden keys get different numbers, which count where a row sees no key");
     }
     let dtype = DType::F32;
     let mask = match (&kept[..], added.is_zero()) {

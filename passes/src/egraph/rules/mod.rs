@@ -11,6 +11,7 @@ use crate::registry::Class;
 mod activations;
 mod attention;
 mod norms;
+mod positions;
 mod rows;
 
 /// The place where a rule is tried: an e-node of the class `id`.
@@ -44,5 +45,5 @@ pub struct Rule {
 
 /// Every rule, in the order in which they are tried.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [attention::RULES, norms::RULES, activations::RULES, rows::RULES].into_iter().flatten()
+    [attention::RULES, norms::RULES, activations::RULES, positions::RULES, rows::RULES].into_iter().flatten()
 }

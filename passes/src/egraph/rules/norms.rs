@@ -127,15 +127,21 @@ fn operands(g: &mut Graph<'_>, x: Id, parts: &Parts, axis: usize) -> Option<Vec<
     Some(out)
 }
 
+/// True if the sum of a class is taken.
+fn summed(g: &Graph<'_>, x: Id) -> bool {
+    let sums = |(op, args): (&Op, &[Id])| matches!(op, Op::Reduce(r) if r.kind == ReduceKind::Sum) && g.find(args[0]) == x;
+    g.users(x).into_iter().any(|u| g.ops(u).any(sums))
+}
+
+/// The classes below a site that it may normalise.
+fn candidates(g: &Graph<'_>, site: &Site<'_>, fits: impl Fn(Id) -> bool) -> Vec<Id> {
+    inside(g, site.id).into_iter().skip(1).filter(|x| g.ty(*x) == g.ty(site.id) && fits(*x)).collect()
+}
+
 fn layer_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let whole = read(g, site.id, &[]);
-    let squares = root(g, &whole).or_other()?.squares;
-    for x in inside(g, squares) {
+    for x in candidates(g, site, |x| summed(g, x)) {
         let p = read(g, site.id, &[x]);
         let Some(r) = root(g, &p) else { continue };
-        if g.ty(x) != g.ty(site.id) {
-            continue;
-        }
         let square = read(g, r.squares, &[x]);
         let mean = square.leaves().into_iter().find(|id| {
             *id != x && fold(g, *id).is_some_and(|(kind, y, axes)| kind == ReduceKind::Sum && g.find(y) == x && axes == r.axes)
@@ -147,25 +153,23 @@ fn layer_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         }
         let Some(found) = parts(&p, x, &core, &r.atom) else { continue };
         let axis = r.axes[0];
-        let args = operands(g, x, &found, axis).or_other()?;
+        let Some(args) = operands(g, x, &found, axis) else { continue };
         return g.add(LayerNorm { axis, epsilon: Real(r.epsilon) }, &args).or_other();
     }
     Err(Miss::Other)
 }
 
 fn rms_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
-    let whole = read(g, site.id, &[]);
-    let squares = root(g, &whole).or_other()?.squares;
-    for x in inside(g, squares) {
+    for x in candidates(g, site, |x| g.users(x).into_iter().any(|u| summed(g, u))) {
         let p = read(g, site.id, &[x]);
         let Some(r) = root(g, &p) else { continue };
         let core = Poly::leaf(x);
-        if g.ty(x) != g.ty(site.id) || core.by(&core) != Some(read(g, r.squares, &[x])) {
+        if core.by(&core) != Some(read(g, r.squares, &[x])) {
             continue;
         }
         let Some(found) = parts(&p, x, &core, &r.atom).filter(|f| f.bias.is_zero()) else { continue };
         let axis = r.axes[0];
-        let args = operands(g, x, &found, axis).or_other()?;
+        let Some(args) = operands(g, x, &found, axis) else { continue };
         return g.add(RmsNorm { axis, epsilon: Real(r.epsilon) }, &args).or_other();
     }
     Err(Miss::Other)
