@@ -343,7 +343,7 @@ fn un(op: UnOp, p: Poly) -> Option<Poly> {
         UnOp::Neg => Some(p.times(-1.0)),
         UnOp::Recip => p.inverse(),
         UnOp::Sqrt if p.as_number().is_some() => Some(Poly::number(p.as_number()?.sqrt())),
-        UnOp::Sqrt | UnOp::Exp | UnOp::Erf | UnOp::Tanh | UnOp::Sigmoid => Some(Poly::un(op, p)),
+        UnOp::Sqrt | UnOp::Exp | UnOp::Log | UnOp::Erf | UnOp::Tanh | UnOp::Sigmoid => Some(Poly::un(op, p)),
         _ => None,
     }
 }

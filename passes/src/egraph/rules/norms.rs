@@ -35,6 +35,14 @@ pub const RULES: &[Rule] = &[
         at: &["map"],
         apply: softmax,
     },
+    Rule {
+        name: "log-softmax",
+        class: Class::Reassoc,
+        bound: 1e-5,
+        why: "x - m - log(sum(exp(x - m))) does not depend on m",
+        at: &["map"],
+        apply: log_softmax,
+    },
 ];
 
 /// What a fold along kept axes folds: kind, operand and axes.
@@ -63,17 +71,20 @@ struct Root {
     /// One over the number of elements.
     share: f64,
     epsilon: f64,
+    /// The sum whose mean's square is taken off.
+    mean: Option<Id>,
 }
 
 /// The factor of that form in a polynomial.
 fn root(g: &Graph<'_>, p: &Poly) -> Option<Root> {
     p.terms().flat_map(|(m, _)| m).filter(|(_, power)| **power == -1).find_map(|(atom, _)| {
         let Atom::Un(UnOp::Sqrt, inner) = atom else { return None };
-        let (mut sum, mut epsilon) = (None, 0.0);
+        let (mut sum, mut epsilon, mut mean) = (None, 0.0, None);
         for (m, c) in inner.terms() {
             match m.iter().next() {
                 None => epsilon = c,
                 Some((Atom::Leaf(id), 1)) if m.len() == 1 && sum.is_none() => sum = Some((*id, c)),
+                Some((Atom::Leaf(id), 2)) if m.len() == 1 && mean.is_none() => mean = Some((*id, c)),
                 Some(_) => return None,
             }
         }
@@ -81,6 +92,10 @@ fn root(g: &Graph<'_>, p: &Poly) -> Option<Root> {
         let (kind, squares, axes) = fold(g, id)?;
         let dims = g.dims(squares);
         let trailing = axes.iter().copied().eq(dims.len() - axes.len()..dims.len());
+        // E x^2 - (E x)^2.
+        if mean.is_some_and(|(_, c)| !near(-c, share * share)) {
+            return None;
+        }
         let count = axes.iter().try_fold(1.0, |n, a| Some(n * dims[*a].as_const()? as f64))?;
         (kind == ReduceKind::Sum && trailing && near(share * count, 1.0) && epsilon >= 0.0).then(|| Root {
             atom: atom.clone(),
@@ -88,6 +103,7 @@ fn root(g: &Graph<'_>, p: &Poly) -> Option<Root> {
             axes,
             share,
             epsilon,
+            mean: mean.map(|m| m.0),
         })
     })
 }
@@ -143,12 +159,13 @@ fn layer_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         let p = read(g, site.id, &[x]);
         let Some(r) = root(g, &p) else { continue };
         let square = read(g, r.squares, &[x]);
-        let mean = square.leaves().into_iter().find(|id| {
+        let mean = r.mean.map_or_else(|| square.leaves(), |m| [m].into()).into_iter().find(|id| {
             *id != x && fold(g, *id).is_some_and(|(kind, y, axes)| kind == ReduceKind::Sum && g.find(y) == x && axes == r.axes)
         });
         let Some(mean) = mean else { continue };
         let core = Poly::leaf(x).minus(&Poly::leaf(mean).times(r.share));
-        if !core.by(&core).is_some_and(|c| c.close(&square)) {
+        let squared = if r.mean.is_some() { Poly::leaf(x) } else { core.clone() };
+        if !squared.by(&squared).is_some_and(|c| c.close(&square)) {
             continue;
         }
         let Some(found) = parts(&p, x, &core, &r.atom) else { continue };
@@ -164,7 +181,7 @@ fn rms_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         let p = read(g, site.id, &[x]);
         let Some(r) = root(g, &p) else { continue };
         let core = Poly::leaf(x);
-        if core.by(&core) != Some(read(g, r.squares, &[x])) {
+        if r.mean.is_some() || core.by(&core) != Some(read(g, r.squares, &[x])) {
             continue;
         }
         let Some(found) = parts(&p, x, &core, &r.atom).filter(|f| f.bias.is_zero()) else { continue };
@@ -193,14 +210,41 @@ fn softmax(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     if read(g, site.id, &[*e]) != expected {
         return Err(Miss::Other);
     }
-    for x in inside(g, *e) {
-        let p = read(g, *e, &[x]);
-        let Some(Atom::Un(UnOp::Exp, inner)) = p.as_atom() else { continue };
-        let (of_x, shift) = inner.split(|m| m.contains_key(&Atom::Leaf(x)));
-        let max = shift.times(-1.0).as_leaf().and_then(|m| fold(g, m));
-        let shifted = max.is_some_and(|(kind, y, axes)| kind == ReduceKind::Max && g.find(y) == x && axes == [*axis]);
-        if of_x == Poly::leaf(x) && (shift.is_zero() || shifted) && g.ty(x) == g.ty(site.id) {
-            return g.add(Softmax { axis: *axis, log: false }, &[x]).or_other();
+    let x = exponent(g, *e, *axis, site.id).or_other()?;
+    g.add(Softmax { axis: *axis, log: false }, &[x]).or_other()
+}
+
+/// `x` if a class is `exp(x)` or `exp(x - max(x))` along an axis, of the type of another class.
+fn exponent(g: &Graph<'_>, e: Id, axis: usize, like: Id) -> Option<Id> {
+    inside(g, e).into_iter().find(|x| {
+        let p = read(g, e, &[*x]);
+        let Some(Atom::Un(UnOp::Exp, inner)) = p.as_atom() else { return false };
+        let (of_x, shift) = inner.split(|m| m.contains_key(&Atom::Leaf(*x)));
+        of_x == Poly::leaf(*x) && (shift.is_zero() || highest(g, &shift.times(-1.0), *x, axis)) && g.ty(*x) == g.ty(like)
+    })
+}
+
+/// True for the largest element of `x` along an axis.
+fn highest(g: &Graph<'_>, p: &Poly, x: Id, axis: usize) -> bool {
+    let max = p.as_leaf().and_then(|m| fold(g, m));
+    max.is_some_and(|(kind, y, axes)| kind == ReduceKind::Max && g.find(y) == x && axes == [axis])
+}
+
+fn log_softmax(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
+    for x in candidates(g, site, |_| true) {
+        let (of_x, rest) = read(g, site.id, &[x]).split(|m| m.contains_key(&Atom::Leaf(x)));
+        let logs = rest.terms().flat_map(|(m, _)| m.keys());
+        let sum = logs.filter_map(|a| if let Atom::Un(UnOp::Log, s) = a { s.as_leaf() } else { None }).next();
+        let Some((sum, (ReduceKind::Sum, e, axes))) = sum.and_then(|s| Some((s, fold(g, s)?))) else { continue };
+        let [axis] = axes[..] else { continue };
+        if of_x != Poly::leaf(x) || exponent(g, e, axis, site.id) != Some(x) {
+            continue;
+        }
+        // The shift is that of the exponent.
+        let shift = rest.plus(&Poly::un(UnOp::Log, Poly::leaf(sum)));
+        let inner = read(g, e, &[x]);
+        if inner.as_atom() == Some(&Atom::Un(UnOp::Exp, Poly::leaf(x).plus(&shift))) {
+            return g.add(Softmax { axis, log: true }, &[x]).or_other();
         }
     }
     Err(Miss::Other)
