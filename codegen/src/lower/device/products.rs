@@ -108,11 +108,13 @@ pub(super) fn attention(r: &Region, anchor: Value, node: &Node) -> Result<Lowere
         scale: a.scale.0,
         softcap: a.softcap.0,
         causal: a.causal.clone(),
+        clear: a.clear,
     };
     let acc = wide(r.ty(q).dtype);
     let bytes = |s: &attention::Schedule| s.shared(&p).bounds(&r.ranges).1.saturating_mul(acc.size_bytes() as i64);
     let s = attention::Schedule::choose(&p).filter(|s| bytes(s) <= SHARED_BYTES).ok_or(Stuck::Op(anchor))?;
-    let flags = format!("{}{}", if p.causal.is_some() { "c" } else { "" }, if node.operands.len() > 3 { "m" } else { "" });
+    let flags = [(p.causal.is_some(), "c"), (node.operands.len() > 3, "m"), (!p.clear, "n")];
+    let flags = flags.iter().filter(|f| f.0).fold(String::new(), |all, f| all + f.1);
     let mut kb = KernelBuilder::new(&format!("{s}{flags}_{acc}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, 1);
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];

@@ -263,9 +263,11 @@ pub fn build<E>(
             inside,
             |kb| {
                 let (sum, weight) = (kb.get(*var), kb.load(total, i, 1));
-                let none = kb.bin(BinOp::Eq, weight, nothing);
-                let y = kb.bin(BinOp::Div, sum, weight);
-                let y = kb.select(none, nothing, y);
+                let mut y = kb.bin(BinOp::Div, sum, weight);
+                if p.clear {
+                    let none = kb.bin(BinOp::Eq, weight, nothing);
+                    y = kb.select(none, nothing, y);
+                }
                 kb.store(finished, at, y);
             },
             |_| {},
