@@ -5,6 +5,7 @@ mod cli;
 mod conformance;
 mod determinism;
 mod device;
+mod differential;
 mod digits;
 mod encoders;
 mod hostile;
