@@ -3,6 +3,7 @@
 
     python -m pip install nvidia-cuda-nvcc
     python3 bench/ptx.py examples/digits-vit/model.onnx models/minilm --dim batch=1..8
+    python3 bench/ptx.py --kinds docs/gpu.md tests/data/zoo/*/model.onnx      # per kind of kernel, into the document
 """
 
 import argparse
@@ -56,21 +57,52 @@ def dynamic_shared(loops):
     return {n: " + ".join([str(fixed)] * bool(fixed) + terms) for n, (fixed, terms) in shared.items()}
 
 
+def kinds(all_rows):
+    """Median and largest registers, and the most spilled bytes, of each kind of kernel over all models."""
+    groups = {}
+    for name, row in all_rows:
+        kind = re.sub(r"^k\d+_", "", name)
+        kind = re.sub(r"^attention_.*?(_\w+)$", r"attention\1", kind)
+        groups.setdefault(kind, []).append(row)
+    head = "| kernel | how many |" + "".join(f" {a} registers: median, most | {a} spilled bytes, most |" for a in ARCHS)
+    lines = [head, "|---|---|" + "---|---|" * len(ARCHS)]
+    for kind, rows in sorted(groups.items()):
+        cells = ""
+        for arch in ARCHS:
+            registers = sorted(r[arch][0] for r in rows)
+            cells += f" {registers[len(registers) // 2]}, {registers[-1]} | {max(r[arch][1] for r in rows)} |"
+        lines.append(f"| `{kind}` | {len(rows)} |{cells}")
+    return "\n".join(lines)
+
+
+def write_between(path, text):
+    """Replaces what stands between the marks of the generated table."""
+    begin, end = "<!-- bench/ptx.py: begin -->", "<!-- bench/ptx.py: end -->"
+    document = pathlib.Path(path).read_text()
+    before, rest = document.split(begin)
+    pathlib.Path(path).write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--dim", action="append", default=[], help="passed on to transc")
+    parser.add_argument("--kinds", metavar="FILE.md", help="write one table of all models, per kind of kernel, between its marks here")
     parser.add_argument("--transc", default="target/release/transc")
     args = parser.parse_args()
     ptxas = find_ptxas()
     options = [x for d in args.dim for x in ("--dim", d)]
+    all_rows, models = [], 0
     with tempfile.TemporaryDirectory() as tmp:
         for model in args.models:
             rows = {}
             for arch in ARCHS:
                 out = pathlib.Path(tmp, "model")
                 command = [args.transc, "-q", "compile", model, "--target", f"cuda:{arch}", "--emit", "ptx,loops", "-o", out]
-                subprocess.run(command + options, check=True)
+                if subprocess.run(command + options, capture_output=bool(args.kinds)).returncode:
+                    if args.kinds:
+                        continue  # a model that does not import has no kernels on any target
+                    sys.exit(1)
                 command = [ptxas, f"-arch={arch}", "-v", "-o", f"{out}.cubin", f"{out}.ptx"]
                 run = subprocess.run(command, capture_output=True, text=True)
                 if run.returncode:
@@ -79,11 +111,17 @@ def main():
                 for name, registers, static, spills in kernels(ptxas, run.stdout + run.stderr):
                     row = rows.setdefault(name, {"shared": shared.get(name, str(static))})
                     row[arch] = (registers, spills)
+            if args.kinds:
+                models += bool(rows)
+                all_rows += rows.items()
+                continue
             print(f"\n{model}\n")
             print("| kernel | shared bytes |" + "".join(f" {a} registers | {a} spilled bytes |" for a in ARCHS))
             print("|---|---|" + "---|---|" * len(ARCHS))
             for name, row in rows.items():
                 print(f"| {name} | {row['shared']} |" + "".join(" {} | {} |".format(*row[a]) for a in ARCHS))
+    if args.kinds:
+        write_between(args.kinds, f"Over {models} models, {len(all_rows)} kernels:\n\n{kinds(all_rows)}")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,17 @@ fn assemble(model: &Path) {
         let source = tmp.path().join("model.ptx");
         std::fs::write(&source, &text).expect("a file");
         let out = tmp.path().join("model.cubin");
-        let run = Command::new(ptxas).arg(format!("-arch={arch}")).arg("-o").args([&out, &source]).output().expect("ptxas runs");
-        assert!(run.status.success(), "{arch}: {}", String::from_utf8_lossy(&run.stderr));
+        let run = Command::new(ptxas)
+            .arg(format!("-arch={arch}"))
+            .args(["-v", "-o"])
+            .args([&out, &source])
+            .output()
+            .expect("ptxas runs");
+        let log = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{arch}: {log}");
+        let spilled =
+            log.split("Compiling entry function").find(|k| k.contains(" spill stores") && !k.contains(" 0 bytes spill stores"));
+        assert_eq!(spilled, None, "{arch}: a kernel spills");
     }
 }
 
@@ -124,6 +133,9 @@ fn a_model_for_a_device_says_so_on_the_host() {
     assert!(code == Some(7) && text.contains("R0151"), "{code:?} {text}");
     let (code, text) = run(&["compile", model, "--target", "cuda:sm_80", "-o", tmp.path().join("d.so").to_str().expect("UTF-8")]);
     assert!(code == Some(3) && text.contains("T0609"), "{code:?} {text}");
+    // It is shown without a device, launches and all.
+    let shown = String::from_utf8(kit::transc(&["inspect", tsc]).stdout).expect("UTF-8");
+    assert!(shown.contains("sm_80: k0_") && shown.contains(" block 256 shared 24576 bytes"), "{shown}");
     // The device of this number is on no machine.
     for model in [model, tsc] {
         let (code, text) = run(&["run", model, "-i", inputs, "-d", "cuda:4000000000"]);

@@ -95,6 +95,16 @@ pub struct Sizes {
     pub scratch_bytes: usize,
 }
 
+impl Sizes {
+    /// The sizes of a plan at dims given by name; a dim with only one possible value may be left out.
+    ///
+    /// # Errors
+    /// Unknown or missing names, values out of range, or dims that the model refuses.
+    pub fn of(plan: &Plan, dims: &[(&str, i64)]) -> Result<Self, Error> {
+        Ok(Self::from(&bind::bind(plan, bind::symbols_by_name(plan, dims)?)?))
+    }
+}
+
 impl From<&Binding> for Sizes {
     fn from(b: &Binding) -> Self {
         Self {
@@ -165,8 +175,7 @@ impl Session {
     /// # Errors
     /// Unknown or missing names, values out of range, or dims that the model refuses.
     pub fn bind(&self, dims: &[(&str, i64)]) -> Result<Sizes, Error> {
-        let symbols = bind::symbols_by_name(self.plan(), dims)?;
-        Ok(Sizes::from(&bind::bind(self.plan(), symbols)?))
+        Sizes::of(self.plan(), dims)
     }
 
     /// The sizes of everything for inputs of these shapes.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 use transc::Model;
 use transc::ir::diag::Fault;
+use transc::runtime::{Plan, Sizes};
 
 use super::Failure;
 use super::args::InspectArgs;
@@ -84,18 +85,16 @@ fn support(a: &InspectArgs) -> Result<(), Failure> {
 
 fn artefact(a: &InspectArgs) -> Result<(), Failure> {
     let model = Model::open(&a.model.model).map_err(|e| Failure::from(transc::Error::from(e)).in_file(&a.model.model))?;
-    let session =
-        transc::Session::new(model, transc::SessionOptions { threads: 1, ..Default::default() }).map_err(transc::Error::from)?;
-    let p = session.plan();
+    let p = model.plan();
     let spec = |s| source::spec(&transc::runtime::TensorSpec::clone(s).name, &p.type_text(s));
     let (inputs, outputs): (Vec<String>, Vec<String>) =
         (p.inputs.iter().map(spec).collect(), p.outputs.iter().map(spec).collect());
     let dims: Vec<(&str, i64)> = a.model.dims.iter().map(|d| (d.name.as_str(), d.max)).collect();
-    let plan_bytes = if a.memory { Some(session.bind(&dims).map_err(transc::Error::from)?.plan_bytes) } else { None };
+    let plan_bytes = if a.memory { Some(Sizes::of(p, &dims).map_err(transc::Error::from)?.plan_bytes) } else { None };
     if a.json {
         source::print_json(&json!({
             "schema_version": 1, "inputs": inputs, "outputs": outputs, "launches": p.launches.len(), "facts": p.facts,
-            "features": p.features, "plan_bytes": plan_bytes, "ledger": source::ledger(p), "unsupported": [],
+            "features": p.features, "plan_bytes": plan_bytes, "device": p.device.as_ref().map(|d| &d.arch), "device_launches": device_launches(p), "ledger": source::ledger(p), "unsupported": [],
         }));
         return Ok(());
     }
@@ -108,6 +107,9 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
         let _ = writeln!(text, "dim    {} in {}..{}", clean(&s.name), s.min, s.max);
     }
     let _ = writeln!(text, "launches {}\nneeds {}", p.launches.len(), p.features.join(" "));
+    for line in device_launches(p) {
+        let _ = writeln!(text, "{line}");
+    }
     if let Some(bytes) = plan_bytes {
         let _ = writeln!(text, "memory between launches: {bytes} bytes");
     }
@@ -116,4 +118,22 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
     }
     source::print_text(&text);
     Ok(())
+}
+
+/// Kernel, grid, block and shared memory of each launch on a device; nothing for the host.
+fn device_launches(p: &Plan) -> Vec<String> {
+    let Some(device) = &p.device else { return Vec::new() };
+    let name = |i: u32| p.symbols.get(i as usize).map_or_else(String::new, |s| clean(&s.name));
+    let line = |l: &transc::runtime::abi::Launch| {
+        let kernel = device.entries.get(l.kernel as usize).map_or("", String::as_str);
+        let (grid, shared) = (l.extent.display(&name), l.shared_bytes.display(&name));
+        format!(
+            "{}: {} grid {grid} block {} shared {shared} bytes, for \"{}\"",
+            clean(&device.arch),
+            clean(kernel),
+            l.block,
+            clean(&l.node)
+        )
+    };
+    p.launches.iter().map(line).collect()
 }

@@ -63,7 +63,8 @@ pub(super) fn entry(mut e: Emitter<'_>, body: &str) -> String {
     for d in e.declarations() {
         let _ = writeln!(out, "{d}");
     }
-    let _ = writeln!(out, "attributes #0 = {{ nounwind \"nvvm.maxntid\"=\"{threads}\" }}");
+    // With a least number of blocks per processor the assembler takes the registers that a kernel needs, instead of spilling a few.
+    let _ = writeln!(out, "attributes #0 = {{ nounwind \"nvvm.maxntid\"=\"{threads}\" \"nvvm.minctasm\"=\"1\" }}");
     for m in e.metadata() {
         let _ = writeln!(out, "{m}");
     }
