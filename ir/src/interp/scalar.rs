@@ -98,6 +98,8 @@ pub fn un(op: UnOp, a: Literal) -> Literal {
         UnOp::Sinh => x.sinh(),
         UnOp::Cosh => x.cosh(),
         UnOp::Asinh => libm::asinh(x),
+        // libm gives numbers for some arguments below the domain.
+        UnOp::Acosh if x < 1.0 => f64::NAN,
         UnOp::Acosh => libm::acosh(x),
         UnOp::Atanh => libm::atanh(x),
         UnOp::Log1p => x.ln_1p(),
