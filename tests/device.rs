@@ -66,35 +66,22 @@ fn simulate(module: &Module, inputs: &[(String, Plain)]) -> Vec<(String, Plain)>
 fn simulated_digits_have_the_golden_logits() {
     let dir = kit::root().join("examples/digits-vit");
     // One image: the interpreter runs every thread.
-    let first = |arrays: Vec<(String, Plain)>| -> Vec<(String, Plain)> {
-        let one = |t: Plain| {
-            let bytes = t.data.len() / t.dims[0];
-            Plain { dtype: t.dtype, dims: [&[1], &t.dims[1..]].concat(), data: t.data[..bytes].to_vec() }
-        };
-        arrays.into_iter().map(|(n, t)| (n, one(t))).collect()
-    };
-    let want = first(kit::npz(&dir.join("golden.npz")).into_iter().filter(|(n, _)| n == "logits").collect());
+    let first = |file: &str| kit::first_rows(kit::npz(&dir.join(file)), 1);
+    let want: Vec<_> = first("golden.npz").into_iter().filter(|(n, _)| n == "logits").collect();
     let module = transc::load(dir.join("model.onnx")).expect("the example imports");
-    let got = simulate(&module, &first(kit::npz(&dir.join("heldout.npz"))));
+    let got = simulate(&module, &first("heldout.npz"));
     assert_eq!(kit::outputs_differ(&got, &want, 0.0, 1e-4), None);
 }
 
 #[test]
 fn simulated_models_have_their_golden_outputs() {
-    let folders = std::fs::read_dir(kit::root().join("tests/data/zoo")).expect("the models of the tree");
-    let mut dirs: Vec<PathBuf> = folders.flatten().map(|e| e.path()).filter(|d| d.join("meta.json").exists()).collect();
-    dirs.sort();
     let mut simulated = 0;
-    for dir in dirs {
-        let onnx = dir.join("model.onnx");
-        let model = if onnx.exists() { onnx } else { dir.clone() };
+    for dir in kit::zoo_in(&["tests/data/zoo"]) {
         // What does not import is refused for the host as well.
-        let Ok(module) = transc::load(&model) else { continue };
+        let Ok(module) = transc::load(kit::model_in(&dir)) else { continue };
         let got = simulate(&module, &kit::npz(&dir.join("inputs.npz")));
-        let meta = std::fs::read_to_string(dir.join("meta.json")).expect("meta.json");
-        let meta: serde_json::Value = serde_json::from_str(&meta).expect("meta.json is JSON");
-        let number = |key: &str| meta.get(key).and_then(serde_json::Value::as_f64).unwrap_or(1e-4);
-        let differs = kit::outputs_differ(&got, &kit::npz(&dir.join("outputs.npz")), number("rtol"), number("atol"));
+        let allowed = kit::tolerance(&dir);
+        let differs = kit::outputs_differ(&got, &kit::npz(&dir.join("outputs.npz")), allowed.rtol, allowed.atol);
         assert_eq!(differs, None, "{}", dir.display());
         simulated += 1;
     }

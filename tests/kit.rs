@@ -1,5 +1,6 @@
 //! What the tests share: paths, npz files, comparison, the binary under test.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -20,6 +21,57 @@ pub fn transc(args: &[&str]) -> Output {
 /// All arrays of an npz file.
 pub fn npz(path: &Path) -> Vec<(String, Plain)> {
     transc_frontend::npz::read_file(path, &Default::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The models of the tree, and the whole zoo where it is at hand.
+pub fn zoo() -> Vec<PathBuf> {
+    zoo_in(&["tests/data/zoo", "../shared/zoo"])
+}
+
+/// The models in these folders, by name; of two with one name the last.
+pub fn zoo_in(dirs: &[&str]) -> Vec<PathBuf> {
+    let mut all = BTreeMap::new();
+    for dir in dirs {
+        let entries = std::fs::read_dir(root().join(dir)).into_iter().flatten().flatten();
+        let models = entries.filter(|e| e.path().join("meta.json").exists());
+        all.extend(models.map(|e| (e.file_name(), e.path())));
+    }
+    assert!(!all.is_empty(), "the models of the tree are there");
+    all.into_values().collect()
+}
+
+/// The model of a folder of the zoo: a file, or the folder.
+pub fn model_in(dir: &Path) -> PathBuf {
+    let onnx = dir.join("model.onnx");
+    if onnx.exists() { onnx } else { dir.to_path_buf() }
+}
+
+/// How far a model of the zoo may be off.
+pub struct Tolerance {
+    pub rtol: f64,
+    pub atol: f64,
+    /// Of the mean absolute difference.
+    pub mean_abs: f64,
+}
+
+/// What the folder of a model allows.
+pub fn tolerance(dir: &Path) -> Tolerance {
+    let meta = std::fs::read_to_string(dir.join("meta.json")).expect("meta.json");
+    let meta: serde_json::Value = serde_json::from_str(&meta).expect("meta.json is JSON");
+    let number = |key: &str, default: f64| meta.get(key).and_then(serde_json::Value::as_f64).unwrap_or(default);
+    Tolerance { rtol: number("rtol", 1e-4), atol: number("atol", 1e-4), mean_abs: number("mean_abs", f64::INFINITY) }
+}
+
+/// The first rows of arrays whose first axis is the batch.
+pub fn first_rows(arrays: Vec<(String, Plain)>, n: usize) -> Vec<(String, Plain)> {
+    let cut = |mut t: Plain| {
+        if let Some(first) = t.dims.first_mut().filter(|d| **d > n) {
+            t.data.truncate(t.data.len() / *first * n);
+            *first = n;
+        }
+        t
+    };
+    arrays.into_iter().map(|(name, t)| (name, cut(t))).collect()
 }
 
 /// A session of the JIT for a model file.

@@ -33,24 +33,13 @@ fn round_trips(code: &str) -> Result<(), String> {
     if printed == again { Ok(()) } else { Err("the second print differs from the first".into()) }
 }
 
-/// The zoo, or the part of it that is in the tree.
+/// The zoo as far as it is at hand, and the example.
 fn models() -> Vec<(String, PathBuf)> {
-    let whole = kit::root().join("../shared/zoo");
-    let dir = if whole.is_dir() { whole } else { kit::root().join("tests/data/zoo") };
-    let mut all: Vec<_> = std::fs::read_dir(dir)
-        .expect("the zoo")
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.join("meta.json").exists())
-        .map(|p| {
-            let name = p.file_name().expect("a name").to_string_lossy().into_owned();
-            let onnx = p.join("model.onnx");
-            (name, if onnx.exists() { onnx } else { p })
-        })
-        .collect();
-    all.push(("digits-vit".into(), kit::root().join("examples/digits-vit/model.onnx")));
-    all.sort();
-    all
+    let of_zoo = kit::zoo().into_iter().map(|dir| {
+        let name = dir.file_name().expect("a name").to_string_lossy().into_owned();
+        (name, kit::model_in(&dir))
+    });
+    of_zoo.chain([("digits-vit".into(), kit::root().join("examples/digits-vit/model.onnx"))]).collect()
 }
 
 #[test]

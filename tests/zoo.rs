@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use transc::ir::diag::{Diagnose, Fault};
 use transc::ir::interp::Tensor as Plain;
@@ -17,30 +17,9 @@ enum Outcome {
     Wrong(String),
 }
 
-/// The models of the tree, and the whole zoo where it is at hand.
-fn folders() -> Vec<PathBuf> {
-    let mut all = BTreeMap::new();
-    for dir in ["tests/data/zoo", "../shared/zoo"] {
-        let entries = std::fs::read_dir(kit::root().join(dir)).into_iter().flatten().flatten();
-        let models = entries.filter(|e| e.path().join("meta.json").exists());
-        all.extend(models.map(|e| (e.file_name(), e.path())));
-    }
-    assert!(!all.is_empty(), "the models of the tree are there");
-    all.into_values().collect()
-}
-
-fn number(meta: &serde_json::Value, key: &str, default: f64) -> f64 {
-    meta.get(key).and_then(serde_json::Value::as_f64).unwrap_or(default)
-}
-
 fn check(dir: &Path) -> Outcome {
-    let meta = std::fs::read_to_string(dir.join("meta.json")).expect("meta.json");
-    let meta: serde_json::Value = serde_json::from_str(&meta).expect("meta.json is JSON");
-    let (rtol, atol) = (number(&meta, "rtol", 1e-4), number(&meta, "atol", 1e-4));
-    let mean_abs = number(&meta, "mean_abs", f64::INFINITY);
-    let onnx = dir.join("model.onnx");
-    let model = if onnx.exists() { onnx } else { dir.to_path_buf() };
-    let session = match kit::jit(&model, 2) {
+    let allowed = kit::tolerance(dir);
+    let session = match kit::jit(&kit::model_in(dir), 2) {
         Ok(s) => s,
         Err(e) => {
             let problems = e.diagnostics();
@@ -57,11 +36,11 @@ fn check(dir: &Path) -> Outcome {
         let want = kit::npz(&dir.join(format!("{outputs}.npz")));
         match kit::run(&session, &kit::npz(&file)) {
             Ok(got) => {
-                if let Some(d) = kit::outputs_differ(&got, &want, rtol, atol) {
+                if let Some(d) = kit::outputs_differ(&got, &want, allowed.rtol, allowed.atol) {
                     return Outcome::Wrong(format!("{inputs}: {d}"));
                 }
                 let worst = want.iter().map(|(n, w)| (n, mean_difference(&got, n, w))).max_by(|a, b| a.1.total_cmp(&b.1));
-                if let Some((name, mean)) = worst.filter(|w| w.1 > mean_abs) {
+                if let Some((name, mean)) = worst.filter(|w| w.1 > allowed.mean_abs) {
                     return Outcome::Wrong(format!("{inputs}: {name}: the mean difference is {mean:e}"));
                 }
             }
@@ -81,7 +60,7 @@ fn mean_difference(got: &[(String, Plain)], name: &str, want: &Plain) -> f64 {
 #[test]
 fn every_model_is_right_or_refused() {
     let mut outcomes = BTreeMap::new();
-    for dir in folders() {
+    for dir in kit::zoo() {
         let name = dir.file_name().expect("a name").to_string_lossy().into_owned();
         outcomes.insert(name, check(&dir));
     }

@@ -1,5 +1,6 @@
 //! All ways to run a model judge each other: the interpreter settles what is right, every backend must agree.
 
+mod graph;
 // The passes' tests use parts that these tests do not.
 #[allow(dead_code, reason = "shared with the tests of the passes")]
 #[path = "../../passes/tests/kit/mod.rs"]
@@ -19,7 +20,6 @@ use transc::{Backend, Compiler, Target};
 
 use crate::kit;
 use graphs::Random;
-use graphs::graph;
 use shrink::{Case, shrink};
 
 /// Random graphs of one run of the tests; `TRANSC_GRAPHS` asks for another number.
@@ -71,23 +71,32 @@ fn run_compiled(b: Backend, m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>
     Ok(kit::run(&session, &named)?.into_iter().map(|(_, t)| t).collect())
 }
 
-/// The first difference between a way and the interpreter; `None` as well where the interpreter has no value, such as the quotient by zero:
-/// there a way may stop or have skipped what nobody reads.
-fn differs(way: &Way, c: &Case) -> Option<String> {
-    let want = eval_module(&c.module, &c.inputs).ok()?;
-    let got = match (way.run)(&c.module, &c.inputs) {
-        Ok(got) => got,
-        Err(Failure::Refused) => return None,
-        Err(Failure::Fault(e)) => return Some(e),
-    };
-    let results = c.module.main.results();
-    if got.len() != results.len() {
-        return Some(format!("{} results instead of {}", got.len(), results.len()));
+impl Case {
+    /// What the interpreter gives; `None` where it has no value, such as the quotient by zero: there a way may stop or have skipped what
+    /// nobody reads.
+    fn value(&self) -> Option<Vec<Tensor>> {
+        eval_module(&self.module, &self.inputs).ok()
     }
-    let pairs = results.iter().zip(got.iter().zip(&want));
-    pairs
-        .into_iter()
-        .find_map(|((name, v), (g, w))| kit::difference(g, w, 0.0, c.bounds[v.index()]).map(|d| format!("{name}: {d}")))
+
+    /// The first difference between what a way gave and the interpreter's values.
+    fn difference(&self, got: Result<Vec<Tensor>, Failure>, want: &[Tensor]) -> Option<String> {
+        let got = match got {
+            Ok(got) => got,
+            Err(Failure::Refused) => return None,
+            Err(Failure::Fault(e)) => return Some(e),
+        };
+        let results = self.module.main.results();
+        if got.len() != results.len() {
+            return Some(format!("{} results instead of {}", got.len(), results.len()));
+        }
+        let mut pairs = results.iter().zip(got.iter().zip(want));
+        pairs.find_map(|((name, v), (g, w))| kit::difference(g, w, 0.0, self.bounds[v.index()]).map(|d| format!("{name}: {d}")))
+    }
+}
+
+/// How a way differs from the interpreter on a case.
+fn differs(way: &Way, c: &Case) -> Option<String> {
+    c.difference((way.run)(&c.module, &c.inputs), &c.value()?)
 }
 
 /// Shrinks a case and writes it where the message says.
@@ -126,14 +135,17 @@ fn random_graphs_agree() {
     for seed in 0..count {
         let case = case(seed);
         case.module.main.nodes().for_each(|(_, n)| *ops.entry(n.op.mnemonic()).or_default() += 1);
-        if eval_module(&case.module, &case.inputs).is_err() {
+        let Some(want) = case.value() else {
             valueless += 1;
-        }
+            continue;
+        };
         for way in &ways {
-            if differs(way, &case).is_some() {
-                failures.push(report(way, &format!("seed{seed}"), &case));
-            } else if matches!((way.run)(&case.module, &case.inputs), Err(Failure::Refused)) {
+            let got = (way.run)(&case.module, &case.inputs);
+            if matches!(got, Err(Failure::Refused)) {
                 *refused.entry(way.name).or_default() += 1;
+            }
+            if case.difference(got, &want).is_some() {
+                failures.push(report(way, &format!("seed{seed}"), &case));
             }
         }
         if failures.len() > 4 {
@@ -188,22 +200,10 @@ fn model_agrees(model: &std::path::Path, arrays: &[(String, Tensor)], atol: f64)
     }
 }
 
-/// The first rows of arrays whose first axis is the batch.
-fn rows(arrays: Vec<(String, Tensor)>, n: usize) -> Vec<(String, Tensor)> {
-    let cut = |mut t: Tensor| {
-        if let Some(first) = t.dims.first_mut().filter(|d| **d > n) {
-            t.data.truncate(t.data.len() / *first * n);
-            *first = n;
-        }
-        t
-    };
-    arrays.into_iter().map(|(name, t)| (name, cut(t))).collect()
-}
-
 #[test]
 fn digits_agree() {
     let dir = kit::root().join("examples/digits-vit");
-    model_agrees(&dir.join("model.onnx"), &rows(kit::npz(&dir.join("heldout.npz")), 3), 1e-4);
+    model_agrees(&dir.join("model.onnx"), &kit::first_rows(kit::npz(&dir.join("heldout.npz")), 3), 1e-4);
 }
 
 #[test]

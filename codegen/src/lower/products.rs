@@ -218,23 +218,9 @@ pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Targ
     if ![q, k, v].iter().all(|x| is_f32(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
-    let (qd, kd, vd) = (r.ty(q).dims.clone(), r.ty(k).dims.clone(), r.ty(v).dims.clone());
-    let p = AttentionProblem {
-        b: qd[0].clone(),
-        h: qd[1].clone(),
-        g: kd[1].clone(),
-        sq: qd[2].clone(),
-        sk: kd[2].clone(),
-        d: qd[3].clone(),
-        e: vd[3].clone(),
-        scale: a.scale.0,
-        softcap: a.softcap.0,
-        causal: a.causal.clone(),
-        clear: a.clear,
-    };
+    let p = AttentionProblem::new(a, [q, k, v].map(|x| r.ty(x).dims.as_slice()));
     let s = attention::Schedule::choose(target.lanes(), &p);
-    let flags = [(p.causal.is_some(), "c"), (node.operands.len() > 3, "m"), (!p.clear, "n")];
-    let name = flags.iter().filter(|f| f.0).fold(s.to_string(), |name, f| name + f.1);
+    let name = format!("{s}{}", p.flags(node.operands.len() > 3));
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {

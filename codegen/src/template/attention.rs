@@ -11,6 +11,7 @@
 use std::fmt;
 
 use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
+use transc_ir::op::Attention;
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
@@ -41,6 +42,31 @@ pub struct AttentionProblem {
     pub causal: Option<Dim>,
     /// A row that sees no key gives zeros.
     pub clear: bool,
+}
+
+impl AttentionProblem {
+    /// An attention on operands of these dims.
+    pub fn new(a: &Attention, [q, k, v]: [&[Dim]; 3]) -> AttentionProblem {
+        AttentionProblem {
+            b: q[0].clone(),
+            h: q[1].clone(),
+            g: k[1].clone(),
+            sq: q[2].clone(),
+            sk: k[2].clone(),
+            d: q[3].clone(),
+            e: v[3].clone(),
+            scale: a.scale.0,
+            softcap: a.softcap.0,
+            causal: a.causal.clone(),
+            clear: a.clear,
+        }
+    }
+
+    /// What the name of a kernel says beside its schedule: causal, with a mask, NaN for a row that sees no key.
+    pub fn flags(&self, masked: bool) -> String {
+        let flags = [(self.causal.is_some(), "c"), (masked, "m"), (!self.clear, "n")];
+        flags.iter().filter(|f| f.0).map(|f| f.1).collect()
+    }
 }
 
 /// How an attention is computed.

@@ -1,8 +1,5 @@
 //! What the tests of the passes share: random inputs, and comparison of two modules under the interpreter.
 
-#[allow(dead_code, reason = "the differential tests of the root package use it")]
-pub mod graph;
-
 use std::collections::BTreeMap;
 
 use transc_ir::interp::{EvalError, Tensor, eval_module};

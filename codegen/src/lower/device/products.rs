@@ -96,25 +96,11 @@ pub(super) fn attention(r: &Region, anchor: Value, node: &Node) -> Result<Lowere
         return Err(Stuck::Op(anchor));
     }
     let [q, k, v] = [0, 1, 2].map(|i| node.operands[i]);
-    let (qd, kd, vd) = (r.ty(q).dims.clone(), r.ty(k).dims.clone(), r.ty(v).dims.clone());
-    let p = AttentionProblem {
-        b: qd[0].clone(),
-        h: qd[1].clone(),
-        g: kd[1].clone(),
-        sq: qd[2].clone(),
-        sk: kd[2].clone(),
-        d: qd[3].clone(),
-        e: vd[3].clone(),
-        scale: a.scale.0,
-        softcap: a.softcap.0,
-        causal: a.causal.clone(),
-        clear: a.clear,
-    };
+    let p = AttentionProblem::new(a, [q, k, v].map(|x| r.ty(x).dims.as_slice()));
     let acc = wide(r.ty(q).dtype);
     let bytes = |s: &attention::Schedule| s.shared(&p).bounds(&r.ranges).1.saturating_mul(acc.size_bytes() as i64);
     let s = attention::Schedule::choose(&p).filter(|s| bytes(s) <= SHARED_BYTES).ok_or(Stuck::Op(anchor))?;
-    let flags = [(p.causal.is_some(), "c"), (node.operands.len() > 3, "m"), (!p.clear, "n")];
-    let flags = flags.iter().filter(|f| f.0).fold(String::new(), |all, f| all + f.1);
+    let flags = p.flags(node.operands.len() > 3);
     let mut kb = KernelBuilder::new(&format!("{s}{flags}_{acc}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, 1);
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];

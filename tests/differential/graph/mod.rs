@@ -14,7 +14,7 @@ mod movement;
 mod scalars;
 mod sums;
 
-use super::Random;
+use super::graphs::Random;
 
 /// A random module.
 pub struct Graph {
@@ -161,7 +161,7 @@ impl Gen<'_, '_> {
 
     /// The largest extent of dims.
     fn extent(&self, dims: &[Dim]) -> f64 {
-        let largest = |s: &Symbol| Some(if s.name().is_empty() { 1 } else { 6 });
+        let largest = |_: &Symbol| Some(6);
         dims.iter().map(|d| d.eval(&largest).unwrap_or(1) as f64).product()
     }
 

@@ -5,8 +5,8 @@ use transc_ir::op::{self, Real, ReduceKind};
 use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
 use transc_ir::{DType, Dim, TensorType};
 
-use super::super::literal;
 use super::{FUNCTION_ULPS, Gen, Info, eps};
+use crate::differential::graphs::literal;
 
 impl Gen<'_, '_> {
     /// Magnitude and error of a fold of `n` elements.
