@@ -5,7 +5,7 @@
 //! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
 //! number are rounded as denormals.
 //!
-//! Targets with no library of functions get all others from [`full`].
+//! Targets with no library of functions get all others from `full`.
 
 mod full;
 

@@ -25,7 +25,7 @@ pub type Counts = BTreeMap<&'static str, usize>;
 /// How many nodes a search goes through.
 const REACH: usize = 64;
 
-/// Compares what a module was imported as with the counts that [`fused`] gives later.
+/// Compares what a module was imported as with the counts that `fused` gives later.
 pub fn coverage(imported: &Module, fused: &Counts) -> Coverage {
     let fused = |name: &str| fused.get(name).copied().unwrap_or(0);
     found(imported).into_iter().map(|(name, n)| (name, (n, fused(name)))).collect()
