@@ -9,6 +9,9 @@ fn main() {
     println!("cargo:rerun-if-changed=../runtime/src");
     println!("cargo:rerun-if-changed=../runtime/Cargo.toml");
     println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_MLIR_OUT").is_some() {
+        mlir_c_api(&out);
+    }
     let target_dir = out.join("runtime");
     // The outer build's flags are for the compiler itself, not for what it links into models.
     let flags = [root.clone(), out.clone(), home()].map(|p| format!("--remap-path-prefix={}=.", full(&p).display())).join("\x1f");
@@ -44,6 +47,28 @@ fn main() {
     assert!(status.success(), "the runtime library could not be built");
     let name = "libtransc_runtime.a";
     std::fs::copy(target_dir.join("release").join(name), out.join(name)).expect("the runtime library");
+}
+
+/// The packages hold MLIR's C interface as static archives beside the shared `libMLIR`, and no `libMLIR-C.so`, for which `mlir-sys` asks. A
+/// linker script of that name stands for the archives; what they need comes from `libMLIR`, and so from the one shared LLVM.
+fn mlir_c_api(out: &Path) {
+    println!("cargo:rerun-if-env-changed=MLIR_SYS_220_PREFIX");
+    let libraries = PathBuf::from(std::env::var_os("MLIR_SYS_220_PREFIX").expect(".cargo/config.toml sets it")).join("lib");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.display());
+    if libraries.join("libMLIR-C.so").exists() {
+        return;
+    }
+    let name = |p: &Path| p.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let mut archives: Vec<PathBuf> = std::fs::read_dir(&libraries)
+        .expect("the packages of MLIR (see ./x)")
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| name(p).starts_with("libMLIRCAPI") && name(p).ends_with(".a"))
+        .collect();
+    archives.sort();
+    let list: Vec<String> = archives.iter().map(|p| p.display().to_string()).collect();
+    std::fs::write(out.join("libMLIR-C.so"), format!("GROUP ( {} )\n", list.join(" "))).expect("OUT_DIR is writable");
+    println!("cargo:rustc-link-search={}", out.display());
 }
 
 fn home() -> PathBuf {

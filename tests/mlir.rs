@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use transc::Compiler;
-use transc::passes::PassCx;
+use transc::passes::{self, PassCx};
+use transc::{Backend, Compiler, Target};
 
 use crate::kit;
 
@@ -42,6 +42,34 @@ fn models() -> Vec<(String, PathBuf)> {
     of_zoo.chain([("digits-vit".into(), kit::root().join("examples/digits-vit/model.onnx"))]).collect()
 }
 
+/// The kernels of a model for a machine with wide vectors.
+fn loops(mut module: transc::ir::Module) -> Result<String, String> {
+    passes::optimise(&mut module, &mut PassCx::default()).map_err(|e| e.to_string())?;
+    let program = transc_codegen::lower::lower(&module, &Target::X86_64_V4).map_err(|e| e.to_string())?;
+    transc_codegen::mlir::loops(&program).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_backend_gives_the_golden_outputs() {
+    if !Backend::Mlir.is_built() {
+        println!("skipped: this build has no backend `mlir` (--features mlir-out)");
+        return;
+    }
+    let digits = (kit::root().join("examples/digits-vit"), "model.onnx", "heldout.npz", "golden.npz");
+    let minilm = (kit::root().join("tests/data/minilm"), "../../../models/minilm", "inputs_b1.npz", "outputs_b1.npz");
+    for (dir, model, inputs, outputs) in [digits, minilm] {
+        let path = dir.join(model);
+        if !path.exists() {
+            println!("skipped: {} is not here (./x models fetches it)", path.display());
+            continue;
+        }
+        let module = transc::load(&path).expect("the model imports");
+        let compiled = Compiler::new().backend(Backend::Mlir).compile(&module).expect("the model compiles");
+        let got = kit::run(&compiled.session(2).expect("a session"), &kit::npz(&dir.join(inputs))).expect("the model runs");
+        assert_eq!(kit::outputs_differ(&got, &kit::npz(&dir.join(outputs)), 0.0, 1e-4), None, "{}", path.display());
+    }
+}
+
 #[test]
 fn every_model_that_imports_is_accepted() {
     if !Path::new(MLIR_OPT).exists() {
@@ -54,12 +82,13 @@ fn every_model_that_imports_is_accepted() {
         let Ok(module) = transc::load(path) else { continue };
         imported += 1;
         let exported = Compiler::new().to_mlir(&module, &mut PassCx::default()).map_err(|e| e.to_string());
-        match exported.and_then(|m| round_trips(m.code())) {
+        let kernels = loops(module);
+        match exported.and_then(|m| round_trips(m.code())).and_then(|()| round_trips(&kernels?)) {
             Ok(()) => accepted += 1,
             Err(e) => wrong.push(format!("{name}: {e}")),
         }
     }
-    println!("mlir-opt accepts {accepted} of {imported} models that import ({} in all)", models.len());
+    println!("mlir-opt accepts {accepted} of {imported} models that import ({} in all), and their kernels", models.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(imported * 2 > models.len(), "most models import");
 }

@@ -12,6 +12,7 @@ const EDGES: &[(&str, &[&str])] =
 const UNSAFE: &[&str] = &[
     "codegen/src/clif/load.rs",
     "codegen/src/llvm/jit.rs",
+    "codegen/src/mlir/translate.rs",
     "runtime/src/abi",
     "runtime/src/capi",
     "runtime/src/cuda",

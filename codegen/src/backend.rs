@@ -20,17 +20,20 @@ pub enum Backend {
     Llvm,
     /// Cranelift: the fastest compiler, and it needs nothing but Rust.
     Clif,
+    /// MLIR's own passes down to LLVM: a third opinion.
+    Mlir,
 }
 
 impl Backend {
     /// Every backend, the best code first.
-    pub const ALL: &'static [Backend] = &[Backend::Llvm, Backend::Clif];
+    pub const ALL: &'static [Backend] = &[Backend::Llvm, Backend::Clif, Backend::Mlir];
 
     /// The name on the command line and in plans.
     pub const fn name(self) -> &'static str {
         match self {
             Backend::Llvm => "llvm",
             Backend::Clif => "clif",
+            Backend::Mlir => "mlir",
         }
     }
 
@@ -39,6 +42,7 @@ impl Backend {
         match self {
             Backend::Llvm => cfg!(feature = "llvm-out"),
             Backend::Clif => cfg!(feature = "clif-out"),
+            Backend::Mlir => cfg!(feature = "mlir-out"),
         }
     }
 
@@ -54,6 +58,8 @@ impl Backend {
             Backend::Llvm => Some(crate::llvm::version()),
             #[cfg(feature = "clif-out")]
             Backend::Clif => Some(crate::clif::VERSION.into()),
+            #[cfg(feature = "mlir-out")]
+            Backend::Mlir => Some(crate::llvm::version()),
             #[allow(unreachable_patterns, reason = "every backend may be left out")]
             _ => None,
         }
@@ -63,7 +69,7 @@ impl Backend {
     #[must_use]
     pub fn target(self, wanted: &Target) -> Target {
         match self {
-            Backend::Llvm => wanted.clone(),
+            Backend::Llvm | Backend::Mlir => wanted.clone(),
             _ if wanted.is_device() => wanted.clone(),
             // Its vectors have 128 bits, and it knows no AVX-512.
             Backend::Clif => Target::X86_64_V3_128,
@@ -74,9 +80,11 @@ impl Backend {
     pub(crate) fn compile(self, job: &Job<'_>) -> Result<Box<dyn Code>, CodegenError> {
         match self {
             #[cfg(feature = "llvm-out")]
-            Backend::Llvm => crate::llvm::compile(job),
+            Backend::Llvm => crate::llvm::compile(job, self, crate::llvm::module),
             #[cfg(feature = "clif-out")]
             Backend::Clif => crate::clif::compile(job),
+            #[cfg(feature = "mlir-out")]
+            Backend::Mlir => crate::llvm::compile(job, self, crate::mlir::module),
             #[allow(unreachable_patterns, reason = "every backend may be left out")]
             _ => {
                 let _ = job;

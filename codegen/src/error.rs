@@ -92,10 +92,10 @@ impl Diagnose for CodegenError {
             CodegenError::NotBuilt(_) => (
                 "T0605",
                 Fault::Environment,
-                "build transc with the backend's feature (`llvm-out`, `clif-out`), or choose another --backend",
+                "build transc with the backend's feature (`llvm-out`, `clif-out`, `mlir-out`), or choose another --backend",
             ),
             CodegenError::UnknownBackend(_) => {
-                ("T0606", Fault::Invalid, "backends: llvm, clif; `transc doctor` shows what is built")
+                ("T0606", Fault::Invalid, "backends: llvm, clif, mlir; `transc doctor` shows what is built")
             }
             CodegenError::NotOffered { .. } => ("T0607", Fault::Unsupported, "choose another --backend or another --emit"),
             CodegenError::NoFunction { .. } => ("T0610", Fault::Unsupported, "compile for the host"),

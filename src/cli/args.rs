@@ -81,8 +81,9 @@ pub struct TargetArgs {
     /// `host`, `x86-64-v3`, `x86-64-v4`, `cuda:sm_80` or `cuda:sm_90a`. Default: the device of `-d`, else the host.
     #[arg(long)]
     pub target: Option<String>,
-    /// Who makes the code: `llvm` makes the fastest, `clif` is fastest at it. Default: the first of them that this build has.
-    #[arg(long, value_name = "llvm|clif", value_parser = parse_backend)]
+    /// Who makes the code: `llvm` makes the fastest, `clif` is fastest at it, `mlir` is a third opinion. Default: the first of them that
+    /// this build has.
+    #[arg(long, value_name = "llvm|clif|mlir", value_parser = parse_backend)]
     pub backend: Option<Backend>,
     /// Effort of the optimiser: 0 compiles fastest.
     #[arg(short = 'O', value_name = "0..3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
@@ -156,6 +157,8 @@ pub enum Emit {
     Dot,
     /// The model in MLIR: linalg on tensors.
     Mlir,
+    /// The kernels in MLIR: loops on memrefs.
+    MlirLoops,
 }
 
 impl Emit {
@@ -168,6 +171,7 @@ impl Emit {
             Emit::Tir => "tir",
             Emit::Loops => "loops",
             Emit::Mlir => "mlir",
+            Emit::MlirLoops => "loops.mlir",
             Emit::LlvmIr => "ll",
             Emit::Clif => "clif",
             Emit::Asm => "s",

@@ -164,6 +164,7 @@ fn write(compiled: &transc::Compiled, emit: Emit, path: &Path) -> Result<(), Fai
         Emit::Tsc => return Ok(compiled.write_tsc(path)?),
         Emit::Obj => compiled.code().object()?,
         Emit::Tir => compiled.module.to_string().into_bytes(),
+        Emit::MlirLoops => transc_codegen::mlir::loops(&compiled.program)?.into_bytes(),
         Emit::Loops => compiled.program.to_string().into_bytes(),
         Emit::LlvmIr => compiled.code().text(Text::LlvmIr)?.into_bytes(),
         Emit::Clif => compiled.code().text(Text::Clif)?.into_bytes(),

@@ -193,7 +193,7 @@ const CODES: &[(&str, &str, &str)] = &[
     ("T0603", "A bug in transc: the backend refused a kernel.", "Please report it with the model."),
     ("T0604", "The linker is missing or failed.", "Install a C compiler driver (`cc`); `transc doctor` shows what is found."),
     ("T0605", "This build of transc lacks a back end.", "Build it with the feature that the message names."),
-    ("T0606", "There is no backend of this name.", "llvm, clif; `transc doctor` shows which are in this build."),
+    ("T0606", "There is no backend of this name.", "llvm, clif, mlir; `transc doctor` shows which are in this build."),
     ("T0607", "The backend has no such text.", "LLVM IR comes from --backend llvm, Cranelift IR from --backend clif."),
     (
         "T0608",

@@ -93,7 +93,7 @@ impl Code for Ptx {
         match form {
             Text::Ptx => Ok(join(&self.parts)),
             Text::LlvmIr => {
-                let parts = super::per_kernel(job, super::Form::Ir)?;
+                let parts = super::per_kernel(job, super::module, super::Form::Ir)?;
                 Ok(parts.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>().join("\n"))
             }
             Text::Asm => Err(CodegenError::NoForm { form: "assembly", target: job.target.name() }),

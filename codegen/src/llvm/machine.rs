@@ -3,6 +3,7 @@
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;
+use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{CodeModel, FileType, InitializationConfig, RelocMode, Target as LlvmTarget, TargetMachine, TargetTriple};
 use transc_ir::loops::Kernel;
@@ -38,14 +39,28 @@ fn machine(target: &Target, level: u8) -> Result<TargetMachine, String> {
         .ok_or_else(|| format!("LLVM has no machine for {}", target.name()))
 }
 
-/// Compiles one kernel, in an LLVM context of its own, so that kernels can be compiled side by side.
-pub(crate) fn compile_kernel(kernel: &Kernel, target: &Target, level: u8, form: Form) -> Result<Vec<u8>, CodegenError> {
-    let error = |message: String| CodegenError::Backend { kernel: kernel.name.clone(), message };
+/// Makes the module of a kernel in a context, not optimised yet.
+pub(crate) type Source = for<'c> fn(&'c Context, &Kernel, &Target) -> Result<Module<'c>, String>;
+
+/// The module of a kernel, straight from the loop IR.
+pub(crate) fn module<'c>(context: &'c Context, kernel: &Kernel, target: &Target) -> Result<Module<'c>, String> {
     let text = emit::kernel(kernel, target);
-    let context = Context::create();
     // LLVM reads a buffer that ends in a zero byte.
     let buffer = MemoryBuffer::create_from_memory_range_copy(format!("{text}\0").as_bytes(), "kernel");
-    let module = context.create_module_from_ir(buffer).map_err(|e| error(format!("{e}\n{text}")))?;
+    context.create_module_from_ir(buffer).map_err(|e| format!("{e}\n{text}"))
+}
+
+/// Compiles one kernel, in an LLVM context of its own, so that kernels can be compiled side by side.
+pub(crate) fn compile_kernel(
+    source: Source,
+    kernel: &Kernel,
+    target: &Target,
+    level: u8,
+    form: Form,
+) -> Result<Vec<u8>, CodegenError> {
+    let error = |message: String| CodegenError::Backend { kernel: kernel.name.clone(), message };
+    let context = Context::create();
+    let module = source(&context, kernel, target).map_err(error)?;
     module.set_name(&kernel.name);
     module.set_source_file_name(&kernel.name);
     let machine = machine(target, level).map_err(error)?;

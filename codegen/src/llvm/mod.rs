@@ -14,7 +14,8 @@ use transc_runtime::{Model, Weights};
 
 use crate::CodegenError;
 use crate::backend::{Backend, Code, Job, Text};
-use machine::{Form, compile_kernel};
+pub(crate) use machine::module;
+use machine::{Form, Source, compile_kernel};
 
 /// Version of LLVM.
 pub(crate) fn version() -> String {
@@ -24,22 +25,24 @@ pub(crate) fn version() -> String {
 
 /// One object per kernel.
 struct Objects {
+    backend: Backend,
+    source: Source,
     names: Vec<String>,
     objects: Vec<Vec<u8>>,
 }
 
-/// Compiles the kernels, in one LLVM context each.
-pub(crate) fn compile(job: &Job<'_>) -> Result<Box<dyn Code>, CodegenError> {
+/// Compiles the kernels, in one LLVM context each, from the modules that `source` makes.
+pub(crate) fn compile(job: &Job<'_>, backend: Backend, source: Source) -> Result<Box<dyn Code>, CodegenError> {
     if job.target.is_device() {
-        return Ok(Box::new(device::Ptx { parts: per_kernel(job, Form::Assembly)? }));
+        return Ok(Box::new(device::Ptx { parts: per_kernel(job, source, Form::Assembly)? }));
     }
-    let objects = per_kernel(job, Form::Object)?;
+    let objects = per_kernel(job, source, Form::Object)?;
     let names = job.program.kernels.iter().map(|k| k.name.clone()).collect();
-    Ok(Box::new(Objects { names, objects }))
+    Ok(Box::new(Objects { backend, source, names, objects }))
 }
 
-fn per_kernel(job: &Job<'_>, form: Form) -> Result<Vec<Vec<u8>>, CodegenError> {
-    job.per_kernel(|k| compile_kernel(k, job.target, job.options.opt_level, form))
+fn per_kernel(job: &Job<'_>, source: Source, form: Form) -> Result<Vec<Vec<u8>>, CodegenError> {
+    job.per_kernel(|k| compile_kernel(source, k, job.target, job.options.opt_level, form))
 }
 
 impl Code for Objects {
@@ -56,9 +59,9 @@ impl Code for Objects {
             Text::LlvmIr => Form::Ir,
             Text::Asm => Form::Assembly,
             Text::Ptx => return Err(CodegenError::NoForm { form: "PTX", target: job.target.name() }),
-            Text::Clif => return Err(form.refused(Backend::Llvm)),
+            Text::Clif => return Err(form.refused(self.backend)),
         };
-        let parts = per_kernel(job, form)?;
+        let parts = per_kernel(job, self.source, form)?;
         Ok(parts.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>().join("\n"))
     }
 }

@@ -4,19 +4,27 @@
 //! Both are written as text, in MLIR's own syntax, so that every build can export them and this code needs no bindings; MLIR's parser
 //! and verifier check it. Names and orders depend on the model alone: same model, same bytes.
 
+#[cfg(feature = "mlir-out")]
+mod backend;
 mod folds;
 mod func;
 mod indexed;
+mod kernel;
 mod scalar;
 mod text;
+#[cfg(feature = "mlir-out")]
+mod translate;
 mod views;
+
+#[cfg(feature = "mlir-out")]
+pub(crate) use backend::module;
 
 use std::io::{self, Write};
 
 use transc_ir::Module;
 use transc_ir::tensor::ConstData;
 
-use crate::CodegenError;
+use crate::{Backend, CodegenError, Program};
 
 /// A model in MLIR: the text, and the constants that stand behind it as resources.
 pub struct TensorMlir {
@@ -24,7 +32,8 @@ pub struct TensorMlir {
     resources: Vec<(String, ConstData)>,
 }
 
-/// The tensor IR in MLIR. Regions are written in place, named ops by their decomposition.
+/// The tensor IR in MLIR. Regions are written in place, named ops by their decomposition. With the feature `mlir-out`, MLIR's verifier has
+/// accepted what is returned.
 ///
 /// # Errors
 /// Every node that has no form in MLIR.
@@ -35,8 +44,22 @@ pub fn tensors(module: &Module) -> Result<TensorMlir, CodegenError> {
         return Err(CodegenError::NoMlir(e.problems));
     }
     let code = format!("module @{} {{\n{main}}}\n", text::quoted(&module.name));
+    #[cfg(feature = "mlir-out")]
+    backend::verify(&code).map_err(|message| CodegenError::Backend { kernel: module.name.clone(), message })?;
     let resources = e.used.into_iter().filter_map(|(id, key)| Some((key, module.consts.get(id)?.clone()))).collect();
     Ok(TensorMlir { code, resources })
+}
+
+/// The kernels of a program in MLIR: loops on memrefs.
+///
+/// # Errors
+/// Kernels for a device, whose threads and barriers these loops do not have.
+pub fn loops(program: &Program) -> Result<String, CodegenError> {
+    if program.kernels.iter().any(|k| k.block.is_some()) {
+        return Err(CodegenError::NotOffered { backend: Backend::Mlir.name(), what: "code for devices" });
+    }
+    let kernels: String = program.kernels.iter().map(|k| kernel::kernel(k, &k.name, "")).collect();
+    Ok(format!("module @{} {{\n{kernels}}}\n", text::quoted(&program.name)))
 }
 
 impl TensorMlir {

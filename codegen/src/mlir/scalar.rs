@@ -1,6 +1,6 @@
 //! Scalar operations in `arith`, `math` and `vector`, for scalars and vectors alike.
 
-use transc_ir::loops::Ty;
+use transc_ir::loops::{TargetInst, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
 
@@ -40,6 +40,13 @@ fn compare(t: &mut Text, name: &str, ty: Ty, a: &str, b: &str) -> String {
 /// Lane by lane; a scalar condition chooses all lanes.
 pub(super) fn select(t: &mut Text, cond_lanes: u16, ty: Ty, c: &str, a: &str, b: &str) -> String {
     let cond = if cond_lanes == 1 { String::new() } else { format!("{}, ", vector_of("i1", cond_lanes)) };
+    if ty.dtype == DType::Bf16 && ty.lanes > 1 {
+        // On the bits: LLVM's x86 backend promotes a choice between bf16 vectors to f32 and calls a function to come back.
+        let (bits, own) = (reg_type(ty.with_dtype(DType::I16)), reg_type(ty));
+        let [a, b] = [a, b].map(|v| t.def(&format!("arith.bitcast {v} : {own} to {bits}")));
+        let v = t.def(&format!("arith.select {c}, {a}, {b} : {cond}{bits}"));
+        return t.def(&format!("arith.bitcast {v} : {bits} to {own}"));
+    }
     t.def(&format!("arith.select {c}, {a}, {b} : {cond}{}", reg_type(ty)))
 }
 
@@ -283,6 +290,16 @@ fn int_pow(t: &mut Text, ty: Ty, a: &str, b: &str) -> String {
     blend(t, ty, &negative, &inverse, &out)
 }
 
+/// `a * b + c` with one rounding; half-width floats round once more on the way back.
+pub(super) fn fma(t: &mut Text, ty: Ty, args: [&str; 3]) -> String {
+    if is_half(ty.dtype) {
+        let [a, b, c] = args.map(|a| widen(t, ty, a));
+        let v = same(t, "math.fma", ty.with_dtype(DType::F32), &[&a, &b, &c]);
+        return narrow(t, ty, &v);
+    }
+    same(t, "math.fma", ty, &args)
+}
+
 /// Conversion; see [`transc_ir::scalar::Inst::Cast`].
 pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     if from.dtype == to {
@@ -293,6 +310,7 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     let f32_ty = from.with_dtype(DType::F32);
     match (from.dtype, to) {
         (DType::F16 | DType::Bf16, DType::F32 | DType::F64) | (DType::F32, DType::F64) => convert(t, "extf"),
+        (DType::F32, DType::Bf16) if from.lanes > 1 => round_to_bf16(t, from, a),
         (DType::F32, DType::F16 | DType::Bf16) | (DType::F64, DType::F32) => convert(t, "truncf"),
         (d, DType::Bool) if !is_half(d) => {
             let zero = if d.is_float() { float(t, from, 0.0) } else { int(t, from, 0) };
@@ -320,6 +338,23 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     }
 }
 
+/// A vector to nearest even on the bits, NaN stays a quiet NaN; for the reason at [`select`].
+fn round_to_bf16(t: &mut Text, from: Ty, a: &str) -> String {
+    let (wide, short) = (from.with_dtype(DType::U32), from.with_dtype(DType::U16));
+    let bits = t.def(&format!("arith.bitcast {a} : {} to {}", reg_type(from), reg_type(wide)));
+    let (sixteen, one, half, quiet) = (int(t, wide, 16), int(t, wide, 1), int(t, wide, 0x7fff), int(t, wide, 0x40_0000));
+    let odd = same(t, "arith.shrui", wide, &[&bits, &sixteen]);
+    let odd = same(t, "arith.andi", wide, &[&odd, &one]);
+    let bias = same(t, "arith.addi", wide, &[&odd, &half]);
+    let rounded = same(t, "arith.addi", wide, &[&bits, &bias]);
+    let nan = compare(t, "uno", from, a, a);
+    let quieted = same(t, "arith.ori", wide, &[&bits, &quiet]);
+    let v = blend(t, wide, &nan, &quieted, &rounded);
+    let v = same(t, "arith.shrui", wide, &[&v, &sixteen]);
+    let v = cast(t, wide, DType::U16, &v);
+    t.def(&format!("arith.bitcast {v} : {} to {}", reg_type(short), reg_type(from.with_dtype(DType::Bf16))))
+}
+
 /// Float to integer: out of range gives the nearest end, NaN gives 0. MLIR's own conversion is undefined there, so it sees numbers in
 /// range only.
 fn saturate(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
@@ -339,4 +374,23 @@ fn saturate(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     let (low, high) = (int(t, target, low), int(t, target, high));
     let v = blend(t, target, &over, &high, &v);
     blend(t, target, &under, &low, &v)
+}
+
+/// A target instruction by its stated meaning.
+pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[String]) -> String {
+    let (product_dtype, per_lane) = match inst {
+        TargetInst::VpDpBusd => (DType::I32, 4),
+        TargetInst::VDpBf16Ps => (DType::F32, 2),
+    };
+    let wide = reg_type(Ty::vector(product_dtype, types[1].lanes));
+    let (x, y) = (cast(t, types[1], product_dtype, &args[1]), cast(t, types[2], product_dtype, &args[2]));
+    let mut sum = args[0].clone();
+    for j in (0..per_lane).rev() {
+        let picks: Vec<String> = (0..types[0].lanes).map(|i| (i * per_lane + j).to_string()).collect();
+        let lanes_of = |t: &mut Text, v: &str| t.def(&format!("vector.shuffle {v}, {v} [{}] : {wide}, {wide}", picks.join(", ")));
+        let (a, b) = (lanes_of(t, &x), lanes_of(t, &y));
+        let product = bin(t, BinOp::Mul, types[0], &a, &b);
+        sum = bin(t, BinOp::Add, types[0], &sum, &product);
+    }
+    sum
 }

@@ -9,7 +9,7 @@ use transc_ir::types::DType;
 /// Text under construction. Names are unique in a function, so regions need no scopes of their own.
 pub(super) struct Text {
     pub(super) out: String,
-    depth: usize,
+    pub(super) depth: usize,
     next: u32,
 }
 
@@ -44,6 +44,12 @@ impl Text {
     pub(super) fn close(&mut self, text: &str) {
         self.depth -= 1;
         self.line(text);
+    }
+
+    /// A line between two indented parts.
+    pub(super) fn reopen(&mut self, text: &str) {
+        self.close(text);
+        self.depth += 1;
     }
 
     /// Defines a fresh name.
