@@ -28,7 +28,7 @@ fn check(params: &str, node: &str, shapes: &[&[usize]]) {
     let mut simpler = m.clone();
     let mut consts = Arc::clone(&m.consts);
     simpler.main =
-        rewrite(&m.main, &mut consts, |b, _, n, x| n.op.decompose(b, x).transpose()).expect("the decomposition is typed");
+        rewrite(m.main.clone(), &mut consts, |b, _, n, x| n.op.decompose(b, x).transpose()).expect("the decomposition is typed");
     simpler.consts = consts;
     assert!(simpler.main.node_count() >= 1 && simpler.to_string() != m.to_string(), "nothing was decomposed");
     let got = interp::eval_module(&simpler, &inputs).expect("the decomposition evaluates");

@@ -171,7 +171,7 @@ fn a_fault_is_found_and_shrunk() {
             }
             _ => Ok(None),
         };
-        wrong.main = rewrite(&m.main, &mut wrong.consts, smallest_for_sum).expect("the same types");
+        wrong.main = rewrite(m.main.clone(), &mut wrong.consts, smallest_for_sum).expect("the same types");
         eval_module(&wrong, inputs).map_err(|e| Failure::Fault(e.to_string()))
     };
     let way = Way { name: "faulty", run: Box::new(faulty) };

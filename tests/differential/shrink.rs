@@ -69,7 +69,7 @@ impl<'a> Copy<'a> {
         let main = &self.old.module.main;
         let (_, n) = main.nodes().nth(at)?;
         let operands: Option<Vec<Value>> = n.operands.iter().map(|v| self.map[v.index()]).collect();
-        let types = n.results.iter().map(|v| main.ty(*v).clone()).collect();
+        let types = n.results.iter().map(|v| main.ty(*v).clone());
         let id = self.new.module.main.push_node(n.op.clone(), &operands?, types, n.loc.clone());
         let results = self.new.module.main.node(id).results.to_vec();
         n.results.iter().zip(results).for_each(|(old, new)| self.stands_for(*old, new));

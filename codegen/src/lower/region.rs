@@ -55,7 +55,7 @@ impl Region {
 fn bare(main: &Func, node: &Node) -> Func {
     let mut f = Func::new("region");
     let operands: Vec<Value> = node.operands.iter().map(|v| f.add_param("", main.ty(*v).clone())).collect();
-    let types = node.results.iter().map(|v| main.ty(*v).clone()).collect();
+    let types = node.results.iter().map(|v| main.ty(*v).clone());
     let id = f.push_node(node.op.clone(), &operands, types, node.loc.clone());
     for v in f.node(id).results.clone() {
         f.add_result("", v);

@@ -69,9 +69,16 @@ pub struct Node {
 }
 
 #[derive(Clone, Debug)]
-struct ValueData {
-    ty: TensorType,
+pub(super) struct ValueData {
+    pub(super) ty: TensorType,
     def: ValueDef,
+}
+
+impl ValueData {
+    /// The type, of which only the dtype stays behind.
+    pub(super) fn take_type(&mut self) -> TensorType {
+        TensorType { dtype: self.ty.dtype, dims: std::mem::take(&mut self.ty.dims) }
+    }
 }
 
 /// A function in SSA form. Nodes stand in evaluation order: operands precede users, so one sweep is enough for any analysis.
@@ -79,10 +86,10 @@ struct ValueData {
 pub struct Func {
     /// Name.
     pub name: String,
-    nodes: Vec<Node>,
-    values: Vec<ValueData>,
-    params: Vec<(String, Value)>,
-    results: Vec<(String, Value)>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) values: Vec<ValueData>,
+    pub(super) params: Vec<(String, Value)>,
+    pub(super) results: Vec<(String, Value)>,
 }
 
 impl Func {
@@ -100,7 +107,13 @@ impl Func {
     }
 
     /// Appends a node whose result types are already known; [`super::Builder`] infers them.
-    pub fn push_node(&mut self, op: Op, operands: &[Value], result_types: Vec<TensorType>, loc: Loc) -> NodeId {
+    pub fn push_node(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        result_types: impl IntoIterator<Item = TensorType>,
+        loc: Loc,
+    ) -> NodeId {
         let id = NodeId(self.nodes.len() as u32);
         let results = result_types
             .into_iter()

@@ -2,40 +2,55 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{Builder, ConstPool, Func, Module, Node, NodeId, Value, ValueDef};
 use crate::op::TypeError;
 use crate::types::{Dim, Symbol};
 
-/// Copies `func`, giving `f` each node with its operands already mapped. `f` returns the values that replace the node's results, or
-/// `None` to copy the node as it is (result types are inferred anew). Names, parameters and provenance are kept.
+/// Rebuilds `func`, giving `f` each node with its operands already mapped. `f` returns the values that replace the node's results, or
+/// `None` to keep the node as it is (its result types are inferred anew where an operand has another type now). Names, parameters and
+/// provenance are kept.
 ///
 /// # Errors
-/// A type error of a new or copied node.
+/// A type error of a new or kept node.
 pub fn rewrite(
-    func: &Func,
+    func: Func,
     consts: &mut Arc<ConstPool>,
     mut f: impl FnMut(&mut Builder<'_>, NodeId, &Node, &[Value]) -> Result<Option<Vec<Value>>, TypeError>,
 ) -> Result<Func, TypeError> {
-    let mut out = Func::new(&func.name);
-    let mut map: Vec<Option<Value>> = vec![None; func.value_count()];
-    for (name, v) in func.params() {
-        map[v.index()] = Some(out.add_param(name, func.ty(*v).clone()));
+    let Func { name, nodes, mut values, params, results } = func;
+    let mut out = Func::new(&name);
+    // By old value: the new one, and whether it has the same type.
+    let mut map: Vec<Option<(Value, bool)>> = vec![None; values.len()];
+    for (name, v) in params {
+        map[v.index()] = Some((out.add_param(&name, values[v.index()].take_type()), true));
     }
     let mut b = Builder::new(&mut out, consts);
-    for (id, node) in func.nodes() {
-        let operands: Vec<Value> = node.operands.iter().filter_map(|v| map[v.index()]).collect();
-        b.loc = node.loc.clone();
-        let results = match f(&mut b, id, node, &operands)? {
-            Some(r) => r,
-            None => b.add_multi(node.op.clone(), &operands)?,
-        };
-        for (old, new) in node.results.iter().zip(results) {
-            map[old.index()] = Some(new);
+    for (i, node) in nodes.into_iter().enumerate() {
+        let mapped = node.operands.iter().filter_map(|v| map[v.index()]);
+        let (operands, same): (SmallVec<[Value; 4]>, SmallVec<[bool; 4]>) = mapped.unzip();
+        b.loc.clone_from(&node.loc);
+        if let Some(new) = f(&mut b, NodeId(i as u32), &node, &operands)? {
+            for (old, new) in node.results.iter().zip(new) {
+                map[old.index()] = Some((new, values[old.index()].ty == *b.ty(new)));
+            }
+        } else if same.iter().all(|s| *s) {
+            let types = node.results.iter().map(|v| values[v.index()].take_type());
+            let id = b.func.push_node(node.op, &operands, types, node.loc);
+            for (old, new) in node.results.iter().zip(&b.func.node(id).results) {
+                map[old.index()] = Some((*new, true));
+            }
+        } else {
+            let new = b.add_multi(node.op, &operands)?;
+            for (old, new) in node.results.iter().zip(new) {
+                map[old.index()] = Some((new, values[old.index()].ty == *b.ty(new)));
+            }
         }
     }
-    for (name, v) in func.results() {
-        if let Some(v) = map[v.index()] {
-            out.add_result(name, v);
+    for (name, v) in results {
+        if let Some((v, _)) = map[v.index()] {
+            out.add_result(&name, v);
         }
     }
     Ok(out)
@@ -63,26 +78,28 @@ pub fn live_nodes(func: &Func) -> Vec<bool> {
 }
 
 /// The function without the nodes that its results do not depend on; order is kept.
-pub fn compact(func: &Func) -> Func {
-    let live = live_nodes(func);
-    let mut out = Func::new(&func.name);
-    let mut map: Vec<Option<Value>> = vec![None; func.value_count()];
-    for (name, v) in func.params() {
-        map[v.index()] = Some(out.add_param(name, func.ty(*v).clone()));
+pub fn compact(func: Func) -> Func {
+    let live = live_nodes(&func);
+    if live.iter().all(|l| *l) {
+        return func;
     }
-    for (id, node) in func.nodes() {
-        if live[id.index()] {
-            let operands: Vec<Value> = node.operands.iter().filter_map(|v| map[v.index()]).collect();
-            let types = node.results.iter().map(|v| func.ty(*v).clone()).collect();
-            let new = out.push_node(node.op.clone(), &operands, types, node.loc.clone());
-            for (old, new) in node.results.iter().zip(&out.node(new).results) {
-                map[old.index()] = Some(*new);
-            }
+    let Func { name, nodes, mut values, params, results } = func;
+    let mut out = Func::new(&name);
+    let mut map: Vec<Option<Value>> = vec![None; values.len()];
+    for (name, v) in params {
+        map[v.index()] = Some(out.add_param(&name, values[v.index()].take_type()));
+    }
+    for (node, _) in nodes.into_iter().zip(live).filter(|(_, live)| *live) {
+        let operands: SmallVec<[Value; 4]> = node.operands.iter().filter_map(|v| map[v.index()]).collect();
+        let types = node.results.iter().map(|v| values[v.index()].take_type());
+        let id = out.push_node(node.op, &operands, types, node.loc);
+        for (old, new) in node.results.iter().zip(&out.node(id).results) {
+            map[old.index()] = Some(*new);
         }
     }
-    for (name, v) in func.results() {
+    for (name, v) in results {
         if let Some(v) = map[v.index()] {
-            out.add_result(name, v);
+            out.add_result(&name, v);
         }
     }
     out

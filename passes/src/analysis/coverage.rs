@@ -84,7 +84,7 @@ fn activation(m: &Map) -> &'static [&'static str] {
 
 /// How often each formula stands in a module, in whatever spelling.
 fn found(m: &Module) -> Counts {
-    let f = &compact(&m.main);
+    let f = &compact(m.main.clone());
     let traces = Traces { f, consts: &m.consts, uses: Uses::of(f), weight: weights(f) };
     let mut out = Counts::new();
     for (id, n) in f.nodes() {

@@ -1,17 +1,18 @@
 //! Who uses a value.
 
+use smallvec::SmallVec;
 use transc_ir::tensor::{Func, NodeId, Value};
 
 /// Users of every value of a function.
 pub struct Uses {
-    users: Vec<Vec<NodeId>>,
+    users: Vec<SmallVec<[NodeId; 2]>>,
     results: Vec<u32>,
 }
 
 impl Uses {
     /// The users in `f`.
     pub fn of(f: &Func) -> Self {
-        let mut users: Vec<Vec<NodeId>> = vec![Vec::new(); f.value_count()];
+        let mut users: Vec<SmallVec<[NodeId; 2]>> = vec![SmallVec::new(); f.value_count()];
         for (id, n) in f.nodes() {
             for v in &n.operands {
                 let users = &mut users[v.index()];

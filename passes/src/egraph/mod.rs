@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use transc_ir::op::{Shared, TypeError};
-use transc_ir::tensor::{Builder, ConstPool, Func};
+use transc_ir::tensor::{ConstPool, Func};
 use transc_ir::types::Ranges;
 use transc_ir::{Loc, Module};
 
@@ -51,18 +51,16 @@ struct Saturated {
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let rules: Vec<&'static rules::Rule> = rules::all().filter(|r| r.class <= cx.numerics).collect();
-    let f = std::mem::replace(&mut module.main, Func::new("main"));
+    let f = sweep::taken(module);
     let pieces = sharing::pieces(&f, &module.consts);
     let mut done: BTreeMap<(Shared, &[bool]), (usize, Saturated)> = BTreeMap::new();
-    let mut out = Func::new(&f.name);
-    let pool = module.consts.clone();
-    let mut whole = Assembly::new(&f, Builder::new(&mut out, &mut module.consts));
+    let mut whole = Assembly::new(&f);
     let mut stop = Stop::Saturated;
     let mut proofs: Vec<(usize, Proof)> = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
         let key = (Shared(Arc::new(piece.func.clone())), piece.constant.as_slice());
         if !done.contains_key(&key) {
-            let made = saturated(piece, &pool, &module.symbols, &rules, cx);
+            let made = saturated(piece, &module.consts, &module.symbols, &rules, cx);
             let made = sweep::typed(cx, made)?;
             stop = stop.max(made.report.stop);
             if let Some(step) = made.report.steps.last() {
@@ -78,17 +76,16 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
             proofs.iter_mut().filter(|(of, _)| of == first).for_each(|(_, p)| p.copies += 1);
         }
         let places = pieces[*first].places_in(piece);
-        let place = |loc: &Loc| places.get(loc.path()).unwrap_or(loc).clone();
+        let place = |loc: &Loc| (*places.get(loc.path()).unwrap_or(&loc)).clone();
         for step in &made.report.steps {
             cx.fired(step.rule);
         }
         for (rule, loc, why) in &made.report.misses {
             cx.remark(&place(loc), format!("`{rule}` did not fire: {why}"));
         }
-        let added = whole.add(piece, &made.func, &place);
-        sweep::typed(cx, added)?;
+        whole.add(piece, &made.func, &place);
     }
-    sweep::typed(cx, whole.finish())?;
+    let out = whole.finish();
     cx.current.stop = Some(stop);
     cx.fused = coverage::fused(&out);
     cx.proofs.extend(proofs.into_iter().map(|p| p.1));

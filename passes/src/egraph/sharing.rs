@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use transc_ir::op::{Op, TypeError};
-use transc_ir::tensor::{Builder, ConstPool, Func, NodeId, Value, ValueDef};
+use smallvec::SmallVec;
+use transc_ir::op::Op;
+use transc_ir::tensor::{ConstPool, Func, Node, NodeId, Value, ValueDef};
 use transc_ir::{Loc, TensorType};
 
 use crate::analysis::uses::Uses;
@@ -101,6 +102,12 @@ fn cuts(f: &Func, real: &[NodeId]) -> Vec<Range<usize>> {
 fn repetition(labels: &[u32]) -> Option<(Range<usize>, usize)> {
     let mut best: Option<(Range<usize>, usize)> = None;
     for period in MIN_PERIOD..=labels.len() / 2 {
+        // A longer run than the best one covers the middle whatever its ends are.
+        let longer = best.as_ref().map_or(0, |(b, _)| b.len()) + 1;
+        let middle = labels.len().checked_sub(longer).map(|first| first..longer.saturating_sub(period));
+        if middle.is_none_or(|mut m| m.any(|i| labels[i] != labels[i + period])) {
+            continue;
+        }
         let mut start = 0;
         for i in 0..=labels.len() - period {
             let same = i + period < labels.len() && labels[i] == labels[i + period];
@@ -147,9 +154,8 @@ impl Piece {
         for id in &members {
             let n = f.node(*id);
             let operands: Vec<Value> = n.operands.iter().map(|v| map[v]).collect();
-            let types = n.results.iter().map(|v| f.ty(*v).clone()).collect();
-            let new = piece.func.push_node(n.op.clone(), &operands, types, n.loc.clone());
-            map.extend(n.results.iter().copied().zip(piece.func.node(new).results.iter().copied()));
+            let new = copied(&mut piece.func, f, n, &operands, n.loc.clone());
+            map.extend(n.results.iter().copied().zip(new));
         }
         let read_outside = |v: &Value| uses.is_result(*v) || uses.nodes(*v).iter().any(|u| !members.contains(u));
         for v in real.iter().flat_map(|id| &f.node(*id).results).filter(|v| read_outside(v)) {
@@ -160,9 +166,9 @@ impl Piece {
     }
 
     /// For each place of this piece that of the same node of an equal piece.
-    pub fn places_in(&self, other: &Piece) -> BTreeMap<String, Loc> {
+    pub fn places_in<'a>(&'a self, other: &'a Piece) -> HashMap<&'a str, &'a Loc> {
         let pairs = self.func.nodes().zip(other.func.nodes());
-        pairs.map(|((_, a), (_, b))| (a.loc.path().to_string(), b.loc.clone())).collect()
+        pairs.map(|((_, a), (_, b))| (a.loc.path(), &b.loc)).collect()
     }
 }
 
@@ -173,68 +179,77 @@ fn is_weight(f: &Func, consts: &ConstPool, id: NodeId) -> bool {
 /// Builds the whole function from its pieces, each replaced by a function with the same parameters and results.
 pub struct Assembly<'a> {
     f: &'a Func,
-    b: Builder<'a>,
-    map: BTreeMap<Value, Value>,
+    out: Func,
+    /// By value of `f`.
+    map: Vec<Option<Value>>,
 }
 
 impl<'a> Assembly<'a> {
     /// The parameters of `f`, nothing else yet.
-    pub fn new(f: &'a Func, b: Builder<'a>) -> Self {
-        let map = f.params().iter().map(|(name, v)| (*v, b.func.add_param(name, f.ty(*v).clone()))).collect();
-        Self { f, b, map }
+    pub fn new(f: &'a Func) -> Self {
+        let mut out = Func::new(&f.name);
+        let mut map = vec![None; f.value_count()];
+        for (name, v) in f.params() {
+            map[v.index()] = Some(out.add_param(name, f.ty(*v).clone()));
+        }
+        Self { f, out, map }
     }
 
     /// A value of `f` in the new function: nodes that no piece replaces are copied when they are first read.
-    fn value(&mut self, v: Value) -> Result<Value, TypeError> {
+    fn value(&mut self, v: Value) -> Value {
         let mut open = vec![v];
-        while let Some(next) = open.last().copied() {
-            let Some(n) = self.f.def_node(next).filter(|_| !self.map.contains_key(&next)) else {
-                open.pop();
-                continue;
-            };
-            let missing: Vec<Value> = n.operands.iter().filter(|o| !self.map.contains_key(o)).copied().collect();
-            if missing.is_empty() {
-                open.pop();
-                self.b.loc = n.loc.clone();
-                let operands: Vec<Value> = n.operands.iter().map(|o| self.map[o]).collect();
-                let results = self.b.add_multi(n.op.clone(), &operands)?;
-                self.map.extend(n.results.iter().copied().zip(results));
-            } else {
-                open.extend(missing);
+        loop {
+            let next = open[open.len() - 1];
+            let missing = |v: &Value| self.map[v.index()].is_none();
+            if let Some(n) = self.f.def_node(next).filter(|_| missing(&next)) {
+                let before = open.len();
+                open.extend(n.operands.iter().copied().filter(missing));
+                if open.len() > before {
+                    continue;
+                }
+                let operands: Vec<Value> = n.operands.iter().filter_map(|v| self.map[v.index()]).collect();
+                let new = copied(&mut self.out, self.f, n, &operands, n.loc.clone());
+                for (old, new) in n.results.iter().zip(new) {
+                    self.map[old.index()] = Some(new);
+                }
+            }
+            open.pop();
+            if let (true, Some(new)) = (open.is_empty(), self.map[v.index()]) {
+                return new;
             }
         }
-        Ok(self.map[&v])
     }
 
     /// Adds what replaces a piece; `place` translates provenance.
-    ///
-    /// # Errors
-    /// A type error, which would be a bug.
-    pub fn add(&mut self, piece: &Piece, by: &Func, place: &dyn Fn(&Loc) -> Loc) -> Result<(), TypeError> {
-        let mut map: BTreeMap<Value, Value> = BTreeMap::new();
+    pub fn add(&mut self, piece: &Piece, by: &Func, place: &dyn Fn(&Loc) -> Loc) {
+        let mut map: Vec<Value> = (0..by.value_count() as u32).map(Value).collect();
         for ((_, p), v) in by.params().iter().zip(&piece.inputs) {
-            let v = self.value(*v)?;
-            map.insert(*p, v);
+            map[p.index()] = self.value(*v);
         }
         for (_, n) in by.nodes() {
-            self.b.loc = place(&n.loc);
-            let operands: Vec<Value> = n.operands.iter().map(|v| map[v]).collect();
-            let results = self.b.add_multi(n.op.clone(), &operands)?;
-            map.extend(n.results.iter().copied().zip(results));
+            let operands: SmallVec<[Value; 4]> = n.operands.iter().map(|v| map[v.index()]).collect();
+            for (old, new) in n.results.iter().zip(copied(&mut self.out, by, n, &operands, place(&n.loc))) {
+                map[old.index()] = new;
+            }
         }
-        self.map.extend(piece.outputs.iter().copied().zip(by.results().iter().map(|(_, v)| map[v])));
-        Ok(())
+        for (old, (_, v)) in piece.outputs.iter().zip(by.results()) {
+            self.map[old.index()] = Some(map[v.index()]);
+        }
     }
 
-    /// Adds the results of `f`.
-    ///
-    /// # Errors
-    /// A type error, which would be a bug.
-    pub fn finish(mut self) -> Result<(), TypeError> {
+    /// The function, with the results of `f`.
+    pub fn finish(mut self) -> Func {
         for (name, v) in self.f.results() {
-            let v = self.value(*v)?;
-            self.b.func.add_result(name, v);
+            let v = self.value(*v);
+            self.out.add_result(name, v);
         }
-        Ok(())
+        self.out
     }
+}
+
+/// Copies a node of `from`, whose operands have the same types in `out`; its results there.
+fn copied(out: &mut Func, from: &Func, n: &Node, operands: &[Value], loc: Loc) -> SmallVec<[Value; 1]> {
+    let types = n.results.iter().map(|v| from.ty(*v).clone());
+    let id = out.push_node(n.op.clone(), operands, types, loc);
+    out.node(id).results.clone()
 }

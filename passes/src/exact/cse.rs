@@ -1,10 +1,12 @@
 //! `cse`: nodes that compute the same become one.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
+use smallvec::SmallVec;
 use transc_ir::op::{Constant, Op};
 use transc_ir::tensor::rewrite::rewrite;
-use transc_ir::tensor::{ConstData, ConstId, ConstPool, Value};
+use transc_ir::tensor::{ConstData, ConstId, ConstPool, Node, NodeId};
 use transc_ir::{Module, TensorType};
 
 use super::sweep;
@@ -17,8 +19,10 @@ use crate::error::PassError;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut contents = Contents::default();
-    let mut seen: HashMap<(Op, Vec<Value>), Vec<Value>> = HashMap::new();
-    let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, _, node, operands| {
+    // By hash of op and operands.
+    let mut seen: HashMap<u64, SmallVec<[NodeId; 1]>> = HashMap::new();
+    let hasher = RandomState::new();
+    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
         let mut op = node.op.clone();
         if let Op::Constant(c) = &op
             && let Some(data) = b.consts.get(c.id)
@@ -26,14 +30,14 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
             let id = contents.first_equal(c.id, data, b.consts);
             op = Constant { id }.into();
         }
-        let key = (op, operands.to_vec());
-        if let Some(results) = seen.get(&key) {
-            cx.fired(if matches!(key.0, Op::Constant(_)) { "equal-constant" } else { "equal-node" });
-            return Ok(Some(results.clone()));
+        let alike = seen.entry(hasher.hash_one((&op, operands))).or_default();
+        let equal = |n: &Node| n.op == op && *n.operands == *operands;
+        if let Some(first) = alike.iter().map(|id| b.func.node(*id)).find(|n| equal(n)) {
+            cx.fired(if matches!(op, Op::Constant(_)) { "equal-constant" } else { "equal-node" });
+            return Ok(Some(first.results.to_vec()));
         }
-        let results = b.add_multi(key.0.clone(), operands)?;
-        seen.insert(key, results.clone());
-        Ok(Some(results))
+        alike.push(NodeId(b.func.node_count() as u32));
+        if op == node.op { Ok(None) } else { b.add_multi(op, operands).map(Some) }
     });
     module.main = sweep::typed(cx, rewritten)?;
     Ok(())

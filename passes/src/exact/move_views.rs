@@ -28,13 +28,13 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 
 /// Moves each view past one map, if `insert` also where another operand then needs a view; true if any moved.
 fn round(module: &mut Module, cx: &mut PassCx, insert: bool) -> Result<bool, PassError> {
-    let f = module.main.clone();
-    let uses = Uses::of(&f);
+    let f = sweep::taken(module);
+    let movable = movable(&f);
     let mut any = false;
-    let rewritten = rewrite(&f, &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(f, &mut module.consts, |b, _, node, operands| {
         let Op::Map(m) = &node.op else { return Ok(None) };
         for (i, old) in node.operands.iter().enumerate() {
-            if !moves(&f, &uses, *old) {
+            if !movable[old.index()] {
                 continue;
             }
             if let Some(v) = sink(b, m, operands, i, insert)? {
@@ -45,20 +45,25 @@ fn round(module: &mut Module, cx: &mut PassCx, insert: bool) -> Result<bool, Pas
         }
         Ok(None)
     });
-    module.main = compact(&sweep::typed(cx, rewritten)?);
+    module.main = compact(sweep::typed(cx, rewritten)?);
     Ok(any)
 }
 
-/// True for a view that can move: a transposition only if this leaves no copy of it behind, a reshape also if all its users are maps, which
+/// By value: true for a view that can move: a transposition only if this leaves no copy of it behind, a reshape also if all its users are maps, which
 /// then join the computation of its operand together.
-fn moves(f: &Func, uses: &Uses, v: Value) -> bool {
-    f.def_node(v).is_some_and(|n| match &n.op {
-        Op::Transpose(_) => uses.single(v).is_some(),
-        Op::Reshape(_) => {
-            uses.single(v).is_some() || !uses.is_result(v) && uses.nodes(v).iter().all(|u| matches!(f.node(*u).op, Op::Map(_)))
-        }
-        _ => false,
-    })
+fn movable(f: &Func) -> Vec<bool> {
+    let uses = Uses::of(f);
+    let all_maps = |v: Value| !uses.is_result(v) && uses.nodes(v).iter().all(|u| matches!(f.node(*u).op, Op::Map(_)));
+    let mut movable = vec![false; f.value_count()];
+    for (_, n) in f.nodes() {
+        let v = n.results[0];
+        movable[v.index()] = match &n.op {
+            Op::Transpose(_) => uses.single(v).is_some(),
+            Op::Reshape(_) => uses.single(v).is_some() || all_maps(v),
+            _ => false,
+        };
+    }
+    movable
 }
 
 /// The map of what operand `view` shows, seen through that view; `None` if another operand stands in the way.

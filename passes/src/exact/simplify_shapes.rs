@@ -24,8 +24,9 @@ const MAX_DIMS: usize = 64;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut known: BTreeMap<Value, SymTensor> = BTreeMap::new();
+    let f = sweep::taken(module);
     let ranges = &module.symbols;
-    let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(f, &mut module.consts, |b, _, node, operands| {
         if let Some(v) = trivial(b, &node.op, operands) {
             cx.fired("trivial-view");
             return Ok(Some(vec![v]));

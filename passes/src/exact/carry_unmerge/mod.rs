@@ -23,11 +23,11 @@ use crate::miss::Miss;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut fired = Vec::new();
-    let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, _, node, operands| match node.results.as_slice() {
+    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| match node.results.as_slice() {
         [_] => Ok(Sweep::new(b, &mut fired).carry(&node.op, operands).map(|v| vec![v])),
         _ => Ok(None),
     });
-    module.main = compact(&sweep::typed(cx, rewritten)?);
+    module.main = compact(sweep::typed(cx, rewritten)?);
     fired.into_iter().for_each(|rule| cx.fired(rule));
     for (_, loc, why) in barriers(&module.main, &module.consts) {
         cx.remark(&loc, format!("the un-merge stays: {why}"));

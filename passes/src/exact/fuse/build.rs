@@ -96,11 +96,11 @@ fn copy(place: Place, b: &mut Builder<'_>) -> Result<Value, TypeError> {
             let ty = b.ty(v).clone();
             operands.push(v);
             let x = body.add_param("in0", ty.clone());
-            body.push_node(Map { body: Body::identity() }.into(), &[x], vec![ty], Loc::unknown())
+            body.push_node(Map { body: Body::identity() }.into(), &[x], [ty], Loc::unknown())
         }
         Place::Const(id) => {
             let ty = Op::from(Constant { id }).infer(&[], b.consts)?.remove(0);
-            body.push_node(Constant { id }.into(), &[], vec![ty], Loc::unknown())
+            body.push_node(Constant { id }.into(), &[], [ty], Loc::unknown())
         }
     };
     let result = body.node(result).results[0];
@@ -173,12 +173,12 @@ impl<'a> Region<'a> {
             map.insert(*old, body.add_param(&format!("in{i}"), self.f.ty(*old).clone()));
         }
         for (old, id) in &self.consts {
-            let node = body.push_node(Constant { id: *id }.into(), &[], vec![self.f.ty(*old).clone()], Loc::unknown());
+            let node = body.push_node(Constant { id: *id }.into(), &[], [self.f.ty(*old).clone()], Loc::unknown());
             map.insert(*old, body.node(node).results[0]);
         }
         for node in self.nodes() {
             let operands: Vec<Value> = node.operands.iter().filter_map(|v| map.get(v).copied()).collect();
-            let types = node.results.iter().map(|v| self.f.ty(*v).clone()).collect();
+            let types = node.results.iter().map(|v| self.f.ty(*v).clone());
             let new = body.push_node(node.op.clone(), &operands, types, node.loc.clone());
             map.extend(node.results.iter().copied().zip(body.node(new).results.iter().copied()));
         }

@@ -23,22 +23,17 @@ const MAX_OPERANDS: usize = 12;
 
 /// Merges a map into its users where all of these end up in one map, and a map without operands into all of its users.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let f = module.main.clone();
-    let groups = groups(&f, &module.symbols);
-    let mut renamed: BTreeMap<Value, Value> = BTreeMap::new();
-    let rewritten = rewrite(&f, &mut module.consts, |b, id, node, operands| {
-        renamed.extend(node.operands.iter().copied().zip(operands.iter().copied()));
-        let members = &groups[id.index()];
-        // No members: another map absorbs this one, and `compact` below removes it.
-        if members.is_empty() || members.len() == 1 && !node.operands.iter().any(|v| literal(&f, *v).is_some()) {
-            return Ok(None);
-        }
+    let f = sweep::taken(module);
+    let mut merges = merges(&f, &module.symbols);
+    let mut renamed: Vec<Value> = (0..f.value_count() as u32).map(Value).collect();
+    let rewritten = rewrite(f, &mut module.consts, |b, id, node, operands| {
+        node.operands.iter().zip(operands).for_each(|(old, new)| renamed[old.index()] = *new);
+        let Some((body, operands)) = merges[id.index()].take() else { return Ok(None) };
         cx.fired("merge-maps");
-        let (body, operands) = merged(&f, members);
-        let operands: Vec<Value> = operands.iter().map(|v| renamed[v]).collect();
+        let operands: Vec<Value> = operands.iter().map(|v| renamed[v.index()]).collect();
         Ok(Some(vec![b.add(Map { body }, &operands)?]))
     });
-    module.main = compact(&sweep::typed(cx, rewritten)?);
+    module.main = compact(sweep::typed(cx, rewritten)?);
     Ok(())
 }
 
@@ -48,6 +43,13 @@ fn literal(f: &Func, v: Value) -> Option<&Body> {
         Op::Map(m) if m.body.n_args == 0 => Some(&m.body),
         _ => None,
     }
+}
+
+/// For every map that takes up others or literals: the body and the operands of what they are together. A map that another one takes up
+/// has none and is dead.
+fn merges(f: &Func, ranges: &Ranges) -> Vec<Option<(Body, IndexSet<Value>)>> {
+    let alone = |group: &[NodeId]| group.len() == 1 && !f.node(group[0]).operands.iter().any(|v| literal(f, *v).is_some());
+    groups(f, ranges).iter().map(|g| (!g.is_empty() && !alone(g)).then(|| merged(f, g))).collect()
 }
 
 /// For every map that is not merged into another one: the maps that it absorbs and itself, in order. Empty for other nodes.

@@ -29,7 +29,7 @@ pub struct Merge<'a> {
 pub fn insert(f: &Func, consts: &mut Arc<ConstPool>, m: &Merge<'_>) -> Result<(Func, Vec<&'static str>), TypeError> {
     let mut fired = Vec::new();
     let mut renamed: Vec<Option<Value>> = vec![None; f.value_count()];
-    let out = rewrite(f, consts, |b, id, node, operands| {
+    let out = rewrite(f.clone(), consts, |b, id, node, operands| {
         for (old, new) in node.operands.iter().zip(operands) {
             renamed[old.index()] = Some(*new);
         }
@@ -47,7 +47,7 @@ pub fn insert(f: &Func, consts: &mut Arc<ConstPool>, m: &Merge<'_>) -> Result<(F
         let new = |v: Value| renamed[v.index()].unwrap_or(v);
         merged(b, m, x, new(m.attention.keys), m.attention.sizes.map(new)).map(|v| Some(vec![v]))
     })?;
-    Ok((compact(&out), fired))
+    Ok((compact(out), fired))
 }
 
 /// Plan by the keys, apply, and un-merge.

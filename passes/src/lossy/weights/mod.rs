@@ -19,6 +19,7 @@ pub use spec::{Int8, Observer, Prune, Range, WeightError, WeightSpec};
 use super::LedgerEntry;
 use crate::context::PassCx;
 use crate::error::PassError;
+use crate::exact::sweep;
 
 /// Weights with fewer elements stay.
 const MIN_ELEMENTS: usize = 1024;
@@ -82,7 +83,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
         return Err(WeightError::NoCalibration.into());
     }
     let mut next = sites.iter().enumerate().peekable();
-    let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, id, node, operands| {
+    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, id, node, operands| {
         let Some((i, site)) = next.next_if(|(_, s)| s.node == id) else { return Ok(None) };
         let Op::Contract(c) = &node.op else { return Ok(None) };
         let (y, entries) = compress(b, c, site, operands, &spec, spec.ranges.get(i).copied())?;
@@ -92,7 +93,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
         }
         Ok(Some(vec![y]))
     });
-    module.main = rewritten.map_err(|source| PassError::Type { pass: cx.current.pass, source })?;
+    module.main = sweep::typed(cx, rewritten)?;
     Ok(())
 }
 
