@@ -35,6 +35,12 @@ pub(super) fn unsupported<T>(message: impl Into<String>) -> Result<T> {
     Err(Problem::new("T0302", Fault::Unsupported, message).into())
 }
 
+/// A form of the operator that has a counterpart only where symbolic dims are numbers, or of a narrower range.
+pub(super) fn too_symbolic<T>(message: impl Into<String>) -> Result<T> {
+    let problem = Problem::new("T0302", Fault::Unsupported, message);
+    Err(problem.help("give the symbolic dims numbers or narrower ranges: `--dim NAME=N` or `--dim NAME=LO..HI`").into())
+}
+
 /// A value that must be known when the model is compiled, but depends on the inputs' contents.
 pub(super) fn data_dependent<T>(what: &str) -> Result<T> {
     Err(Problem::new(

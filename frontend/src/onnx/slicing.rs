@@ -3,7 +3,7 @@
 use transc_ir::Dim;
 
 use super::cx::OpCx;
-use super::error::{Result, invalid, unsupported};
+use super::error::{Result, invalid, too_symbolic};
 
 /// First index and size of the slice `start..end` by `step` of an axis.
 pub(super) fn range(cx: &mut OpCx<'_, '_>, extent: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<(Dim, Dim)> {
@@ -32,16 +32,25 @@ pub(super) fn range(cx: &mut OpCx<'_, '_>, extent: &Dim, start: &Dim, end: &Dim,
     }
 }
 
-/// An index with negative ones counted from the end; it may still lie outside.
-fn from_front(cx: &OpCx<'_, '_>, extent: &Dim, index: &Dim) -> Result<Dim> {
+/// An index with negative ones counted from the end; it may still lie outside. One that is negative only for large sizes, such as
+/// `64 - length`, is taken not to be: a model that slices its tables so is refused when they are too short.
+fn from_front(cx: &mut OpCx<'_, '_>, extent: &Dim, index: &Dim) -> Result<Dim> {
     let (lo, hi) = index.bounds(&cx.imp.module.symbols);
     if lo >= 0 {
         Ok(index.clone())
     } else if hi < 0 {
         Ok(extent + index)
+    } else if at_smallest(cx, index) >= Some(0) && cx.assume_not_negative(index, "a slice starts and ends inside its axis") {
+        Ok(index.clone())
     } else {
-        unsupported(format!("slices at {index}, which may count from the front or from the end"))
+        too_symbolic(format!("slices at {index}, which may count from the front or from the end"))
     }
+}
+
+/// A dim where all symbols have their smallest values.
+fn at_smallest(cx: &OpCx<'_, '_>, d: &Dim) -> Option<i64> {
+    let symbols = &cx.imp.module.symbols;
+    d.eval(&|s| symbols.get(s).map(|r| r.min)).ok()
 }
 
 /// `min(index, end)`. A symbolic index is taken to lie inside: exporters slice tables by the length in use, and a model whose table

@@ -8,7 +8,7 @@ use transc_ir::types::{Atom, Symbol};
 use transc_ir::{Dim, Value};
 
 use super::cx::OpCx;
-use super::error::{OpError, Result, unsupported};
+use super::error::{OpError, Result, too_symbolic};
 use super::import::Importer;
 
 impl OpCx<'_, '_> {
@@ -23,7 +23,7 @@ impl OpCx<'_, '_> {
         if self.imp.replace_symbol(a, b) {
             return Err(OpError::Retry);
         }
-        unsupported(format!("needs the dims {a} and {b} to be equal, which does not follow from the model's inputs"))
+        too_symbolic(format!("needs the dims {a} and {b} to be equal, which does not follow from the model's inputs"))
     }
 
     /// Makes the operands of an element-wise operation broadcast.

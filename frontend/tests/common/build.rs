@@ -1,4 +1,5 @@
 //! Building small ONNX models.
+#![allow(dead_code, reason = "each test uses some of it")]
 
 use prost::Message;
 use transc_frontend::onnx::proto::attribute_proto::AttributeType;
@@ -33,6 +34,10 @@ fn attr(name: &str, t: AttributeType) -> AttributeProto {
 
 pub fn int(name: &str, v: i64) -> AttributeProto {
     AttributeProto { i: Some(v), ..attr(name, AttributeType::Int) }
+}
+
+pub fn ints(name: &str, v: &[i64]) -> AttributeProto {
+    AttributeProto { ints: v.to_vec(), ..attr(name, AttributeType::Ints) }
 }
 
 pub fn graph_attr(name: &str, g: GraphProto) -> AttributeProto {

@@ -5,7 +5,7 @@ use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, invalid, too_symbolic};
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[row("Attention", 23..=LAST, attention_row), row("RotaryEmbedding", 23..=LAST, rotary_row)];
@@ -59,7 +59,7 @@ impl Heads {
         match (self.scale, cx.dims(self.q)[3].as_const()) {
             (Some(s), _) => Ok(s),
             (None, Some(d)) if d > 0 => Ok(1.0 / (d as f64).sqrt()),
-            _ => unsupported("has heads of symbolic size and no scale"),
+            _ => too_symbolic("has heads of symbolic size and no scale"),
         }
     }
 
@@ -245,7 +245,7 @@ pub(super) fn rotate(
     heads_axis: usize,
 ) -> Result<Value> {
     let half = cx.dims(cos).last().and_then(Dim::as_usize);
-    let Some(half) = half else { return unsupported("has tables of symbolic width") };
+    let Some(half) = half else { return too_symbolic("has tables of symbolic width") };
     let d = cx.dtype(x);
     let mut tables = [cos, sin];
     for t in &mut tables {

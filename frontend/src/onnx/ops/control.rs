@@ -3,7 +3,7 @@
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, data_dependent, invalid, limit, unsupported};
+use super::super::error::{Result, data_dependent, invalid, limit, too_symbolic, unsupported};
 use super::super::proto::GraphProto;
 use super::{LAST, OpRow, row};
 
@@ -140,7 +140,7 @@ fn scan_row(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let inputs = &all[states..];
     let axes = inputs.iter().zip(&in_axes).map(|(v, a)| cx.axis(*a, cx.rank(*v))).collect::<Result<Vec<_>>>()?;
     let Some(n) = cx.dims(inputs[0])[axes[0]].as_const() else {
-        return unsupported("scans an axis of symbolic extent");
+        return too_symbolic("scans an axis of symbolic extent");
     };
     if n > MAX_UNROLL {
         return limit(format!("repeats its body {n} times, the limit of unrolling is {MAX_UNROLL}"));

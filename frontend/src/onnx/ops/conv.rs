@@ -5,7 +5,7 @@ use transc_ir::scalar::BinOp;
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, invalid, too_symbolic};
 use super::spatial::Spatial;
 use super::{LAST, OpRow, quant, row};
 
@@ -23,7 +23,7 @@ fn convolve(cx: &mut OpCx<'_, '_>, x: Value, w: Value) -> Result<Value> {
         return invalid(format!("needs a batch of images and filters with as many axes, got {} and {}", cx.ty(x), cx.ty(w)));
     }
     let Some(kernel) = dw[2..].iter().map(Dim::as_const).collect::<Option<Vec<_>>>() else {
-        return unsupported("has a kernel of symbolic extent");
+        return too_symbolic("has a kernel of symbolic extent");
     };
     if cx.int_list("kernel_shape").is_some_and(|k| k != kernel) {
         return invalid(format!("says that its kernel is {:?}, but the filters are {}", cx.int_list("kernel_shape"), cx.ty(w)));
@@ -102,7 +102,7 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let n = dx.len() - 2;
     let Some(kernel) = dw[2..].iter().map(Dim::as_const).collect::<Option<Vec<_>>>() else {
-        return unsupported("has a kernel of symbolic extent");
+        return too_symbolic("has a kernel of symbolic extent");
     };
     let strides = cx.int_list_of("strides", n, 1)?;
     let dilations = cx.int_list_of("dilations", n, 1)?;
@@ -122,7 +122,7 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
             (Some(s), _, Some(d)) => {
                 s.get(s.len().saturating_sub(n) + i).map(|want| Some(strides[i] * (d - 1) + extra[i] + reach - want))
             }
-            (Some(_), _, None) => return unsupported("asks for an output shape of an axis of symbolic extent"),
+            (Some(_), _, None) => return too_symbolic("asks for an output shape of an axis of symbolic extent"),
         }) else {
             return invalid("has an output shape with too few extents");
         };

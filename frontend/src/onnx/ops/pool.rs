@@ -5,7 +5,7 @@ use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::{Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, invalid, too_symbolic, unsupported};
 use super::spatial::Spatial;
 use super::{LAST, OpRow, row};
 
@@ -45,7 +45,12 @@ fn windows(cx: &OpCx<'_, '_>, x: Value) -> Result<(Spatial, Vec<i64>)> {
                 continue;
             }
             let Some(d) = dims[2 + i].as_const() else {
-                return unsupported("rounds up the extent of a pool over an axis of symbolic extent");
+                // No window starts in the padding after, and one that is cut short is filled up; what no window reaches does not matter.
+                if s.hi[i] + s.strides[i] <= s.reach(i) {
+                    *rest = s.strides[i] - 1;
+                    continue;
+                }
+                return too_symbolic("rounds up the extent of a pool, whose windows lie apart, over an axis of symbolic extent");
             };
             let span = d + s.lo[i] + s.hi[i] - s.reach(i);
             let mut out = (span + s.strides[i] - 1).div_euclid(s.strides[i]) + 1;

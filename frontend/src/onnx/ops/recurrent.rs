@@ -5,7 +5,7 @@ use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, limit, unsupported};
+use super::super::error::{Result, invalid, limit, too_symbolic, unsupported};
 use super::activation::scaled_silu;
 use super::attention::{join_heads, split_heads};
 use super::{LAST, OpRow, row};
@@ -73,7 +73,7 @@ fn linear_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let [q, k, v] = [heads[0], heads[1], heads[2]];
     let (dq, dv) = (cx.dims(q), cx.dims(v));
     let (batch, width) = (dq[0].clone(), dq[3].clone());
-    let Some(steps) = dq[2].as_const() else { return unsupported("runs over a sequence of symbolic length") };
+    let Some(steps) = dq[2].as_const() else { return too_symbolic("runs over a sequence of symbolic length") };
     if steps > MAX_STEPS {
         return limit(format!("runs over {steps} steps, the limit of unrolling is {MAX_STEPS}"));
     }
@@ -101,7 +101,7 @@ fn linear_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     };
     let scale = match (cx.real("scale", 0.0), width.as_const()) {
         (0.0, Some(w)) if w > 0 => 1.0 / (w as f64).sqrt(),
-        (0.0, _) => return unsupported("has heads of symbolic size and no scale"),
+        (0.0, _) => return too_symbolic("has heads of symbolic size and no scale"),
         (s, _) => s,
     };
     let one = Dim::from(1);

@@ -7,7 +7,7 @@ use transc_ir::op::Contract;
 use transc_ir::{Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, invalid, too_symbolic};
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[
@@ -79,7 +79,7 @@ fn old(cx: &mut OpCx<'_, '_>, x: Value, scales: Vec<f64>) -> Result<Vec<Value>> 
 fn fixed(d: &Dim) -> Result<i64> {
     match d.as_const() {
         Some(n) => Ok(n),
-        None => unsupported(format!("resamples an axis of symbolic extent {d}")),
+        None => too_symbolic(format!("resamples an axis of symbolic extent {d}")),
     }
 }
 

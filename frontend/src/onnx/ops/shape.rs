@@ -4,7 +4,7 @@ use transc_ir::op::{self, PadMode};
 use transc_ir::{Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{OpError, Result, invalid, limit, unsupported};
+use super::super::error::{OpError, Result, invalid, limit, too_symbolic};
 use super::super::slicing;
 use super::{LAST, OpRow, row};
 
@@ -306,7 +306,7 @@ fn pad(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     for d in lo.iter().chain(&hi) {
         if d.bounds(&cx.imp.module.symbols).0 < 0 && d.as_const().is_none() {
-            return unsupported(format!("pads by {d}, which may be negative"));
+            return too_symbolic(format!("pads by {d}, which may be negative"));
         }
     }
     if lo.iter().chain(&hi).all(|d| d.is(0)) {
@@ -401,7 +401,7 @@ fn exact(d: &Dim, by: &Dim) -> Result<Dim> {
     match d.exact_div(by) {
         Some(q) => Ok(q),
         None if d.as_const().is_some() => invalid(format!("{d} is not a multiple of {by}")),
-        None => unsupported(format!("needs {d} to be a multiple of {by}, which does not follow from the model's inputs")),
+        None => too_symbolic(format!("needs {d} to be a multiple of {by}, which does not follow from the model's inputs")),
     }
 }
 
@@ -439,7 +439,7 @@ fn center_crop_pad(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     for (a, want) in axes.into_iter().zip(shape) {
         let Some(have) = cx.dims(x)[a].as_const() else {
-            return unsupported("crops or pads an axis of symbolic extent");
+            return too_symbolic("crops or pads an axis of symbolic extent");
         };
         if want < 0 {
             return invalid("the shape has a negative dimension");
@@ -476,6 +476,6 @@ impl OpCx<'_, '_> {
         if top.as_const().is_some() && bottom.as_const().is_some() {
             return invalid(format!("{top} elements do not divide by {bottom}"));
         }
-        unsupported(format!("needs {top} to be a multiple of {bottom}, which does not follow from the model's inputs"))
+        too_symbolic(format!("needs {top} to be a multiple of {bottom}, which does not follow from the model's inputs"))
     }
 }

@@ -7,7 +7,7 @@ use transc_ir::scalar::BinOp;
 use transc_ir::{Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, limit, unsupported};
+use super::super::error::{Result, invalid, limit, too_symbolic, unsupported};
 use super::super::tensor;
 use super::{LAST, OpRow, row};
 
@@ -48,7 +48,7 @@ struct Plan {
 /// matrices of cosines and sines.
 fn transform(cx: &mut OpCx<'_, '_>, x: Value, axis: usize, p: &Plan) -> Result<Value> {
     let rank = cx.rank(x);
-    let Some(have) = cx.dims(x)[axis].as_const() else { return unsupported("transforms an axis of symbolic extent") };
+    let Some(have) = cx.dims(x)[axis].as_const() else { return too_symbolic("transforms an axis of symbolic extent") };
     if p.length <= 0 || p.length.saturating_mul(p.length) > cx.imp.options.limits.fold_elements as i64 {
         return limit(format!("a transform of length {} would be a matrix above the folding limit", p.length));
     }
@@ -115,7 +115,7 @@ fn dft(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         None => match cx.dims(x)[axis].as_const() {
             Some(n) if inverse && onesided => 2 * (n - 1),
             Some(n) => n,
-            None => return unsupported("transforms an axis of symbolic extent"),
+            None => return too_symbolic("transforms an axis of symbolic extent"),
         },
     };
     let out = if onesided && !inverse { length / 2 + 1 } else { length };

@@ -3,7 +3,7 @@
 use transc_ir::Dim;
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, invalid, too_symbolic};
 
 /// Windows over the spatial axes.
 pub(super) struct Spatial {
@@ -42,7 +42,7 @@ impl Spatial {
             let total = match (d.as_const(), s.strides[i]) {
                 (_, 1) => s.reach(i) - 1,
                 (Some(d), stride) => (((d + stride - 1) / stride - 1) * stride + s.reach(i) - d).max(0),
-                (None, _) => return unsupported("pads to the same extent with a stride over an axis of symbolic extent"),
+                (None, _) => return too_symbolic("pads to the same extent with a stride over an axis of symbolic extent"),
             };
             (s.lo[i], s.hi[i]) = if upper { (total / 2, total - total / 2) } else { (total - total / 2, total / 2) };
         }
