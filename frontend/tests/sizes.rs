@@ -37,8 +37,9 @@ fn the_last_window_of_a_pool_is_cut_short() {
 
 #[test]
 fn windows_that_lie_apart_want_a_number() {
-    let e = import(&pool(2, 3)).expect_err("the number of windows is no polynomial").to_string();
-    assert!(e.contains("windows lie apart") && e.contains("--dim"), "{e}");
+    let e = import(&pool(2, 3)).expect_err("a window may start behind the input or not");
+    let [p] = e.problems.as_slice() else { panic!("{e}") };
+    assert!(p.message.contains("windows lie apart") && p.help.contains("--dim"), "{e}");
 }
 
 /// Adds the sum of `table[start - n..]` to `x` of `n` elements.
