@@ -200,15 +200,29 @@ impl Dim {
         if let Some(q) = self.exact_div(d) {
             return q;
         }
-        // (k*c*x + r) / c = k*x + r/c for constant c > 0: split off the divisible terms.
-        if let Some(c) = d.as_const().filter(|c| *c > 0) {
-            let (even, odd): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(m, k)| !m.is_empty() && k % c == 0);
-            if !even.is_empty() {
-                let whole = Dim::from_terms(even.into_iter().map(|(m, k)| (m, k / c)).collect());
-                return &whole + &Dim::from_terms(odd.into_iter().collect()).floor_div(d);
-            }
+        if let Some((quotient, rest)) = d.as_const().and_then(|c| self.split_multiples(c)) {
+            return &quotient + &rest.floor_div(d);
         }
         Dim::atom(Atom::FloorDiv(self.clone(), d.clone()))
+    }
+
+    /// `(q, r)` with `self = q * c + r`, where no term of `r` is a multiple of `c` and its constant is in `0..c`; `None` if that is `self`.
+    fn split_multiples(&self, c: i64) -> Option<(Dim, Dim)> {
+        if c <= 0 {
+            return None;
+        }
+        let (mut quotient, mut rest) = (Vec::new(), Vec::new());
+        for (m, k) in self.terms() {
+            let q = if m.is_empty() || k % c == 0 { k.div_euclid(c) } else { 0 };
+            if k != q * c {
+                rest.push((m.clone(), k - q * c));
+            }
+            if q != 0 {
+                quotient.push((m, q));
+            }
+        }
+        (!quotient.is_empty())
+            .then(|| (Dim::from_terms(quotient.into_iter().collect()), Dim::from_terms(rest.into_iter().collect())))
     }
 
     /// Quotient rounded toward plus infinity.
@@ -229,11 +243,8 @@ impl Dim {
         if self.exact_div(d).is_some() {
             return 0.into();
         }
-        if let Some(c) = d.as_const().filter(|c| *c > 0) {
-            let (even, odd): (Vec<_>, Vec<_>) = self.terms().into_iter().partition(|(_, k)| k % c == 0);
-            if !even.is_empty() {
-                return Dim::from_terms(odd.into_iter().collect()).modulo(d);
-            }
+        if let Some((_, rest)) = d.as_const().and_then(|c| self.split_multiples(c)) {
+            return rest.modulo(d);
         }
         Dim::atom(Atom::Mod(self.clone(), d.clone()))
     }
@@ -546,7 +557,7 @@ mod tests {
     #[test]
     fn prints_canonically() {
         assert_eq!((&(&s() + &Dim::from(1)) * &b()).to_string(), "B+B*S");
-        assert_eq!((&s() - &Dim::from(3)).floor_div(&2.into()).to_string(), "floordiv(S-3,2)");
+        assert_eq!((&s() - &Dim::from(3)).floor_div(&2.into()).to_string(), "floordiv(S+1,2)-2");
     }
 
     #[test]
