@@ -16,6 +16,8 @@ use super::graph::Graph;
 
 /// Most terms of a polynomial; what would have more is a leaf.
 const MAX_TERMS: usize = 24;
+/// Largest multiple of a sum that is multiplied out.
+const MAX_MULTIPLE: f64 = 1e3;
 /// How many maps deep terms are read.
 const MAX_DEPTH: u32 = 14;
 /// Largest constant that is looked at for being one number.
@@ -28,7 +30,7 @@ pub enum Atom {
     Leaf(Id),
     /// A function of a polynomial.
     Un(UnOp, Poly),
-    /// A sum that stands in a denominator.
+    /// A sum that stands in a denominator, or of which a large multiple is taken.
     Sum(Poly),
     /// The second where the class holds, else the third.
     Choose(Id, Poly, Poly),
@@ -128,8 +130,14 @@ impl Poly {
         self.plus(&o.times(-1.0))
     }
 
-    /// The product; `None` if it has too many terms.
+    /// The product; `None` if it has too many terms. A large multiple of a sum is not multiplied out: what is added to its terms one by
+    /// one would lose the digits that it keeps where they cancel, as in `x - 1e6 (1 - mask)`.
     pub fn by(&self, o: &Poly) -> Option<Self> {
+        for (factor, sum) in [(self, o), (o, self)] {
+            if sum.0.len() > 1 && factor.as_term().is_some_and(|(_, c)| c.abs() > MAX_MULTIPLE) {
+                return factor.by(&Poly::atom(Atom::Sum(sum.clone())));
+            }
+        }
         let mut product = Poly::default();
         if self.0.len() * o.0.len() > MAX_TERMS {
             return None;
