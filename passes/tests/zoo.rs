@@ -13,7 +13,7 @@ use transc_passes::{Counts, PassCx, coverage, pipeline};
 const COLUMNS: [&str; 7] = ["attention", "layer_norm", "rms_norm", "gelu", "silu", "softmax", "rope"];
 
 /// Percent of what the models hold that must become one op.
-const MIN_SHARE: usize = 80;
+const MIN_SHARE: usize = 95;
 
 /// The models of the tree.
 const TREE: &str = "tests/data/zoo";
@@ -113,4 +113,58 @@ fn explanations_replay() {
     }
     println!("{steps} steps, {unknown} without a value on random inputs, worst relative error {worst:e}");
     assert!(unknown * 20 <= steps, "{unknown} of {steps} steps have no value on random inputs");
+}
+
+/// Families of the ONNX node cases whose operator is one op, with that op's mnemonic.
+const FAMILIES: [(&str, &str); 8] = [
+    ("attention", "attention"),
+    ("flexattention", "attention"),
+    ("gelu", "map"),
+    ("layer_normalization", "layer_norm"),
+    ("logsoftmax", "softmax"),
+    ("rms_normalization", "rms_norm"),
+    ("rotary_embedding", "rope"),
+    ("softmax", "softmax"),
+];
+
+/// Percent of the twins that must become the op.
+const MIN_TWINS: usize = 90;
+
+/// The ONNX node cases have twins that spell the operator out, as its specification does.
+#[test]
+fn spelt_out_twins_become_the_op() {
+    let cases = root().join("models/onnx-node");
+    let mut names: Vec<String> =
+        std::fs::read_dir(&cases).into_iter().flatten().flatten().map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    if names.is_empty() {
+        println!("skipped: {} is absent (`./x models` fetches it)", cases.display());
+        return;
+    }
+    let (mut sums, mut missed) = (BTreeMap::<&str, (usize, usize)>::new(), String::new());
+    for name in names.iter().filter(|n| n.contains("_expanded")) {
+        let of =
+            |family: &str| name.strip_prefix("test_").and_then(|n| n.strip_prefix(family)).is_some_and(|n| n.starts_with('_'));
+        let Some((family, op)) = FAMILIES.into_iter().find(|(family, _)| of(family)) else { continue };
+        let mut module = transc_frontend::load(&cases.join(name).join("model.onnx"), &ImportOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut cx = PassCx::default();
+        transc_passes::run(&mut module, &pipeline::until("saturate"), &mut cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found = match op {
+            "map" => cx.fused.contains_key(family),
+            _ => module.main.nodes().any(|(_, n)| n.op.mnemonic() == op),
+        };
+        let sum = sums.entry(family).or_default();
+        *sum = (sum.0 + usize::from(found), sum.1 + 1);
+        if !found {
+            let _ = writeln!(missed, "  {name}");
+        }
+    }
+    println!("missed:\n{missed}");
+    for (family, (found, of)) in &sums {
+        println!("{family} {found}/{of}");
+    }
+    let (found, of) = sums.values().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    println!("twins {found}/{of}: {:.1} %", 100.0 * found as f64 / of as f64);
+    assert!(found * 100 >= of * MIN_TWINS, "only {found} of {of}");
 }

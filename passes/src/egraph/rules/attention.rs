@@ -298,9 +298,13 @@ fn unscaled(g: &mut Graph<'_>, x: Id, depth: usize) -> (Id, f64) {
     let view = g.first(x, |(op, args)| matches!(op, Op::Transpose(_) | Op::Reshape(_)).then(|| (op.clone(), args[0])));
     if let Some((op, inner)) = view.filter(|_| depth > 0) {
         let (y, c) = unscaled(g, inner, depth - 1);
-        if c != 1.0
-            && let Some(view) = g.add(op, &[y])
-        {
+        let view = match op {
+            _ if c == 1.0 => None,
+            Op::Transpose(t) => g.transpose(y, &t.perm),
+            Op::Reshape(r) => g.reshape(y, r.dims),
+            _ => None,
+        };
+        if let Some(view) = view {
             return (view, c);
         }
     }
@@ -414,7 +418,9 @@ fn batch_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let tail = from.len() - batch;
     // Only the batch axes may change, and they lead in both operands.
     let leads = c.lhs[..batch.min(c.lhs.len())] == c.out[..batch] && c.rhs[..batch.min(c.rhs.len())] == c.out[..batch];
-    if batch == 0 || !leads || to.dims.len() <= tail || to.dims[to.dims.len() - tail..] != from[batch..] {
+    // Axes of extent 1 may lead where there are none, but no weight gets any.
+    let weighs = g.known(a).constant || g.known(b).constant;
+    if batch == 0 && weighs || !leads || to.dims.len() <= tail || to.dims[to.dims.len() - tail..] != from[batch..] {
         return Err(Miss::Other);
     }
     let lead = to.dims[..to.dims.len() - tail].to_vec();

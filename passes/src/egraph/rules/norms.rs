@@ -131,6 +131,10 @@ fn operands(g: &mut Graph<'_>, x: Id, parts: &Parts, axis: usize) -> Option<Vec<
     let dims = g.dims(x)[axis..].to_vec();
     let fits = |g: &mut Graph<'_>, p: &Poly| {
         let id = write(g, p, dtype)?;
+        // Axes in front of the normalised ones say nothing.
+        let own = g.dims(id).to_vec();
+        let lead = own.len().saturating_sub(dims.len());
+        let id = if own[..lead].iter().all(|d| d.is(1)) { g.reshape(id, &own[lead..])? } else { id };
         (broadcast_dims(g.dims(id), &dims).as_ref() == Some(&dims)).then_some(id)
     };
     let mut out = vec![x];

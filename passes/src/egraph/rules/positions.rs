@@ -28,6 +28,14 @@ pub const RULES: &[Rule] = &[
         at: &["concat", "reshape"],
         apply: rope_of_pairs,
     },
+    Rule {
+        name: "rope-of-part",
+        class: Class::Exact,
+        bound: 0.0,
+        why: "the features behind the rotated ones pass",
+        at: &["concat"],
+        apply: rope_of_part,
+    },
 ];
 
 /// How deep tables are read.
@@ -139,7 +147,7 @@ fn turned(g: &Graph<'_>, id: Id, others: &[Id]) -> Option<(Id, bool)> {
     let (first, seconds) = (boxed(g, b)?, negated.iter().filter_map(|x| boxed(g, *x)).collect::<Vec<_>>());
     let whole = others.iter().filter_map(|x| Some((*x, boxed(g, *x)?))).find(|(_, x)| {
         let start = |at: i64| Span { start: x.start + at, size: x.size / 2, ..x.clone() };
-        x.size % 2 == 0 && !interleaved && first == start(0) && seconds.contains(&start(x.size / 2))
+        x.size % 2 == 0 && x.step == 1 && !interleaved && first == start(0) && seconds.contains(&start(x.size / 2))
     });
     whole.map(|(x, _)| (x, false))
 }
@@ -151,13 +159,39 @@ struct Span {
     perm: Vec<usize>,
     start: i64,
     size: i64,
+    step: i64,
+}
+
+impl Span {
+    /// All of a class.
+    fn whole(g: &Graph<'_>, x: Id) -> Option<Self> {
+        Some(Self { of: x, perm: (0..g.dims(x).len()).collect(), start: 0, size: width(g, x)?, step: 1 })
+    }
+
+    /// The box that this one and another one make up, this holding the first elements of the pairs.
+    fn paired(&self, o: &Span, interleaved: bool) -> Option<Self> {
+        let (step, behind) = if interleaved { (2, 1) } else { (1, self.size) };
+        let second = Span { start: self.start + behind, ..self.clone() };
+        (self.step == step && *o == second).then(|| Span { size: 2 * self.size, step: 1, ..self.clone() })
+    }
+
+    fn add(&self, g: &mut Graph<'_>) -> Option<Id> {
+        let mut sizes = g.dims(self.of).to_vec();
+        let (mut starts, mut steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
+        if width(g, self.of)? == self.size {
+            return g.transpose(self.of, &self.perm);
+        }
+        (*sizes.last_mut()?, *starts.last_mut()?, *steps.last_mut()?) = (self.size.into(), self.start.into(), self.step);
+        let x = g.add(Slice { starts, sizes, steps }, &[self.of])?;
+        g.transpose(x, &self.perm)
+    }
 }
 
 /// The class as such a box.
 fn boxed(g: &Graph<'_>, id: Id) -> Option<Span> {
     let sliced = |x: Id| {
         g.first(x, |(op, args)| match op {
-            Op::Slice(s) => last_axis(g, s, args[0]).filter(|b| b.2 == 1).map(|b| (g.find(args[0]), b.0, b.1)),
+            Op::Slice(s) => last_axis(g, s, args[0]).map(|b| (g.find(args[0]), b)),
             _ => None,
         })
     };
@@ -166,7 +200,7 @@ fn boxed(g: &Graph<'_>, id: Id) -> Option<Span> {
         _ => None,
     });
     let (inner, perm) = turned.unwrap_or((id, (0..g.dims(id).len()).collect()));
-    sliced(inner).map(|(of, start, size)| Span { of, perm, start, size })
+    sliced(inner).map(|(of, (start, size, step))| Span { of, perm, start, size, step })
 }
 
 /// The two classes that a class joins along its last axis, one behind the other or element by element.
@@ -195,23 +229,52 @@ fn join(g: &Graph<'_>, id: Id) -> Option<(Id, Id, bool)> {
 
 fn rope_of_pairs(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let (first, second, interleaved) = join(g, site.id).or_other()?;
-    let below: Vec<(Id, Part)> =
-        inside(g, first).into_iter().flat_map(|id| parts(g, id).into_iter().map(move |p| (id, p)).collect::<Vec<_>>()).collect();
-    for (a, p) in below.iter().filter(|(_, p)| !p.second && p.interleaved == interleaved && g.ty(p.of) == g.ty(site.id)) {
-        let Some((b, _)) = below.iter().find(|(_, q)| *q == Part { second: true, ..*p }) else { continue };
-        let (x, y) = (read(g, first, &[*a, *b]), read(g, second, &[*a, *b]));
-        let (cos, sin) = (factor(&x, *a), factor(&y, *a));
-        let (of_a, of_b) = (Poly::leaf(*a), Poly::leaf(*b));
+    for (a, b, x) in pairs(g, first, interleaved) {
+        let (p, q) = (read(g, first, &[a, b]), read(g, second, &[a, b]));
+        let (cos, sin) = (factor(&p, a), factor(&q, a));
+        let (of_a, of_b) = (Poly::leaf(a), Poly::leaf(b));
         let sum = |p: &Poly, q: &Poly| Some(p.by(&of_a)?.plus(&q.by(&of_b)?));
-        let free = |q: &Poly| !q.is_zero() && q.leaves().is_disjoint(&[*a, *b].into());
-        if sum(&cos, &sin.times(-1.0)) != Some(x) || sum(&sin, &cos) != Some(y) || !free(&cos) || !free(&sin) {
+        let free = |q: &Poly| !q.is_zero() && q.leaves().is_disjoint(&[a, b].into());
+        if sum(&cos, &sin.times(-1.0)) != Some(p) || sum(&sin, &cos) != Some(q) || !free(&cos) || !free(&sin) {
             continue;
         }
-        let dtype = g.ty(p.of).dtype;
+        let x = x.add(g).filter(|x| g.ty(*x) == g.ty(site.id)).or_other()?;
+        let dtype = g.ty(x).dtype;
         let (cos, sin) = (write(g, &cos, dtype).or_other()?, write(g, &sin, dtype).or_other()?);
-        return rotate(g, p.of, interleaved, cos, sin);
+        return rotate(g, x, interleaved, cos, sin);
     }
     Err(Miss::Other)
+}
+
+/// The classes in a sum that hold the first and the second element of pairs, with what holds both.
+fn pairs(g: &Graph<'_>, sum: Id, interleaved: bool) -> Vec<(Id, Id, Span)> {
+    let below = inside(g, sum);
+    let parts: Vec<Vec<Part>> = below.iter().map(|x| parts(g, *x)).collect();
+    let boxes: Vec<Option<Span>> = below.iter().map(|x| boxed(g, *x)).collect();
+    let whole = |i: usize, j: usize| {
+        let named = parts[i]
+            .iter()
+            .find(|p| !p.second && p.interleaved == interleaved && parts[j].contains(&Part { second: true, ..**p }));
+        named.and_then(|p| Span::whole(g, p.of)).or_else(|| boxes[i].as_ref()?.paired(boxes[j].as_ref()?, interleaved))
+    };
+    let all = (0..below.len()).flat_map(|i| (0..below.len()).map(move |j| (i, j)));
+    all.filter_map(|(i, j)| Some((below[i], below[j], whole(i, j)?))).collect()
+}
+
+fn rope_of_part(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
+    let (Op::Concat(c), [turned, rest]) = (site.op, site.args) else { return Err(Miss::Other) };
+    let rope = |(op, args): (&Op, &[Id])| match op {
+        Op::Rope(r) => Some((r.clone(), args.to_vec())),
+        _ => None,
+    };
+    let (rope, operands) = g.first(*turned, rope).or_other()?;
+    let (first, rest) = (boxed(g, operands[0]).or_other()?, boxed(g, *rest).or_other()?);
+    let behind = Span { start: first.start + first.size, size: rest.size, ..first.clone() };
+    if c.axis + 1 != g.dims(site.id).len() || first.step != 1 || rest != behind {
+        return Err(Miss::Other);
+    }
+    let x = Span { size: first.size + rest.size, ..first }.add(g).or_other()?;
+    g.add(rope, &[x, operands[1], operands[2]]).or_other()
 }
 
 /// One table entry per pair, if both elements of each have the same: the class along its last axis of extent `d` by halves.
