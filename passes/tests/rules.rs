@@ -5,11 +5,14 @@ mod kit;
 
 use std::path::{Path, PathBuf};
 
-use transc_ir::Module;
+use egg::Id;
+use transc_ir::op::{Map, Op};
+use transc_ir::scalar::{BinOp, Body, Ref};
 use transc_ir::text::parse_module;
+use transc_ir::{DType, Module};
 use transc_passes::Class;
-use transc_passes::egraph::rewritten_by;
-use transc_passes::egraph::rules::{self, Rule};
+use transc_passes::egraph::rules::{self, Miss, Rule, Site};
+use transc_passes::egraph::{Graph, Outcome, rewritten_by};
 
 /// Random instances per case; `TRANSC_RULE_SEEDS` asks for more.
 const SEEDS: u64 = 200;
@@ -42,7 +45,10 @@ fn both_sides_are_equal() {
         assert!(!cases.is_empty(), "rule `{}` has no case on which it fires", rule.name);
         for (path, before) in cases {
             let after = rewritten_by(rule, &before).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let after = after.unwrap_or_else(|| panic!("{}: the rule does not fire", path.display()));
+            let (after, proof) = after.unwrap_or_else(|| panic!("{}: the rule does not fire", path.display()));
+            for outcome in proof.check() {
+                assert!(!matches!(outcome, Outcome::Fails(_)), "{}: its proof: {outcome:?}", path.display());
+            }
             assert_ne!(before.to_string(), after.to_string(), "{}: nothing changed", path.display());
             let special = rule.class == Class::Exact;
             let mut compared = 0;
@@ -64,7 +70,7 @@ fn lookalikes_are_left_alone() {
         assert!(!cases.is_empty(), "rule `{}` has no case on which it must not fire", rule.name);
         for (path, before) in cases {
             let after = rewritten_by(rule, &before).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            assert!(after.is_none(), "{}: the rule fired\n{}", path.display(), after.expect("checked"));
+            assert!(after.is_none(), "{}: the rule fired\n{}", path.display(), after.expect("checked").0);
         }
     }
 }
@@ -83,4 +89,51 @@ fn every_row_is_complete() {
     for folder in folders {
         assert!(names.contains(&folder.as_str()), "tests/rules/{folder} belongs to no rule");
     }
+}
+
+/// A rule that is wrong: a product becomes `wrong`.
+const fn planted(apply: fn(&mut Graph<'_>, &Site<'_>) -> Result<Id, Miss>) -> Rule {
+    Rule { name: "planted", class: Class::Reassoc, bound: 1e-4, why: "it is not", at: &["map"], apply }
+}
+
+/// What a body makes of the operands of a product of two.
+fn instead(g: &mut Graph<'_>, site: &Site<'_>, factor: Option<f64>) -> Result<Id, Miss> {
+    let product = matches!(site.op, Op::Map(m) if m.body == Body::bin(BinOp::Mul));
+    if !product {
+        return Err(Miss::Other);
+    }
+    let mut b = Body::builder(2);
+    let mut y = b.bin(if factor.is_some() { BinOp::Mul } else { BinOp::Add }, Ref::Arg(0), Ref::Arg(1));
+    if let Some(factor) = factor {
+        let factor = b.num(DType::F32, factor);
+        y = b.bin(BinOp::Mul, y, factor);
+    }
+    g.add(Map { body: b.finish(y) }, site.args).ok_or(Miss::Other)
+}
+
+/// Below the product stands a sharp softmax, which makes errors of rounding grow.
+const PLANTED_IN: &str = r#"
+module "planted" {
+  func @"main"(%0 "x": f32[3,8], %1 "y": f32[3,8]) {
+    %2: f32[3,8] = map(%0, %1) {body = {2: i0 = mul a0 a1; i0}}
+    %3: f32[3,8] = map(%2) {body = {1: i0 = const f32 10000.0; i1 = mul a0 i0; i1}}
+    %4: f32[3,8] = softmax(%3) {axis = 1, log = false}
+    %5: f32[3,8] = map(%4, %2) {body = {2: i0 = add a0 a1; i0}}
+    return %5 "z"
+  }
+}
+"#;
+
+#[test]
+fn a_wrong_step_is_caught() {
+    static SUM: Rule = planted(|g, site| instead(g, site, None));
+    static THOUSANDTH: Rule = planted(|g, site| instead(g, site, Some(1.001)));
+    static ROUNDED: Rule = planted(|g, site| instead(g, site, Some(1.0 + 2f64.powi(-23))));
+    let module = parse_module(PLANTED_IN).expect("it parses");
+    let check = |rule: &'static Rule| rewritten_by(rule, &module).expect("typed").expect("it fires").1.check();
+    for wrong in [&SUM, &THOUSANDTH] {
+        assert!(matches!(check(wrong)[0], Outcome::Fails(_)), "the step: {:?}", check(wrong));
+    }
+    assert!(matches!(check(&SUM)[1], Outcome::Fails(_)), "the whole: {:?}", check(&SUM));
+    assert!(check(&ROUNDED).iter().all(|o| matches!(o, Outcome::Holds(_))), "{:?}", check(&ROUNDED));
 }

@@ -128,7 +128,7 @@ fn explain(proofs: &[Proof], print: bool, check: bool) -> Result<(), Failure> {
                 Outcome::Unknown(_) => unknown += 1,
                 Outcome::Fails(why) => {
                     let step = p.links.get(i).map_or("the whole piece", |l| l.rule);
-                    failed.push(format!("{step} at \"{}\": {why}", p.links.get(i).unwrap_or(&p.links[0]).loc.path()));
+                    failed.push(format!("{step} at \"{}\": {why}", p.links.get(i).map_or(&p.loc, |l| &l.loc).path()));
                 }
             }
         }

@@ -9,24 +9,22 @@ use std::sync::Arc;
 
 use egg::{Id, Language};
 use transc_ir::Loc;
-use transc_ir::interp::{EvalCx, Tensor, eval_func};
+use transc_ir::interp::{EvalCx, EvalError, Tensor, eval_func};
 use transc_ir::op::{Map, Op, TypeError};
-use transc_ir::scalar::{Inst, Literal};
+use transc_ir::scalar::{BinOp, Inst, Literal};
 use transc_ir::tensor::{Builder, ConstData, ConstPool, Func, Value};
 use transc_ir::types::{DType, Ranges, Symbol};
 
 use super::extract::Choice;
 use super::graph::Graph;
 use super::language::Term;
-use super::rules;
 use super::saturate::{Report, Step};
 
 /// Random inputs that are tried until both sides have a value.
 const TRIES: u64 = 8;
 
-/// Largest relative difference of a whole piece. Constants that a file rounds to `f32` differ by 1e-7 between spellings, which layers amplify;
-/// a fault is of the order of the values.
-const WHOLE: f64 = 1e-2;
+/// A whole piece may differ by this many times what it changes by if each of its values is off by the error of a step.
+const AMPLIFIED: f64 = 8.0;
 
 /// An application of a rule.
 #[derive(Clone, Debug)]
@@ -40,7 +38,6 @@ pub struct Link {
     /// The op that it took and those that it gave.
     pub text: String,
     bound: f64,
-    sides: Func,
 }
 
 /// The chain of rules from a piece of a function to what it became.
@@ -52,6 +49,8 @@ pub struct Proof {
     pub copies: usize,
     /// The rules, in the order in which they fired.
     pub links: Vec<Link>,
+    /// Two results for each link: the expression of its site, and that of what it made equal.
+    sides: Func,
     from: Func,
     to: Func,
     consts: Arc<ConstPool>,
@@ -82,24 +81,22 @@ pub fn proof(
     consts: &Arc<ConstPool>,
 ) -> Result<Proof, TypeError> {
     let mut pool = consts.clone();
-    let mut links = Vec::new();
-    let oldest = oldest(g);
-    for i in needed(g, given, &report.steps, choice) {
-        let s = &report.steps[i];
-        let rule = rules::all().find(|r| r.name == s.rule);
+    let steps: Vec<&Step> = needed(g, given, &report.steps, choice).into_iter().map(|i| &report.steps[i]).collect();
+    let links = steps.iter().map(|s| {
         let gave: BTreeSet<&str> = s.added.iter().filter_map(|t| Some(t.as_op()?.0.mnemonic())).collect();
         let gave = if gave.is_empty() { "a part of it".into() } else { gave.into_iter().collect::<Vec<_>>().join(", ") };
-        links.push(Link {
-            rule: s.rule,
-            why: rule.map_or("", |r| r.why),
-            bound: rule.map_or(0.0, |r| r.bound),
+        Link {
+            rule: s.rule.name,
+            why: s.rule.why,
+            bound: s.rule.bound,
             loc: s.loc.clone(),
             text: format!("{} -> {gave}", s.site.as_op().map_or("", |(op, _)| op.mnemonic())),
-            sides: sides(g, &oldest, s, from, &mut pool)?,
-        });
-    }
+        }
+    });
+    let links = links.collect();
+    let sides = sides(g, &steps, from, &mut pool)?;
     let loc = Loc::join(from.nodes().map(|(_, n)| &n.loc));
-    Ok(Proof { loc, copies: 1, links, from: from.clone(), to: to.clone(), consts: pool, ranges: g.ranges.clone() })
+    Ok(Proof { loc, copies: 1, links, sides, from: from.clone(), to: to.clone(), consts: pool, ranges: g.ranges.clone() })
 }
 
 /// The steps that the chosen terms come from, and those that made classes equal that these steps looked into.
@@ -141,20 +138,21 @@ fn oldest(g: &Graph<'_>) -> Vec<Id> {
     (0..g.terms().len()).map(|i| oldest[&g.find(Id::from(i))]).collect()
 }
 
-/// A function with two results: the expression of a step's site, and that of its result.
-fn sides(g: &Graph<'_>, oldest: &[Id], s: &Step, like: &Func, consts: &mut Arc<ConstPool>) -> Result<Func, TypeError> {
-    let mut out = Func::new(&like.name);
-    let params: Vec<Value> = like.params().iter().map(|(name, v)| out.add_param(name, like.ty(*v).clone())).collect();
-    let mut ids: BTreeSet<Id> = BTreeSet::from([s.result]);
-    let term = |t: &Term| t.clone().map_children(|c| oldest[usize::from(c)]);
-    let site = term(&s.site);
-    let mut open: Vec<Id> = site.children().to_vec();
-    open.push(s.result);
+/// A function with two results for each step: the expression of its site, and that of what it made equal.
+fn sides(g: &Graph<'_>, steps: &[&Step], like: &Func, consts: &mut Arc<ConstPool>) -> Result<Func, TypeError> {
+    let oldest = oldest(g);
+    let plain = |t: &Term| t.clone().map_children(|c| oldest[usize::from(c)]);
+    let term = |id: Id| plain(&g.terms()[usize::from(id)]);
+    let sites: Vec<Term> = steps.iter().map(|s| plain(&s.site)).collect();
+    let mut ids: BTreeSet<Id> = BTreeSet::new();
+    let mut open: Vec<Id> = sites.iter().flat_map(|t| t.children().to_vec()).chain(steps.iter().map(|s| s.result)).collect();
     while let Some(id) = open.pop() {
-        if ids.insert(id) || id == s.result {
-            open.extend(term(&g.terms()[usize::from(id)]).children().iter().filter(|c| !ids.contains(c)));
+        if ids.insert(id) {
+            open.extend(term(id).children());
         }
     }
+    let mut out = Func::new(&like.name);
+    let params: Vec<Value> = like.params().iter().map(|(name, v)| out.add_param(name, like.ty(*v).clone())).collect();
     let mut b = Builder::new(&mut out, consts);
     let mut values: BTreeMap<Id, Vec<Value>> = BTreeMap::new();
     let mut add = |values: &BTreeMap<Id, Vec<Value>>, term: &Term| match term {
@@ -167,77 +165,144 @@ fn sides(g: &Graph<'_>, oldest: &[Id], s: &Step, like: &Func, consts: &mut Arc<C
     };
     // Operands have smaller ids than what they are operands of.
     for id in ids {
-        let new = add(&values, &term(&g.terms()[usize::from(id)]))?;
+        let new = add(&values, &term(id))?;
         values.insert(id, new);
     }
-    let before = add(&values, &site)?[0];
-    out.add_result("before", before);
-    out.add_result("after", values[&s.result][0]);
+    let before = sites.iter().map(|site| Ok(add(&values, site)?[0])).collect::<Result<Vec<Value>, TypeError>>()?;
+    for (before, s) in before.into_iter().zip(steps) {
+        out.add_result("before", before);
+        out.add_result("after", values[&s.result][0]);
+    }
     Ok(out)
 }
 
 impl Proof {
     /// Evaluates both sides of every link in `f64` on random inputs, and at last the whole piece before and after.
+    ///
+    /// Each link holds to the bounds of the rules up to it: what a rule looked into may be a form that an earlier one gave. Through a
+    /// piece even errors of rounding can grow, such as those of logits in the thousands below a softmax. How much they may is seen
+    /// by disturbing every value of the piece as much as its worst link is off (Monte Carlo arithmetic, Parker 1997).
     pub fn check(&self) -> Vec<Outcome> {
-        // What a rule looked into may be a form that an earlier one gave: their bounds add up.
         let mut bound = 0.0;
-        let mut all = Vec::new();
+        let mut bounds = Vec::new();
         for l in &self.links {
             bound += l.bound;
-            all.push(self.evaluate(bound, &[&l.sides]));
+            bounds.push(bound);
         }
-        let exact = self.links.iter().all(|l| l.bound == 0.0);
-        all.push(self.evaluate(if exact { 0.0 } else { WHOLE }, &[&self.from, &self.to]));
+        let mut all = self.check_links(&bounds);
+        let error = |o: &Outcome| if let Outcome::Holds(error) = o { *error } else { 0.0 };
+        let step = all.iter().map(error).fold(0.0, f64::max);
+        all.push(self.check_whole(bound, step));
         all
     }
 
-    /// Compares the results of two functions, or the two results of one.
-    fn evaluate(&self, bound: f64, functions: &[&Func]) -> Outcome {
+    fn check_links(&self, bounds: &[f64]) -> Vec<Outcome> {
         let mut consts = self.consts.clone();
-        let wide: Vec<Func> = functions.iter().map(|f| widened(f, &mut consts).unwrap_or_else(|_| (*f).clone())).collect();
+        let sides = widened(&self.sides, &mut consts, None).unwrap_or_else(|_| self.sides.clone());
+        let mut outcomes = vec![Outcome::Unknown(String::new()); bounds.len()];
+        for seed in 0..TRIES {
+            let evaluate = |inputs: &[&Tensor], cx: &EvalCx<'_>| Ok(each_result(&sides, inputs, cx));
+            let values = match self.with_inputs(&sides, &consts, seed, evaluate) {
+                Ok(values) => values,
+                Err(e) => vec![Err(e.to_string()); 2 * bounds.len()],
+            };
+            for ((outcome, bound), pair) in outcomes.iter_mut().zip(bounds).zip(values.chunks(2)) {
+                if matches!(outcome, Outcome::Unknown(_)) {
+                    *outcome = match pair {
+                        [Ok(before), Ok(after)] => compare([(before, after)], *bound),
+                        [Err(e), _] | [_, Err(e)] => Outcome::Unknown(e.clone()),
+                        _ => Outcome::Unknown(String::new()),
+                    };
+                }
+            }
+            if !outcomes.iter().any(|o| matches!(o, Outcome::Unknown(_))) {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    fn check_whole(&self, bound: f64, step: f64) -> Outcome {
+        let mut consts = self.consts.clone();
+        let mut wide = |f: &Func, disturbed: Option<f64>| widened(f, &mut consts, disturbed).unwrap_or_else(|_| f.clone());
+        let (from, to, disturbed) = (wide(&self.from, None), wide(&self.to, None), wide(&self.from, Some(step)));
         let mut why = String::new();
         for seed in 0..TRIES {
-            let mut r = Random(seed);
-            let symbols: BTreeMap<Symbol, i64> = self
-                .ranges
-                .iter()
-                .map(|(s, range)| (s.clone(), range.min.max(1) + r.below(((range.max - range.min).min(3) + 1) as u64) as i64))
-                .collect();
-            let cx = EvalCx { consts: &consts, symbols: &|s| symbols.get(s).copied() };
-            let inputs: Result<Vec<Tensor>, _> = wide[0]
-                .params()
-                .iter()
-                .map(|(_, v)| {
-                    let ty = wide[0].ty(*v);
-                    let mut t = Tensor::zeros(ty.dtype, &cx.extents(&ty.dims)?)?;
-                    (0..t.count()).for_each(|i| t.set(i, r.literal(ty.dtype)));
-                    Ok::<_, transc_ir::interp::EvalError>(t)
-                })
-                .collect();
-            let values = inputs.and_then(|inputs| {
-                let inputs: Vec<&Tensor> = inputs.iter().collect();
-                wide.iter().map(|f| eval_func(f, &inputs, &cx)).collect::<Result<Vec<_>, _>>()
-            });
-            match values {
-                Ok(values) => {
-                    let (before, after) = match values.as_slice() {
-                        [before, after] => (before.as_slice(), after.as_slice()),
-                        [both] => both.split_at(1),
-                        _ => (&[][..], &[][..]),
-                    };
-                    return compare(before, after, bound);
+            let outcome = self.with_inputs(&from, &consts, seed, |inputs, cx| {
+                let before = eval_func(&from, inputs, cx)?;
+                let outcome = compare(before.iter().zip(&eval_func(&to, inputs, cx)?), bound);
+                if step == 0.0 || !matches!(outcome, Outcome::Fails(_)) {
+                    return Ok(outcome);
                 }
+                let grown = match compare(before.iter().zip(&eval_func(&disturbed, inputs, cx)?), f64::INFINITY) {
+                    Outcome::Holds(change) => bound.max(AMPLIFIED * change),
+                    _ => bound,
+                };
+                Ok(compare(before.iter().zip(&eval_func(&to, inputs, cx)?), grown))
+            });
+            match outcome {
+                Ok(outcome) => return outcome,
                 Err(e) => why = e.to_string(),
             }
         }
         Outcome::Unknown(why)
     }
+
+    /// Draws sizes, and inputs for the parameters of a function.
+    fn with_inputs<T>(
+        &self,
+        f: &Func,
+        consts: &Arc<ConstPool>,
+        seed: u64,
+        run: impl FnOnce(&[&Tensor], &EvalCx<'_>) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        let mut r = Random(seed);
+        let symbols: BTreeMap<Symbol, i64> = self
+            .ranges
+            .iter()
+            .map(|(s, range)| (s.clone(), range.min.max(1) + r.below(((range.max - range.min).min(3) + 1) as u64) as i64))
+            .collect();
+        let cx = EvalCx { consts, symbols: &|s| symbols.get(s).copied() };
+        let mut inputs = Vec::new();
+        for (_, v) in f.params() {
+            let ty = f.ty(*v);
+            let mut t = Tensor::zeros(ty.dtype, &cx.extents(&ty.dims)?)?;
+            (0..t.count()).for_each(|i| t.set(i, r.literal(ty.dtype)));
+            inputs.push(t);
+        }
+        run(&inputs.iter().collect::<Vec<_>>(), &cx)
+    }
+}
+
+/// Evaluates a function; a result that depends on a node without a value has none, the others do.
+fn each_result(f: &Func, inputs: &[&Tensor], cx: &EvalCx<'_>) -> Vec<Result<Tensor, String>> {
+    let mut uses = f.use_counts();
+    let mut values: Vec<Option<Result<Tensor, String>>> = vec![None; f.value_count()];
+    for ((_, v), t) in f.params().iter().zip(inputs) {
+        values[v.index()] = Some(Ok((*t).clone()));
+    }
+    let unknown = || "it has no value".to_string();
+    for (_, n) in f.nodes() {
+        let of = |v: &Value| values[v.index()].as_ref().ok_or_else(unknown)?.as_ref().map_err(String::clone);
+        let operands = n.operands.iter().map(of).collect::<Result<Vec<&Tensor>, String>>();
+        let results = operands.and_then(|o| n.op.eval(&o, cx).map_err(|e| e.to_string()));
+        for v in &n.operands {
+            uses[v.index()] -= 1;
+            if uses[v.index()] == 0 {
+                values[v.index()] = None;
+            }
+        }
+        for (i, v) in n.results.iter().enumerate() {
+            values[v.index()] = Some(results.as_ref().map_err(String::clone).map(|r| r[i].clone()));
+        }
+    }
+    f.results().iter().map(|(_, v)| values[v.index()].clone().unwrap_or_else(|| Err(unknown()))).collect()
 }
 
 /// The largest difference. What is no number on the left side is not compared: a row of attention that sees no key.
-fn compare(before: &[Tensor], after: &[Tensor], bound: f64) -> Outcome {
+fn compare<'a>(pairs: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>, bound: f64) -> Outcome {
     let mut worst = 0.0f64;
-    for (b, a) in before.iter().zip(after) {
+    for (b, a) in pairs {
         if (b.dtype, &b.dims) != (a.dtype, &a.dims) {
             return Outcome::Fails(format!("{} became {}", b.ty(), a.ty()));
         }
@@ -260,8 +325,8 @@ fn wide(d: DType) -> DType {
     if d.is_float() { DType::F64 } else { d }
 }
 
-/// A function with every float in `f64`.
-fn widened(f: &Func, consts: &mut Arc<ConstPool>) -> Result<Func, TypeError> {
+/// A function with every float in `f64`; `disturbed` by a relative error that each value has, either way.
+fn widened(f: &Func, consts: &mut Arc<ConstPool>, disturbed: Option<f64>) -> Result<Func, TypeError> {
     let mut out = Func::new(&f.name);
     let mut map: BTreeMap<Value, Value> = BTreeMap::new();
     for (name, v) in f.params() {
@@ -270,6 +335,7 @@ fn widened(f: &Func, consts: &mut Arc<ConstPool>) -> Result<Func, TypeError> {
         map.insert(*v, out.add_param(name, ty));
     }
     let mut b = Builder::new(&mut out, consts);
+    let mut r = Random(0);
     for (_, n) in f.nodes() {
         let operands: Vec<Value> = n.operands.iter().map(|v| map[v]).collect();
         let data = match &n.op {
@@ -296,6 +362,15 @@ fn widened(f: &Func, consts: &mut Arc<ConstPool>) -> Result<Func, TypeError> {
             }
             (op, _) => b.add_multi(op.clone(), &operands)?,
         };
+        let mut disturb = |v: Value| match disturbed {
+            Some(error) if b.ty(v).dtype == DType::F64 => {
+                let sign = if r.below(2) == 0 { 1.0 } else { -1.0 };
+                let factor = b.scalar(Literal::from_f64(DType::F64, 1.0 + sign * error))?;
+                b.bin(BinOp::Mul, v, factor)
+            }
+            _ => Ok(v),
+        };
+        let results = results.into_iter().map(&mut disturb).collect::<Result<Vec<Value>, TypeError>>()?;
         map.extend(n.results.iter().copied().zip(results));
     }
     for (name, v) in f.results() {

@@ -64,7 +64,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
             let made = sweep::typed(cx, made)?;
             stop = stop.max(made.report.stop);
             if let Some(step) = made.report.steps.last() {
-                cx.current.last = Some(format!("rule `{}` at node \"{}\"", step.rule, step.loc.path()));
+                cx.current.last = Some(format!("rule `{}` at node \"{}\"", step.rule.name, step.loc.path()));
             }
             if let Some(proof) = &made.proof {
                 proofs.push((i, proof.clone()));
@@ -78,7 +78,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
         let places = pieces[*first].places_in(piece);
         let place = |loc: &Loc| (*places.get(loc.path()).unwrap_or(&loc)).clone();
         for step in &made.report.steps {
-            cx.fired(step.rule);
+            cx.fired(step.rule.name);
         }
         for (rule, loc, why) in &made.report.misses {
             cx.remark(&place(loc), format!("`{rule}` did not fire: {why}"));
@@ -134,12 +134,15 @@ pub fn drawn(module: &Module, forms: usize, price: &mut dyn FnMut() -> f64) -> R
     (0..forms).map(draw).collect()
 }
 
-/// The module with what one rule makes of it, preferred whatever it costs; `None` if the rule does not fire. For the tests of the rules.
+/// The module with what one rule makes of it, preferred whatever it costs, and why both are equal; `None` if the rule does not fire.
+/// For the tests of the rules.
 ///
 /// # Errors
 /// An ill-typed right side.
-pub fn rewritten_by(rule: &'static rules::Rule, module: &Module) -> Result<Option<Module>, TypeError> {
+pub fn rewritten_by(rule: &'static rules::Rule, module: &Module) -> Result<Option<(Module, Proof)>, TypeError> {
     let mut g = Graph::new(&module.main, &[], module.consts.clone(), &module.symbols);
+    let given = g.mark();
+    g.record_reads();
     let report = saturate::saturate(&mut g, &[rule], &Limits { iterations: 1, ..Limits::default() }, &mut None);
     if report.steps.is_empty() {
         return Ok(None);
@@ -159,5 +162,6 @@ pub fn rewritten_by(rule: &'static rules::Rule, module: &Module) -> Result<Optio
     });
     let mut out = module.clone();
     out.main = extract::emit(&g, &choice, &module.main, &mut out.consts)?;
-    Ok(Some(out))
+    let proof = explain::proof((&g, given), &report, &choice, &module.main, &out.main, &module.consts)?;
+    Ok(Some((out, proof)))
 }

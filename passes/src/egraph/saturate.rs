@@ -38,10 +38,10 @@ pub enum Stop {
 }
 
 /// One union that a rule made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Step {
     /// The rule.
-    pub rule: &'static str,
+    pub rule: &'static Rule,
     /// The user's node.
     pub loc: Loc,
     /// The e-node where it fired.
@@ -135,7 +135,7 @@ fn apply(g: &mut Graph<'_>, rule: &'static Rule, (id, term): &(Id, Term), fuel: 
                 *fuel = fuel.map(|f| f - 1);
                 let added = g.added_since(mark);
                 let reads = g.take_reads();
-                journal.steps.push(Step { rule: rule.name, loc, site: term.clone(), result: new, added, reads });
+                journal.steps.push(Step { rule, loc, site: term.clone(), result: new, added, reads });
             }
             united
         }
