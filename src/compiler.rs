@@ -156,8 +156,9 @@ impl Compiler {
         lap("lower");
         on_phase("codegen");
         let options = EmitOptions { backend: self.backend, opt_level: self.opt_level, threads: self.threads };
-        let code = transc_codegen::compile(&program, &target, &options)?;
+        let mut code = transc_codegen::compile(&program, &target, &options)?;
         lap("codegen");
+        code.set_fact("coverage", transc_passes::coverage_text(&transc_passes::coverage(module, &cx.fused)));
         let mut compiled = Compiled { module: optimised, program, code, phases };
         if !cx.ledger.is_empty() {
             on_phase("calibrate");

@@ -1,5 +1,6 @@
 //! All integration tests of the root package in one binary: LLVM is linked once.
 
+mod bench;
 mod c_program;
 mod cli;
 mod conformance;

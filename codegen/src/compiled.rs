@@ -62,6 +62,11 @@ impl Compiled {
         self.plan.ledger = ledger;
     }
 
+    /// Adds a fact for people, which travels with the code.
+    pub fn set_fact(&mut self, name: &str, value: String) {
+        self.plan.facts.insert(name.into(), value);
+    }
+
     /// Who made the code.
     pub fn backend(&self) -> Backend {
         self.options.backend

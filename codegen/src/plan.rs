@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use transc_ir::loops::Space;
 use transc_ir::types::{Atom, Dim, TensorType};
 use transc_runtime::abi::{
-    ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, DeviceCode, Expr, Launch, Plan, Symbol, Temp, TensorSpec,
+    ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, DeviceCode, Expr, Launch, Plan, Symbol, Temp, TensorSpec, Work,
 };
 
 use crate::program::{Arg, Program};
@@ -15,10 +15,11 @@ use crate::{Backend, Target};
 pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
     let symbols = p.symbols.iter().map(|(s, r)| Symbol { name: s.name().into(), min: r.min, max: r.max }).collect();
     let expr = |d: &Dim| expr(p, d);
+    // The two crates number element types alike, as ONNX does.
+    let number = |d: transc_ir::types::DType| DType::from_number(d.onnx_number()).unwrap_or(DType::U8);
     let spec = |(name, ty): &(String, TensorType)| TensorSpec {
         name: name.clone(),
-        // The two crates number element types alike, as ONNX does.
-        dtype: DType::from_number(ty.dtype.onnx_number()).unwrap_or(DType::U8),
+        dtype: number(ty.dtype),
         dims: ty.dims.iter().map(expr).collect(),
     };
     let launches = p.launches.iter().map(|l| {
@@ -31,6 +32,7 @@ pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
             scratch_bytes: expr(&scratch_len(k, Space::Thread)),
             block: k.block.unwrap_or(0),
             shared_bytes: expr(&scratch_len(k, Space::Shared)),
+            work: Work { macs: expr(&l.work.macs), dtype: number(l.work.dtype), bytes: expr(&l.work.bytes) },
             node: l.loc.path().into(),
         }
     });
@@ -39,9 +41,8 @@ pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
         name: p.name.clone(),
         producer: env!("CARGO_PKG_VERSION").into(),
         features: target.features().into_iter().map(String::from).collect(),
-        device: target
-            .is_device()
-            .then(|| DeviceCode { arch: target.processor().into(), entries: p.kernels.iter().map(|k| k.name.clone()).collect() }),
+        device: target.is_device().then(|| DeviceCode { arch: target.processor().into() }),
+        kernels: p.kernels.iter().map(|k| k.name.clone()).collect(),
         symbols,
         inputs: p.inputs.iter().map(spec).collect(),
         outputs: p.outputs.iter().map(spec).collect(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use transc_ir::loops::Kernel;
 use transc_ir::tensor::{ConstData, Loc};
-use transc_ir::types::{Dim, Ranges, TensorType};
+use transc_ir::types::{DType, Dim, Ranges, TensorType};
 
 use crate::sparse::Sparse;
 use crate::{CodegenError, math};
@@ -41,6 +41,8 @@ pub struct LayerChoice {
     pub int8: bool,
     /// Columns of a block of the sparse kernel; 0 for the dense one.
     pub sparse: usize,
+    /// Multiply-adds of the kernel per row of the activation, and those of a dense one.
+    pub macs: (usize, usize),
     /// Share of the weight's elements that are zero.
     pub zeros: f64,
     /// Estimated time of the best sparse kernel, relative to the dense one.
@@ -56,8 +58,21 @@ pub struct Launch {
     pub args: Vec<Arg>,
     /// Estimated nanoseconds on one thread.
     pub cost_ns: Dim,
+    /// Arithmetic and memory traffic, for reports.
+    pub work: Work,
     /// The user's node.
     pub loc: Loc,
+}
+
+/// See [`transc_runtime::abi::Work`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Multiply-adds.
+    pub macs: Dim,
+    /// Element type that is multiplied.
+    pub dtype: DType,
+    /// Bytes of operands and results.
+    pub bytes: Dim,
 }
 
 /// A buffer of a launch.

@@ -21,9 +21,8 @@ pub mod pipeline;
 mod registry;
 mod stage;
 
-pub use analysis::coverage::{Counts, Coverage, coverage};
+pub use analysis::coverage::{Counts, Coverage, coverage, coverage_text};
 pub use analysis::estimate::CostTable;
-pub use analysis::macs::macs_of;
 pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;
 pub use exact::fuse::check_region;
@@ -33,3 +32,4 @@ pub use lossy::weights::{Int8, Observer, Prune, Range, Site, WeightError, Weight
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};
 pub use stage::Stage;
+pub use transc_ir::tensor::macs_of;

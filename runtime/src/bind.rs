@@ -16,8 +16,9 @@ pub(crate) struct Binding {
     /// Size of each input and output.
     pub(crate) input_bytes: Vec<usize>,
     pub(crate) output_bytes: Vec<usize>,
-    /// Offset of each temporary in the arena.
+    /// Offset and size of each temporary in the arena.
     pub(crate) offsets: Vec<usize>,
+    pub(crate) temp_bytes: Vec<usize>,
     pub(crate) arena_bytes: usize,
     pub(crate) launches: Vec<BoundLaunch>,
     /// Scratch memory per thread, enough for every launch.
@@ -35,6 +36,9 @@ pub(crate) struct BoundLaunch {
     pub(crate) cost_ns: i64,
     /// Shared memory of a block of a device.
     pub(crate) shared_bytes: u32,
+    /// See [`crate::abi::Work`].
+    pub(crate) macs: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Finds each input of the plan among the given ones; `order` receives their positions.
@@ -161,13 +165,16 @@ pub(crate) fn bind(plan: &Plan, symbols: Vec<i64>) -> Result<Binding, Error> {
     let (input_bytes, output_bytes) = (bytes(&plan.inputs, &input_dims)?, bytes(&plan.outputs, &output_dims)?);
     let mut launches = Vec::with_capacity(plan.launches.len());
     let (mut scratch_bytes, mut device_scratch_bytes) = (0, 0);
+    // Estimates may overflow where the sizes do not: then they are large.
+    let estimate = |e: &Expr| e.eval(&symbols).map_or(u64::MAX, |v| u64::try_from(v).unwrap_or(0));
     for l in &plan.launches {
         let (units, scratch) = (size(&l.extent)?, size(&l.scratch_bytes)?);
         launches.push(BoundLaunch {
             extent: l.extent.eval(&symbols)?,
-            // An estimate may overflow where the sizes do not: then it is large.
             cost_ns: l.cost_ns.eval(&symbols).unwrap_or(i64::MAX),
             shared_bytes: u32::try_from(size(&l.shared_bytes)?).map_err(|_| Error::Arithmetic)?,
+            macs: estimate(&l.work.macs),
+            bytes: estimate(&l.work.bytes),
         });
         scratch_bytes = scratch_bytes.max(scratch);
         let all = units.checked_mul(l.block as usize).and_then(|n| n.checked_mul(scratch)).ok_or(Error::Arithmetic)?;
@@ -182,6 +189,7 @@ pub(crate) fn bind(plan: &Plan, symbols: Vec<i64>) -> Result<Binding, Error> {
         input_bytes,
         output_bytes,
         offsets,
+        temp_bytes: sizes,
         arena_bytes,
         launches,
         scratch_bytes,
@@ -208,6 +216,7 @@ mod tests {
             producer: String::new(),
             features: vec![],
             device: None,
+            kernels: vec![],
             symbols: vec![symbol("batch", 8), symbol("seq", 512)],
             inputs: inputs.iter().map(spec).collect(),
             outputs: vec![],

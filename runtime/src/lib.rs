@@ -25,5 +25,5 @@ mod tensor;
 pub use abi::{Arg, DType, Expr, Plan, TensorSpec};
 pub use error::{Error, Fault};
 pub use load::{Model, OpenOptions, Weights, has_feature};
-pub use session::{Session, SessionOptions, Sizes};
+pub use session::{LaunchSizes, Session, SessionOptions, Sizes, Span, TempSizes};
 pub use tensor::{Element, Tensor, TensorView, TensorViewMut};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::abi::{Plan, Symbol, TensorSpec};
@@ -10,6 +10,7 @@ use crate::bind::{self, Binding};
 use crate::cuda;
 use crate::exec::Workspace;
 use crate::load::Model;
+use crate::place;
 use crate::tensor::{Tensor, TensorView, TensorViewMut, type_text};
 
 /// How many sets of dims a session remembers.
@@ -58,7 +59,7 @@ impl Engine {
         binding: &Binding,
         inputs: impl Iterator<Item = TensorView<'a>>,
         outputs: impl Iterator<Item = &'a mut [u8]>,
-        times: Option<&mut Vec<u64>>,
+        times: Option<&mut Vec<Span>>,
     ) -> Result<(), Error> {
         match self {
             Engine::Host(w) => w.run(model, binding, inputs, outputs, times),
@@ -93,6 +94,47 @@ pub struct Sizes {
     pub plan_bytes: usize,
     /// Scratch memory per thread, in bytes.
     pub scratch_bytes: usize,
+    /// The buffers between launches.
+    pub temps: Vec<TempSizes>,
+    /// The launches, in order.
+    pub launches: Vec<LaunchSizes>,
+}
+
+/// A buffer between launches, see [`Sizes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TempSizes {
+    /// First byte in the memory between launches.
+    pub offset: usize,
+    /// Length in bytes.
+    pub len: usize,
+    /// First and last launch that touches it; none for one that no launch names.
+    pub life: Option<(usize, usize)>,
+}
+
+/// Work of a launch, see [`Sizes`] and [`crate::abi::Work`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchSizes {
+    /// Multiply-adds.
+    pub macs: u64,
+    /// Bytes of operands and results.
+    pub bytes: u64,
+}
+
+/// When a launch ran, see [`Session::profile_run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Nanoseconds since the first launch began.
+    pub start_ns: u64,
+    /// How long it took.
+    pub ns: u64,
+}
+
+impl Span {
+    /// The span of what began at `start` and ends now.
+    pub(crate) fn ended(begin: Instant, start: Instant) -> Self {
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        Self { start_ns: ns(start.duration_since(begin)), ns: ns(start.elapsed()) }
+    }
 }
 
 impl Sizes {
@@ -101,17 +143,18 @@ impl Sizes {
     /// # Errors
     /// Unknown or missing names, values out of range, or dims that the model refuses.
     pub fn of(plan: &Plan, dims: &[(&str, i64)]) -> Result<Self, Error> {
-        Ok(Self::from(&bind::bind(plan, bind::symbols_by_name(plan, dims)?)?))
+        Ok(Self::new(plan, &bind::bind(plan, bind::symbols_by_name(plan, dims)?)?))
     }
-}
 
-impl From<&Binding> for Sizes {
-    fn from(b: &Binding) -> Self {
+    fn new(plan: &Plan, b: &Binding) -> Self {
+        let temps = b.offsets.iter().zip(&b.temp_bytes).zip(place::lives(plan));
         Self {
             inputs: b.input_dims.clone(),
             outputs: b.output_dims.clone(),
             plan_bytes: b.arena_bytes,
             scratch_bytes: b.scratch_bytes,
+            temps: temps.map(|((offset, len), life)| TempSizes { offset: *offset, len: *len, life }).collect(),
+            launches: b.launches.iter().map(|l| LaunchSizes { macs: l.macs, bytes: l.bytes }).collect(),
         }
     }
 }
@@ -184,7 +227,7 @@ impl Session {
     /// Inputs that do not fit the model.
     pub fn bind_inputs(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Sizes, Error> {
         let mut state = self.lock();
-        Ok(Sizes::from(&*self.binding(&mut state, inputs)?))
+        Ok(Sizes::new(self.plan(), &*self.binding(&mut state, inputs)?))
     }
 
     /// Runs the model and allocates its outputs, which come in the plan's order.
@@ -195,17 +238,21 @@ impl Session {
         self.run_timed(inputs, None)
     }
 
-    /// Runs the model and gives the nanoseconds of each launch, with the user's node, in order.
+    /// Runs the model and says when each launch of the plan ran, in order.
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn profile_run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<(String, u64)>, Error> {
+    pub fn profile_run(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Span>, Error> {
         let mut times = Vec::with_capacity(self.plan().launches.len());
         self.run_timed(inputs, Some(&mut times))?;
-        Ok(self.plan().launches.iter().map(|l| l.node.clone()).zip(times).collect())
+        Ok(times)
     }
 
-    fn run_timed(&self, inputs: &[(&str, TensorView<'_>)], times: Option<&mut Vec<u64>>) -> Result<Vec<(String, Tensor)>, Error> {
+    fn run_timed(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        times: Option<&mut Vec<Span>>,
+    ) -> Result<Vec<(String, Tensor)>, Error> {
         let mut state = self.lock();
         let binding = self.binding(&mut state, inputs)?;
         let mut outputs = Vec::with_capacity(self.outputs().len());

@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use transc::Backend;
 
+use super::bench::PeerName;
+
 /// A compiler for transformer models: model file in, native code out.
 #[derive(Parser, Debug)]
 #[command(name = "transc", version, propagate_version = true, max_term_width = 110)]
@@ -314,9 +316,27 @@ pub struct BenchArgs {
     /// Threads; 0 means one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
-    /// Also print the time of each kernel launch.
+    /// Also time these engines, through Python, in the same run and in turns.
+    #[arg(long, value_delimiter = ',', value_name = "ENGINE", conflicts_with = "device")]
+    pub against: Vec<PeerName>,
+    /// The Python interpreter that has the packages of these engines.
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub python: PathBuf,
+    /// What these engines load, where MODEL is compiled already: an `.onnx` file or a Hugging Face folder.
+    #[arg(long, value_name = "MODEL")]
+    pub peer_model: Option<PathBuf>,
+    /// How far their outputs may differ, relative to the largest value; exit 5 beyond. Default: by element type.
+    #[arg(long, value_name = "R")]
+    pub tolerance: Option<f64>,
+    /// Also print time, GFLOP/s and GB/s of each kernel launch.
     #[arg(long)]
     pub profile: bool,
+    /// Write one run, launch by launch, in the trace event format of Chrome and Perfetto.
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Write a page with latencies, launches, roofline, memory plan and fusion coverage.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,

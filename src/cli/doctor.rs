@@ -5,7 +5,10 @@ use std::process::Command;
 use serde_json::json;
 use transc::{Backend, Target};
 
+use transc_codegen::probe::Arithmetic;
+
 use super::Failure;
+use super::machine::Machine;
 use super::source;
 
 /// Runs the command.
@@ -20,6 +23,9 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
     let backends: Vec<_> = Backend::ALL.iter().map(|b| (*b, b.version())).collect();
     let shown: Vec<String> =
         backends.iter().map(|(b, v)| format!("{b} {}", v.as_deref().unwrap_or("(not in this build)"))).collect();
+    let mut machine = Machine::new(&Arithmetic::ALL, threads, true)?;
+    machine.measure()?;
+    let handover = Machine::handover_ns(threads)?;
     if as_json {
         source::print_json(&json!({
             "schema_version": 1,
@@ -29,6 +35,9 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
             "threads": threads,
             "backends": backends.iter().map(|(b, v)| (b.name().to_string(), json!(v))).collect::<serde_json::Map<_, _>>(),
             "linker": linker,
+            "peak_gflops": machine.peaks().map(|(k, [one, all])| (k.name(), json!({ "one_thread": one, "all_threads": all }))).collect::<serde_json::Value>(),
+            "memory_gbytes": machine.stream(),
+            "handover_us": handover / 1e3,
         }));
     } else {
         source::print_text(&format!(
@@ -36,6 +45,17 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
             env!("CARGO_PKG_VERSION"),
             target.name(),
             shown.join(", ")
+        ));
+        for (kind, [one, all]) in machine.peaks() {
+            source::print_text(&format!(
+                "peak      {one:.0} GFLOP/s in {} with 1 thread, {all:.0} with {threads}\n",
+                kind.name()
+            ));
+        }
+        source::print_text(&format!(
+            "memory    {:.0} GB/s with {threads} threads\nhand-over {:.2} us per launch on {threads} threads\n",
+            machine.stream().unwrap_or(0.0),
+            handover / 1e3
         ));
     }
     Ok(())

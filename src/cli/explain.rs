@@ -230,6 +230,27 @@ const CODES: &[(&str, &str, &str)] = &[
         "The simulation of the loops stopped: inputs that do not fit, or a kernel that touches memory in a way that it must not.",
         "The message says which; the second is a bug in transc, please report it with the model.",
     ),
+    (
+        "T0920",
+        "An engine of `bench --against` has no Python package, or the interpreter is not there.",
+        "Install the packages of bench/requirements.txt, and name the interpreter with --python.",
+    ),
+    (
+        "T0921",
+        "An engine of `bench --against` cannot run the model.",
+        "Leave it out, or name a file that it takes with --peer-model. PyTorch takes Hugging Face folders only.",
+    ),
+    (
+        "T0922",
+        "The outputs of an engine of `bench --against` differ from transc's.",
+        "`transc run --expect` shows which output and where; --tolerance sets the limit.",
+    ),
+    (
+        "T0923",
+        "The engines of `bench --against` cannot load an artefact.",
+        "Name the model that it was compiled from with --peer-model.",
+    ),
+    ("T0924", "A file that was asked for cannot be written.", "Name a file in a folder that is there and can be written."),
     ("R0101", "The file is not an artefact of transc.", "Compile the model with `transc compile`."),
     ("R0102", "A file cannot be read or written.", "Check the path, its permissions and the free space."),
     ("R0103", "The artefact was written for another version of the runtime.", "Compile the model again with this version."),

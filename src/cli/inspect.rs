@@ -125,7 +125,7 @@ fn device_launches(p: &Plan) -> Vec<String> {
     let Some(device) = &p.device else { return Vec::new() };
     let name = |i: u32| p.symbols.get(i as usize).map_or_else(String::new, |s| clean(&s.name));
     let line = |l: &transc::runtime::abi::Launch| {
-        let kernel = device.entries.get(l.kernel as usize).map_or("", String::as_str);
+        let kernel = p.kernels.get(l.kernel as usize).map_or("", String::as_str);
         let (grid, shared) = (l.extent.display(&name), l.shared_bytes.display(&name));
         format!(
             "{}: {} grid {grid} block {} shared {shared} bytes, for \"{}\"",

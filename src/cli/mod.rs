@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod inspect;
 mod interrupt;
+mod machine;
 mod opt;
 mod report;
 mod run;

@@ -4,7 +4,6 @@ use serde_json::json;
 use transc::ir::diag::Fault;
 use transc::ir::interp::{self, Tensor as Plain};
 use transc::passes;
-use transc::runtime::artefact::write_atomic;
 
 use super::Failure;
 use super::args::{RunArgs, Tolerance};
@@ -23,9 +22,7 @@ pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
         _ => execute(a, &inputs, &mut progress)?,
     };
     if let Some(path) = &a.output_npz {
-        let bytes = transc_frontend::npz::write(outputs.iter().map(|(n, t)| (n.as_str(), t)))
-            .map_err(|p| Failure::from(transc_frontend::FrontendError::one(path, p)))?;
-        write_atomic(path, |file| std::io::Write::write_all(file, &bytes)).map_err(transc::Error::from)?;
+        source::write_npz(path, &outputs)?;
     }
     match &a.expect {
         Some(file) => {

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 use transc::ir::diag::Fault;
+use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Loc, Module};
 use transc::passes::{Coverage, MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
+use transc::runtime::artefact::write_atomic;
 use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
 use transc_codegen::{LayerChoice, Program};
 
@@ -63,6 +65,13 @@ pub fn open_session(
     let session = compiled.session_with(options)?;
     progress.end();
     Ok(session)
+}
+
+/// Writes arrays to an npz file.
+pub fn write_npz(path: &Path, arrays: &[(String, Plain)]) -> Result<(), Failure> {
+    let bytes = transc_frontend::npz::write(arrays.iter().map(|(n, t)| (n.as_str(), t)))
+        .map_err(|p| Failure::from(transc_frontend::FrontendError::one(path, p)))?;
+    Ok(write_atomic(path, |file| file.write_all(&bytes)).map_err(transc::Error::from)?)
 }
 
 /// A pass context that collects remarks.
@@ -129,8 +138,8 @@ pub fn ledger_text(p: &Plan) -> String {
 
 /// One line of what was found and fused, for people: `coverage: attention 12/12, gelu 12/12`; nothing if nothing was found.
 pub fn coverage_text(coverage: &Coverage) -> String {
-    let all: Vec<String> = coverage.iter().map(|(name, (found, fused))| format!("{name} {fused}/{found}")).collect();
-    if all.is_empty() { String::new() } else { format!("coverage: {}\n", all.join(", ")) }
+    let text = transc::passes::coverage_text(coverage);
+    if text.is_empty() { text } else { format!("coverage: {text}\n") }
 }
 
 /// Zeros worth a remark: a weight with fewer is dense.

@@ -12,6 +12,7 @@ mod rows;
 mod strided;
 mod tokens;
 mod weights;
+mod work;
 
 use std::collections::HashMap;
 
@@ -91,6 +92,7 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             };
             places[v.index()] = Some(place);
         }
+        let work = work::of(&region, &lowered.args);
         let mut args = Vec::with_capacity(lowered.args.len());
         for a in lowered.args {
             let place = match a {
@@ -109,7 +111,7 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             p.kernels.len() - 1
         });
         p.layers.extend(region.layer.get().map(|l| (node.loc.clone(), l)));
-        p.launches.push(Launch { kernel: index, args, cost_ns: lowered.cost_ns, loc: node.loc.clone() });
+        p.launches.push(Launch { kernel: index, args, cost_ns: lowered.cost_ns, work, loc: node.loc.clone() });
     }
     Ok(p)
 }

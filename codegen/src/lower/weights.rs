@@ -133,7 +133,7 @@ mod cost {
 fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
     let (m, size) = (layer.matrix, if int8 { 1 } else { 4 });
     let zeros = src.chunks_exact(size).filter(|e| e.iter().all(|b| *b == 0)).count() as f64 * size as f64 / src.len() as f64;
-    let mut choice = LayerChoice { int8, sparse: 0, zeros, sparse_cost: f64::INFINITY };
+    let mut choice = LayerChoice { int8, sparse: 0, macs: (m.k * m.n, m.k * m.n), zeros, sparse_cost: f64::INFINITY };
     // Quads of bytes multiply four columns at once; floats can also go one by one.
     let heights: &[u16] = if int8 { &[4] } else { &[4, 1] };
     let mut best = None;
@@ -151,7 +151,9 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
         }
     }
     let best = best.filter(|_| choice.sparse_cost < 1.0);
-    choice.sparse = best.map_or(0, |(s, _)| s.height);
+    if let Some((s, _)) = best {
+        (choice.sparse, choice.macs.0) = (s.height, s.macs());
+    }
     (choice, best)
 }
 

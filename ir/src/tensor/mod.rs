@@ -4,12 +4,14 @@ mod builder;
 mod consts;
 mod func;
 mod loc;
+mod macs;
 pub mod rewrite;
 
 pub use builder::Builder;
 pub use consts::{ConstData, ConstId, ConstPool};
 pub use func::{Func, Node, NodeId, Value, ValueDef};
 pub use loc::Loc;
+pub use macs::macs_of;
 
 use std::sync::Arc;
 

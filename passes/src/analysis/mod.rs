@@ -3,6 +3,5 @@
 pub mod cost;
 pub mod coverage;
 pub mod estimate;
-pub mod macs;
 pub mod strided;
 pub mod uses;

@@ -4,12 +4,12 @@ mod expr;
 mod plan;
 
 pub use expr::Expr;
-pub use plan::{Arg, Check, ConstSpec, DeviceCode, Launch, LedgerEntry, Plan, Symbol, Temp, TensorSpec};
+pub use plan::{Arg, Check, ConstSpec, DeviceCode, Launch, LedgerEntry, Plan, Symbol, Temp, TensorSpec, Work};
 
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module; artefacts of another version are refused.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Identifies a [`ModelDescriptor`].
 pub const DESCRIPTOR_MAGIC: u64 = u64::from_le_bytes(*b"transc\0D");

@@ -78,18 +78,29 @@ pub struct Launch {
     pub block: u32,
     /// Shared memory of a block.
     pub shared_bytes: Expr,
+    /// What all units together compute and move, for reports.
+    pub work: Work,
     /// The user's node.
     pub node: String,
 }
 
-/// Code for a device instead of the host.
+/// Arithmetic and memory traffic of a launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Multiply-adds of products, zeros that a kernel skips not counted.
+    pub macs: Expr,
+    /// Element type that is multiplied.
+    pub dtype: DType,
+    /// Bytes of all operands and results, each once; of a table only the rows that are looked up.
+    pub bytes: Expr,
+}
+
+/// Code for a device instead of the host. Its kernels are entry points, which take one address per argument, those of the scratch memory of all
+/// threads and of a status word, and the values of the symbols, 8 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCode {
     /// Architecture, such as `sm_80`.
     pub arch: String,
-    /// Entry points, in the order of the kernel table. Each takes one address per argument, those of the scratch memory of all threads and of
-    /// a status word, and the values of the symbols, 8 bytes each.
-    pub entries: Vec<String>,
 }
 
 /// Two expressions that must be equal once the symbols are known.
@@ -129,6 +140,8 @@ pub struct Plan {
     pub features: Vec<String>,
     /// The device that the code is for; none for the host.
     pub device: Option<DeviceCode>,
+    /// Names of the kernels, in the order of the kernel table.
+    pub kernels: Vec<String>,
     /// Symbolic dims.
     pub symbols: Vec<Symbol>,
     /// Inputs.
@@ -198,6 +211,7 @@ impl Plan {
             ("symbols", self.symbols.iter().map(|s| &s.name).collect::<Vec<_>>()),
             ("inputs", self.inputs.iter().map(|s| &s.name).collect()),
             ("outputs", self.outputs.iter().map(|s| &s.name).collect()),
+            ("kernels", self.kernels.iter().collect()),
         ] {
             // The C interface hands names out as C strings.
             if names.iter().any(|n| n.contains('\0')) || names.iter().collect::<BTreeSet<_>>().len() != names.len() {
@@ -209,10 +223,17 @@ impl Plan {
         }
         let exprs = self.inputs.iter().chain(&self.outputs).flat_map(|t| &t.dims);
         let exprs = exprs.chain(self.temps.iter().map(|t| &t.size_bytes));
-        let exprs = exprs.chain(self.launches.iter().flat_map(|l| [&l.extent, &l.cost_ns, &l.scratch_bytes, &l.shared_bytes]));
+        let exprs = exprs.chain(
+            self.launches
+                .iter()
+                .flat_map(|l| [&l.extent, &l.cost_ns, &l.scratch_bytes, &l.shared_bytes, &l.work.macs, &l.work.bytes]),
+        );
         let mut exprs = exprs.chain(self.checks.iter().flat_map(|c| [&c.lhs, &c.rhs]));
         if !exprs.all(|e| e.valid(self.symbols.len())) {
             return bad("an expression is too deep or names an unknown symbol".into());
+        }
+        if self.kernels.len() != n_kernels {
+            return bad(format!("it names {} kernels, the code has {n_kernels}", self.kernels.len()));
         }
         for (i, c) in self.consts.iter().enumerate() {
             let end = c.offset.checked_add(c.len_bytes);
@@ -251,6 +272,7 @@ mod tests {
             producer: "0".into(),
             features: vec![],
             device: None,
+            kernels: vec!["k".into()],
             symbols: vec![Symbol { name: "n".into(), min: 1, max: 9 }],
             inputs: vec![spec("x")],
             outputs: vec![spec("y")],
@@ -264,6 +286,7 @@ mod tests {
                 scratch_bytes: n.clone(),
                 block: 0,
                 shared_bytes: Expr::Const(0),
+                work: Work { macs: n.clone(), dtype: DType::F32, bytes: n.clone() },
                 node: "add".into(),
             }],
             checks: vec![Check { lhs: n.clone(), rhs: n, message: "n".into() }],
@@ -315,7 +338,7 @@ mod tests {
             |p| p.consts[0].offset = u64::MAX - 63,
             |p| p.launches[0].kernel = 1,
             |p| p.launches[0].block = 32,
-            |p| p.device = Some(DeviceCode { arch: "sm_80".into(), entries: vec!["k".into()] }),
+            |p| p.device = Some(DeviceCode { arch: "sm_80".into() }),
             |p| p.launches[0].args[0] = Arg::Input(1),
             |p| p.launches[0].args[2] = Arg::Temp(1),
             |p| p.checks[0].rhs = (0..100).fold(Expr::Const(1), |e, _| Expr::Add(vec![e])),

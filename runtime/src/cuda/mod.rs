@@ -9,6 +9,7 @@ use crate::Error;
 use crate::abi::{Arg, KernelStatus};
 use crate::bind::Binding;
 use crate::load::Model;
+use crate::session::Span;
 use crate::tensor::TensorView;
 use driver::{Context, Memory, Program};
 
@@ -41,7 +42,7 @@ impl Engine {
         };
         let context = Context::open(ordinal)?;
         check_arch(&code.arch, context.capability()?)?;
-        let program = Program::load(&context, ptx, &code.entries)?;
+        let program = Program::load(&context, ptx, &model.plan().kernels)?;
         let empty = || Memory::new(&context, 0);
         let (arena, scratch) = (empty()?, empty()?);
         let mut weights = Memory::new(&context, model.weights().bytes().len())?;
@@ -57,7 +58,7 @@ impl Engine {
         binding: &Binding,
         inputs: impl Iterator<Item = TensorView<'a>>,
         outputs: impl Iterator<Item = &'a mut [u8]>,
-        mut times: Option<&mut Vec<u64>>,
+        mut times: Option<&mut Vec<Span>>,
     ) -> Result<(), Error> {
         let plan = model.plan();
         reserve(&self.context, &mut self.arena, binding.arena_bytes)?;
@@ -82,6 +83,7 @@ impl Engine {
             return Err(Error::BadTensor("the number of inputs is not the model's".into()));
         }
         self.status.clear()?;
+        let begin = Instant::now();
         for (i, (launch, bound)) in plan.launches.iter().zip(&binding.launches).enumerate() {
             let grid = u32::try_from(bound.extent).ok().filter(|g| i32::try_from(*g).is_ok());
             let grid = grid.ok_or_else(|| Error::Device(format!("node `{}` needs more blocks than a grid has", launch.node)))?;
@@ -105,10 +107,10 @@ impl Engine {
                 unsafe { self.program.launch(launch.kernel as usize, grid, launch.block, bound.shared_bytes, &mut params) }?;
                 if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
                     self.context.wait()?;
-                    times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                    times.push(Span::ended(begin, start));
                 }
             } else if let Some(times) = times.as_deref_mut() {
-                times.push(0);
+                times.push(Span::ended(begin, Instant::now()));
             }
         }
         let mut status = vec![0; plan.launches.len() * 4];

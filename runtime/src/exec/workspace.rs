@@ -8,6 +8,7 @@ use crate::abi::{Arg, KernelStatus};
 use crate::bind::Binding;
 use crate::load::Model;
 use crate::mem::AlignedBytes;
+use crate::session::Span;
 use crate::tensor::TensorView;
 
 /// Everything that a run writes besides outputs. Grows to the largest binding seen; a run at a size seen before allocates nothing.
@@ -44,15 +45,15 @@ impl Workspace {
         self.pool.threads()
     }
 
-    /// Runs all launches. `binding` must come from the model's plan; inputs and outputs are in the plan's order. With `times`, appends the
-    /// nanoseconds of each launch.
+    /// Runs all launches. `binding` must come from the model's plan; inputs and outputs are in the plan's order. With `times`, appends
+    /// when each launch ran.
     pub(crate) fn run<'a>(
         &mut self,
         model: &Model,
         binding: &Binding,
         inputs: impl Iterator<Item = TensorView<'a>>,
         outputs: impl Iterator<Item = &'a mut [u8]>,
-        mut times: Option<&mut Vec<u64>>,
+        mut times: Option<&mut Vec<Span>>,
     ) -> Result<(), Error> {
         self.prepare(binding)?;
         self.set_inputs(binding, inputs)?;
@@ -67,6 +68,7 @@ impl Workspace {
             return Err(Error::BadTensor("the number of inputs or outputs is not the model's".into()));
         }
         let plan = model.plan();
+        let begin = Instant::now();
         for (launch, bound) in plan.launches.iter().zip(&binding.launches) {
             self.args.clear();
             for arg in &launch.args {
@@ -90,7 +92,7 @@ impl Workspace {
             // it needs; kernels only read inputs and constants. All of it is borrowed until this returns.
             let status = unsafe { self.pool.run(job) };
             if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
-                times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                times.push(Span::ended(begin, start));
             }
             if status != 0 {
                 return Err(Error::Kernel { node: launch.node.clone(), what: KernelStatus::text(status) });

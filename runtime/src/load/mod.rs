@@ -122,10 +122,10 @@ impl Model {
     /// # Errors
     /// A plan that contradicts itself.
     pub unsafe fn from_device(plan: Plan, ptx: String, weights: impl Into<Weights>) -> Result<Self, Error> {
-        let (Some(code), weights) = (&plan.device, weights.into()) else {
+        let (Some(_), weights) = (&plan.device, weights.into()) else {
             return Err(Error::BadPlan("it is for the host, the code for a device".into()));
         };
-        plan.validate(code.entries.len(), weights.bytes().len())?;
+        plan.validate(plan.kernels.len(), weights.bytes().len())?;
         Ok(Self { plan, kernels: Vec::new(), ptx: Some(ptx), weights, _code: Arc::new(()) })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use transc_runtime::abi::{ABI_VERSION, ConstSpec, DESCRIPTOR_MAGIC, KernelFn, Launch, Symbol, Temp};
+use transc_runtime::abi::{ABI_VERSION, ConstSpec, DESCRIPTOR_MAGIC, KernelFn, Launch, Symbol, Temp, Work};
 use transc_runtime::mem::AlignedBytes;
 use transc_runtime::{Arg, DType, Error, Expr, Model, Plan, Tensor, TensorSpec};
 
@@ -26,6 +26,7 @@ fn launch(kernel: u32, args: Vec<Arg>, node: &str) -> Launch {
         scratch_bytes: Expr::Const(100),
         block: 0,
         shared_bytes: Expr::Const(0),
+        work: Work { macs: bytes(2), dtype: DType::F32, bytes: bytes(12) },
         node: node.into(),
     }
 }
@@ -39,6 +40,7 @@ pub fn plan() -> Plan {
         producer: "0.0".into(),
         features: vec![],
         device: None,
+        kernels: vec!["add".into(), "scale".into()],
         symbols: vec![Symbol { name: "n".into(), min: 1, max: MAX }],
         inputs: vec![spec("a"), spec("b")],
         outputs: vec![spec("y")],

@@ -4,7 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use transc_runtime::{DType, Error, Expr, Fault, Session, SessionOptions, Tensor, TensorView, TensorViewMut};
+use transc_runtime::{
+    DType, Error, Expr, Fault, LaunchSizes, Session, SessionOptions, TempSizes, Tensor, TensorView, TensorViewMut,
+};
 
 use crate::kit;
 
@@ -147,7 +149,10 @@ fn sizes_and_profiles() {
     let given = [("a", a.view()), ("b", b.view())];
     assert_eq!(session.bind_inputs(&given).expect("fits"), sizes);
     let profile = session.profile_run(&given).expect("runs");
-    assert_eq!(profile.iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>(), ["layer/add", "layer/scale"]);
+    assert_eq!(profile.len(), sizes.launches.len());
+    assert!(profile[0].start_ns + profile[0].ns <= profile[1].start_ns, "launches follow each other");
+    assert_eq!(sizes.launches[1], LaunchSizes { macs: 200, bytes: 1200 });
+    assert_eq!(sizes.temps, [TempSizes { offset: 0, len: 400, life: Some((0, 1)) }]);
 }
 
 #[test]

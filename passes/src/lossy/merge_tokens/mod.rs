@@ -20,7 +20,6 @@ pub use error::MergeError;
 pub use spec::MergeSpec;
 
 use super::LedgerEntry;
-use crate::analysis::macs::macs_of;
 use crate::analysis::uses::Uses;
 use crate::context::PassCx;
 use crate::error::PassError;
@@ -94,7 +93,7 @@ fn at_block(
     if let Some((_, loc, why)) = best.blocking() {
         return Ok(Err((at, format!("at `{}`, {why}", loc.path()))));
     }
-    if macs_of(&best.func) == macs_of(&f) {
+    if transc_ir::tensor::macs_of(&best.func) == transc_ir::tensor::macs_of(&f) {
         return Ok(Err((at, "no product has fewer rows for it".into())));
     }
     for rule in best.fired {

@@ -1,8 +1,8 @@
 //! Multiply-accumulates of a function.
 
-use transc_ir::Func;
-use transc_ir::op::Op;
-use transc_ir::types::Dim;
+use super::Func;
+use crate::op::Op;
+use crate::types::Dim;
 
 /// Multiply-accumulates of one evaluation, symbolic: those of contractions, convolutions and attentions, nested functions included.
 pub fn macs_of(f: &Func) -> Dim {

@@ -1,0 +1,140 @@
+"""One other engine for `transc bench --against`: answers each line on stdin with a line of JSON on stdout.
+
+The first answer says that the model is loaded, and how large the outputs differ can be judged by the file that was written.
+Then `run` gives the nanoseconds of one inference. The end of stdin ends the process.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+
+spec = json.loads(sys.argv[1])
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what libraries print is no answer
+os.environ.update(OMP_NUM_THREADS=str(spec["threads"]), MKL_NUM_THREADS=str(spec["threads"]))
+
+
+def answer(**fields):
+    print(json.dumps(fields), file=answers, flush=True)
+
+
+def from_folder(inputs):
+    """The model of a Hugging Face folder and its inputs, for torch."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(spec["threads"])
+    config = transformers.AutoConfig.from_pretrained(spec["model"], local_files_only=True)
+    names = [n for n in config.architectures or [] if n.endswith(("ForCausalLM", "ForImageClassification"))]
+    auto = getattr(transformers, names[0]) if names else transformers.AutoModel
+    module = auto.from_pretrained(spec["model"], local_files_only=True).eval()
+    return torch, module, {n: torch.from_numpy(x) for n, x in inputs.items()}
+
+
+def onnx_file(inputs):
+    """The ONNX file, exported at the sizes of the inputs where the model is a folder."""
+    if not os.path.isdir(spec["model"]):
+        return spec["model"]
+    torch, module, feed = from_folder(inputs)
+    with torch.inference_mode():
+        outputs = module(**feed)
+    path = os.path.join(tempfile.mkdtemp(dir=spec["folder"]), "model.onnx")
+    torch.onnx.export(module, (), path, kwargs=feed, input_names=list(feed), output_names=list(outputs.keys()), dynamo=True)
+    return path
+
+
+class Ort:
+    def __init__(self, inputs):
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = spec["threads"]
+        options.inter_op_num_threads = 1
+        # Workers spin inside a run and stop when it ends: full speed, and no cores taken from the next engine.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.session = ort.InferenceSession(onnx_file(inputs), options, providers=["CPUExecutionProvider"])
+        known = {i.name for i in self.session.get_inputs()}
+        self.feed = {n: x for n, x in inputs.items() if n in known}
+        self.names = [o.name for o in self.session.get_outputs()]
+        self.version = ort.__version__
+
+    def run(self):
+        return self.session.run(None, self.feed)
+
+
+class OpenVino:
+    def __init__(self, inputs):
+        import openvino as ov
+
+        core = ov.Core()
+        model = core.read_model(onnx_file(inputs))
+        known = {n for i in model.inputs for n in i.names}
+        self.feed = {n: x for n, x in inputs.items() if n in known}
+        model.reshape({n: list(x.shape) for n, x in self.feed.items()})
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": spec["threads"],
+            "INFERENCE_PRECISION_HINT": spec["dtype"],
+        }
+        compiled = core.compile_model(model, "CPU", options)
+        self.request = compiled.create_infer_request()
+        self.names = [next(iter(o.names), "") for o in compiled.outputs]
+        self.version = ov.__version__.split("-")[0]
+
+    def run(self):
+        self.request.infer(self.feed, share_inputs=True)
+        return [self.request.get_output_tensor(i).data for i in range(len(self.names))]
+
+
+class Torch:
+    compiled = False
+
+    def __init__(self, inputs):
+        import torch  # missing torch is told apart from a model that it cannot take
+
+        if not os.path.isdir(spec["model"]):
+            raise ValueError("PyTorch takes a Hugging Face folder, not an ONNX file")
+        self.torch, self.module, self.feed = from_folder(inputs)
+        with self.torch.inference_mode():
+            self.names = list(self.module(**self.feed).keys())
+        if self.compiled:
+            self.module = self.torch.compile(self.module)
+        self.version = torch.__version__.split("+")[0]
+
+    def run(self):
+        bf16 = spec["dtype"] == "bf16"
+        with self.torch.inference_mode(), self.torch.autocast("cpu", self.torch.bfloat16, enabled=bf16):
+            return [x.float().numpy() for x in self.module(**self.feed).to_tuple()]
+
+
+class Inductor(Torch):
+    compiled = True
+
+
+def main():
+    try:
+        import numpy as np
+
+        with np.load(spec["inputs"]) as file:
+            inputs = {name: file[name] for name in file.files}
+        engine = {"ort": Ort, "openvino": OpenVino, "torch": Torch, "inductor": Inductor}[spec["peer"]](inputs)
+        for _ in range(spec["warmup"]):
+            outputs = engine.run()
+        np.savez(spec["outputs"], **{n or f"output{i}": np.asarray(x) for i, (n, x) in enumerate(zip(engine.names, outputs))})
+    except ImportError as e:
+        return answer(missing=e.name or str(e))
+    except Exception as e:  # any library, any reason: the message is what helps
+        return answer(error=f"{type(e).__name__}: {e}")
+    answer(version=engine.version)
+    for line in sys.stdin:
+        if line.strip() != "run":
+            return None
+        start = time.perf_counter_ns()
+        engine.run()
+        answer(ns=time.perf_counter_ns() - start)
+
+
+main()
