@@ -1,6 +1,6 @@
 """Times transc against ONNX Runtime, OpenVINO and PyTorch, interleaved in one run.
 
-    python bench/compare.py [MODEL...] [--dim batch=1 --dim seq=128] [--threads N] [--rounds N] [--json]
+    python bench/compare.py [MODEL...] [--dim batch=1 --dim seq=128] [--threads N[,N]] [--rounds N] [--json | --table]
 
 MODEL is an ONNX file or a name that `bench/models.py` knows. Without a MODEL, the cases of `SUITE` run. In every
 round each peer runs once, in an order that rotates, so that all see the same machine. `ratio` is the median of the
@@ -9,8 +9,10 @@ best other peer divided by the median of transc: above 1, transc is faster. Exit
 
 import argparse
 import ctypes
+import importlib.metadata
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -196,6 +198,39 @@ def differences(got, want):
             "max_rel_diff": float(max(d / max(m, 1e-30) for d, m in pairs))}
 
 
+def versions(names):
+    """Name and version of transc and of the peers, as far as they are there."""
+    packages = {"ort": "onnxruntime", "openvino": "openvino", "torch": "torch", "inductor": "torch"}
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(packages[name])
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def table(records, args):
+    """The table of the README, in Markdown: medians in milliseconds, the ratio of the best peer to transc."""
+    names = list(dict.fromkeys(name for r in records for name in r["peers"]))
+    known = {"transc": subprocess.run([args.transc, "--version"], capture_output=True, text=True).stdout.split()[-1], **versions(names)}
+    title = [f"{name} {known.get(name, '')}".strip() for name in names]
+    rows = [["model", "sizes", "threads", *title, "ratio"], ["---"] * 3 + ["---:"] * (len(names) + 1)]
+    for r in records:
+        dims = " ".join(f"{k}={v}" for k, v in r["dims"].items())
+        times = [f"{r['peers'][n]['p50_ms']:.2f}" if n in r["peers"] else "" for n in names]
+        rows.append([r["model"], dims, str(r["threads"]), *times, f"{r['ratio']:.2f}" if "ratio" in r else ""])
+    print("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    ratios = [r["ratio"] for r in records if "ratio" in r]
+    mean = f" Geometric mean of the ratios: {np.exp(np.mean(np.log(ratios))):.2f}; smallest: {min(ratios):.2f}." if ratios else ""
+    print(f"\nMedians of {args.rounds} rounds in milliseconds, {args.dtype}, on {processor()}, all engines in turns.{mean}")
+
+
 def physical_cores():
     cores = set()
     for cpu in os.sched_getaffinity(0):
@@ -206,7 +241,7 @@ def physical_cores():
 
 def compare(case, args):
     """Runs one case and returns its record."""
-    peers, record = [], {"model": case.name, "dims": case.dims, "peers": {}}
+    peers, record = [], {"model": case.name, "dims": case.dims, "threads": args.threads, "peers": {}}
     for name in args.peers:
         try:
             peers.append(PEERS[name](case, args))
@@ -268,7 +303,7 @@ def parse():
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="size of a symbolic dim")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs to use in place of random ones")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="default: all physical cores")
+    parser.add_argument("--threads", default=str(physical_cores()), metavar="N[,N]", help="default: all physical cores; several in turn")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--rest", type=float, default=0.005, metavar="S", help="pause before each timed run")
@@ -280,9 +315,11 @@ def parse():
     parser.add_argument("--transc", type=Path, default=ROOT / "target" / "release" / "transc", metavar="BINARY")
     parser.add_argument("--options", default="", help="further options for `transc compile`, in one string")
     parser.add_argument("--no-transc", action="store_true", help="the other peers only")
+    parser.add_argument("--table", action="store_true", help="print a table in Markdown")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     args.peers = args.peers.split(",")
+    args.counts = [int(n) for n in args.threads.split(",")]
     unknown = set(args.peers) - set(PEERS)
     if unknown:
         parser.error(f"no peer `{', '.join(unknown)}`")
@@ -296,12 +333,16 @@ def main():
     args = parse()
     records = []
     for model, dims in [(model, args.dims) for model in args.models] or SUITE:
-        records.append(compare(Case(model, dims, args.inputs), args))
-        if not args.json:
-            show(records[-1], args)
+        case = Case(model, dims, args.inputs)
+        for args.threads in args.counts:
+            records.append(compare(case, args))
+            if not args.json and not args.table:
+                show(records[-1], args)
+    if args.table:
+        table(records, args)
     if args.json:
-        print(json.dumps({"schema_version": 1, "threads": args.threads, "rounds": args.rounds, "dtype": args.dtype,
-                          "cases": records}, indent=1))
+        print(json.dumps({"schema_version": 1, "versions": versions(args.peers), "processor": processor(), "rounds": args.rounds,
+                          "dtype": args.dtype, "cases": records}, indent=1))
     return 0 if all(record["agree"] for record in records) else 5
 
 

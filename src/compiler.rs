@@ -16,7 +16,8 @@ use crate::Error;
 /// Compiles modules; a plain bundle of options.
 #[derive(Clone, Debug)]
 pub struct Compiler {
-    target: Target,
+    /// The most demanding first; never empty.
+    targets: Vec<Target>,
     backend: Backend,
     opt_level: u8,
     threads: usize,
@@ -35,7 +36,7 @@ impl Compiler {
     /// For this machine, the best code that this build can make, full optimisation, one compiler thread per core.
     pub fn new() -> Self {
         Self {
-            target: Target::host(),
+            targets: vec![Target::host()],
             backend: Backend::default(),
             opt_level: 3,
             threads: 0,
@@ -48,7 +49,17 @@ impl Compiler {
     /// Sets the target.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
-        self.target = target;
+        self.targets = vec![target];
+        self
+    }
+
+    /// Sets several targets, in the order in which a loader tries them ([`Target::list`]): the artefact holds code for each. An empty list
+    /// changes nothing.
+    #[must_use]
+    pub fn targets(mut self, targets: Vec<Target>) -> Self {
+        if !targets.is_empty() {
+            self.targets = targets;
+        }
         self
     }
 
@@ -125,7 +136,7 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile`].
     pub fn lower(&self, module: &Module) -> Result<Program, Error> {
-        Ok(transc_codegen::lower::lower(&self.optimise(module, &mut PassCx::default())?, &self.target)?)
+        Ok(transc_codegen::lower::lower(&self.optimise(module, &mut PassCx::default())?, &self.targets[0])?)
     }
 
     fn optimise(&self, module: &Module, cx: &mut PassCx) -> Result<Module, Error> {
@@ -151,14 +162,23 @@ impl Compiler {
         let optimised = self.optimise(module, cx)?;
         lap("optimise");
         on_phase("lower");
-        let target = self.backend.target(&self.target);
-        let program = transc_codegen::lower::lower(&optimised, &target)?;
+        let mut programs: Vec<(Program, Target)> = Vec::new();
+        for target in self.targets.iter().map(|t| self.backend.target(t)) {
+            if programs.iter().all(|(_, known)| *known != target) {
+                programs.push((transc_codegen::lower::lower(&optimised, &target)?, target));
+            }
+        }
         lap("lower");
         on_phase("codegen");
         let options = EmitOptions { backend: self.backend, opt_level: self.opt_level, threads: self.threads };
-        let mut code = transc_codegen::compile(&program, &target, &options)?;
+        let mut code = transc_codegen::compile_all(&programs, &options)?;
         lap("codegen");
         code.set_fact("coverage", transc_passes::coverage_text(&transc_passes::coverage(module, &cx.fused)));
+        let (program, target) = programs.swap_remove(0);
+        let tuned: Vec<String> = target.tuning().choices().map(|(p, s)| format!("{p}: {s}")).collect();
+        if !tuned.is_empty() {
+            code.set_fact("tuning", tuned.join(", "));
+        }
         let mut compiled = Compiled { module: optimised, program, code, phases };
         if !cx.ledger.is_empty() {
             on_phase("calibrate");
@@ -174,10 +194,14 @@ impl Compiler {
         Ok(compiled)
     }
 
+    fn is_device(&self) -> bool {
+        self.targets[0].is_device()
+    }
+
     /// This compiler without lossy steps, for a machine that is here.
     fn exact(&self) -> Self {
-        let target = if self.target.is_device() { Target::host() } else { self.target.clone() };
-        Self { target, merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }
+        let targets = if self.is_device() { vec![Target::host()] } else { self.targets.clone() };
+        Self { targets, merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }
     }
 
     /// The ranges of the activations of all layers on the calibration inputs, where static codes need them.
@@ -208,7 +232,7 @@ impl Compiler {
         }
         let exact = self.exact().compile(module)?;
         // What a device will run is measured here, as the compiler needs none.
-        let here = if self.target.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
+        let here = if self.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
         let lossy = here.as_ref().unwrap_or(lossy);
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);

@@ -12,6 +12,7 @@ mod encoders;
 mod hostile;
 mod kit;
 mod mlir;
+mod targets;
 mod tidy;
 mod tokens;
 mod zoo;

@@ -21,6 +21,9 @@ pub enum CodegenError {
     /// A target that is not known.
     #[error("there is no target `{0}`")]
     UnknownTarget(String),
+    /// A device beside other targets.
+    #[error("an artefact for a device holds no other code")]
+    MixedTargets,
     /// A backend that is not known.
     #[error("there is no backend `{0}`")]
     UnknownBackend(String),
@@ -81,9 +84,12 @@ impl Diagnose for CodegenError {
         }
         let (code, fault, help) = match self {
             CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
-            CodegenError::UnknownTarget(_) => {
-                ("T0602", Fault::Invalid, "targets: host, x86-64-v3, x86-64-v4, cuda:sm_80, cuda:sm_90a")
-            }
+            CodegenError::UnknownTarget(_) => (
+                "T0602",
+                Fault::Invalid,
+                "targets: host, x86-64-v3, x86-64-v4, haswell, skylake, znver2, znver3, skylake-avx512, cascadelake, icelake-server, cooperlake, sapphirerapids, graniterapids, znver4, znver5, cuda:sm_80, cuda:sm_90a",
+            ),
+            CodegenError::MixedTargets => ("T0615", Fault::Invalid, "compile for the device and for the host into two files"),
             CodegenError::Backend { .. } => ("T0603", Fault::Bug, ""),
             CodegenError::Linker(_) => {
                 ("T0604", Fault::Environment, "install a C compiler driver (`cc`); `transc doctor` shows what is found")

@@ -1,5 +1,7 @@
 //! Programs as the runtime's plans, and their weights as one block.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 use transc_ir::loops::Space;
 use transc_ir::types::{Atom, Dim, TensorType};
@@ -7,12 +9,12 @@ use transc_runtime::abi::{
     ABI_VERSION, Arg as PlanArg, Check, ConstSpec, DType, DeviceCode, Expr, Launch, Plan, Symbol, Temp, TensorSpec, Work,
 };
 
-use crate::program::{Arg, Program};
+use crate::program::{Arg, PackedConst, Packing, Program};
 use crate::scratch::scratch_len;
 use crate::{Backend, Target};
 
-/// The plan of a program.
-pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
+/// The plan of a program whose constants lie at `consts`.
+pub(crate) fn plan(p: &Program, target: &Target, backend: Backend, consts: Vec<ConstSpec>) -> Plan {
     let symbols = p.symbols.iter().map(|(s, r)| Symbol { name: s.name().into(), min: r.min, max: r.max }).collect();
     let expr = |d: &Dim| expr(p, d);
     // The two crates number element types alike, as ONNX does.
@@ -47,7 +49,7 @@ pub(crate) fn plan(p: &Program, target: &Target, backend: Backend) -> Plan {
         inputs: p.inputs.iter().map(spec).collect(),
         outputs: p.outputs.iter().map(spec).collect(),
         temps: p.temps.iter().map(|t| Temp { size_bytes: expr(&(&t.count() * &Dim::from(t.dtype.size_bytes()))) }).collect(),
-        consts: layout(p).0,
+        consts,
         launches: launches.collect(),
         checks: p.constraints.iter().map(|(a, b, why)| Check { lhs: expr(a), rhs: expr(b), message: why.clone() }).collect(),
         ledger: Vec::new(),
@@ -105,35 +107,46 @@ fn expr(p: &Program, d: &Dim) -> Expr {
     if terms.len() == 1 { terms.remove(0) } else { Expr::Add(terms) }
 }
 
-/// Places of the constants, and the length of the block.
-fn layout(p: &Program) -> (Vec<ConstSpec>, usize) {
-    let mut at = 0usize;
-    let specs = p
-        .consts
-        .iter()
-        .map(|c| {
-            let spec = ConstSpec { offset: at as u64, len_bytes: c.len_bytes() as u64 };
-            at = (at + c.len_bytes()).next_multiple_of(64);
-            spec
-        })
-        .collect();
-    (specs, at)
+/// The constants of one program or of several in one block, each once.
+#[derive(Default)]
+pub(crate) struct Block {
+    consts: Vec<PackedConst>,
+    specs: Vec<ConstSpec>,
+    len: usize,
+    /// By where the source lies, and how it is packed.
+    known: HashMap<(usize, usize, Packing), ConstSpec>,
 }
 
-/// Length of the block of weights in bytes.
-pub(crate) fn weights_len(p: &Program) -> usize {
-    layout(p).1
-}
-
-/// Packs all constants into a zeroed block.
-pub(crate) fn write_weights(p: &Program, out: &mut [u8]) {
-    let (specs, _) = layout(p);
-    let mut rest = out;
-    let mut pieces = Vec::with_capacity(specs.len());
-    for s in &specs {
-        let (piece, tail) = rest.split_at_mut((s.len_bytes as usize).next_multiple_of(64));
-        pieces.push(&mut piece[..s.len_bytes as usize]);
-        rest = tail;
+impl Block {
+    /// Places the constants of a program.
+    pub(crate) fn add(&mut self, p: &Program) -> Vec<ConstSpec> {
+        let place = |c: &PackedConst| {
+            let bytes = c.source.bytes();
+            *self.known.entry((bytes.as_ptr().addr(), bytes.len(), c.packing)).or_insert_with(|| {
+                let spec = ConstSpec { offset: self.len as u64, len_bytes: c.len_bytes() as u64 };
+                self.len = (self.len + c.len_bytes()).next_multiple_of(64);
+                self.consts.push(c.clone());
+                self.specs.push(spec);
+                spec
+            })
+        };
+        p.consts.iter().map(place).collect()
     }
-    p.consts.par_iter().zip(pieces).for_each(|(c, piece)| c.write(piece));
+
+    /// Length of the block in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Packs all constants into a zeroed block.
+    pub(crate) fn write(&self, out: &mut [u8]) {
+        let mut rest = out;
+        let mut pieces = Vec::with_capacity(self.specs.len());
+        for s in &self.specs {
+            let (piece, tail) = rest.split_at_mut((s.len_bytes as usize).next_multiple_of(64));
+            pieces.push(&mut piece[..s.len_bytes as usize]);
+            rest = tail;
+        }
+        self.consts.par_iter().zip(pieces).for_each(|(c, piece)| c.write(piece));
+    }
 }

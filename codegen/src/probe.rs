@@ -180,7 +180,14 @@ fn program(kb: KernelBuilder, inputs: Vec<(String, TensorType)>, output: TensorT
         temps: Vec::new(),
         consts: Vec::new(),
         kernels: vec![kernel],
-        launches: vec![Launch { kernel: 0, args, cost_ns: Dim::from(i64::from(i32::MAX)), work, loc: Loc::new("probe") }],
+        launches: vec![Launch {
+            kernel: 0,
+            args,
+            cost_ns: Dim::from(i64::from(i32::MAX)),
+            work,
+            problem: None,
+            loc: Loc::new("probe"),
+        }],
         layers: Vec::new(),
     }
 }

@@ -60,6 +60,8 @@ pub struct Launch {
     pub cost_ns: Dim,
     /// Arithmetic and memory traffic, for reports.
     pub work: Work,
+    /// What tells apart the schedules that can be tuned.
+    pub problem: Option<String>,
     /// The user's node.
     pub loc: Loc,
 }

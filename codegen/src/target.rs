@@ -2,14 +2,19 @@
 
 use std::str::FromStr;
 
-use crate::CodegenError;
+use crate::{CodegenError, Tuning};
 
 /// A processor level with the features beyond it that the code may use, or a kind of device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     name: &'static str,
+    /// What LLVM may use without being told more.
+    level: &'static str,
+    /// The processor that instructions are scheduled for.
+    tune: Option<&'static str>,
     lanes: u16,
     extra: Vec<&'static str>,
+    tuning: Tuning,
 }
 
 /// Features of x86-64-v3, as Rust names them.
@@ -19,18 +24,39 @@ const V4: &[&str] = &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]
 /// Extensions used where the host has them.
 const EXTRA: &[&str] = &["avx512vnni", "avx512bf16"];
 
+/// Processors by name: the number of [`EXTRA`] that they have beyond v4, or none for v3. Only these features are used, so that what is checked at
+/// load is all that the code may contain.
+const PROCESSORS: &[(&str, Option<usize>)] = &[
+    ("haswell", None),
+    ("skylake", None),
+    ("znver2", None),
+    ("znver3", None),
+    ("skylake-avx512", Some(0)),
+    ("cascadelake", Some(1)),
+    ("icelake-server", Some(1)),
+    ("cooperlake", Some(2)),
+    ("sapphirerapids", Some(2)),
+    ("graniterapids", Some(2)),
+    ("znver4", Some(2)),
+    ("znver5", Some(2)),
+];
+
 impl Target {
     /// AVX2 and FMA: 8 floats per vector.
-    pub const X86_64_V3: Target = Target { name: "x86-64-v3", lanes: 8, extra: Vec::new() };
+    pub const X86_64_V3: Target = Target::of("x86-64-v3", 8);
     /// As [`Target::X86_64_V3`] in vectors of 4 floats, for backends that have no wider ones.
-    pub const X86_64_V3_128: Target = Target { name: "x86-64-v3", lanes: 4, extra: Vec::new() };
+    pub const X86_64_V3_128: Target = Target::of("x86-64-v3", 4);
     /// AVX-512: 16 floats per vector.
-    pub const X86_64_V4: Target = Target { name: "x86-64-v4", lanes: 16, extra: Vec::new() };
+    pub const X86_64_V4: Target = Target::of("x86-64-v4", 16);
 
     /// CUDA devices of compute capability 8.0 and later.
-    pub const CUDA_SM_80: Target = Target { name: "cuda:sm_80", lanes: 1, extra: Vec::new() };
+    pub const CUDA_SM_80: Target = Target::of("cuda:sm_80", 1);
     /// CUDA devices of compute capability 9.0.
-    pub const CUDA_SM_90A: Target = Target { name: "cuda:sm_90a", lanes: 1, extra: Vec::new() };
+    pub const CUDA_SM_90A: Target = Target::of("cuda:sm_90a", 1);
+
+    const fn of(name: &'static str, lanes: u16) -> Target {
+        Target { name, level: name, tune: None, lanes, extra: Vec::new(), tuning: Tuning::NONE }
+    }
 
     /// The target for a CUDA device; `None` if the device is too old.
     pub fn cuda((major, minor): (i32, i32)) -> Option<Target> {
@@ -43,10 +69,41 @@ impl Target {
 
     /// The best target that this machine can run.
     pub fn host() -> Target {
-        if !V4.iter().all(|f| detected(f)) {
+        let has = |f: &&&str| transc_runtime::has_feature(f);
+        if !V4.iter().all(|f| has(&f)) {
             return Target::X86_64_V3;
         }
-        Target { extra: EXTRA.iter().copied().filter(|f| detected(f)).collect(), ..Target::X86_64_V4 }
+        Target { extra: EXTRA.iter().filter(has).copied().collect(), ..Target::X86_64_V4 }
+    }
+
+    /// The targets of a comma list, each once, the most demanding first: the order in which a loader tries them.
+    ///
+    /// # Errors
+    /// A name that is not known, or a device beside other targets.
+    pub fn list(names: &str) -> Result<Vec<Target>, CodegenError> {
+        let mut all: Vec<Target> = Vec::new();
+        for name in names.split(',') {
+            let target: Target = name.parse()?;
+            if all.iter().all(|t| t.features() != target.features() || t.name != target.name) {
+                all.push(target);
+            }
+        }
+        if all.len() > 1 && all.iter().any(Target::is_device) {
+            return Err(CodegenError::MixedTargets);
+        }
+        all.sort_by_key(|t| (std::cmp::Reverse(t.features().len()), t.name));
+        Ok(all)
+    }
+
+    /// This target with measured choices of schedules.
+    #[must_use]
+    pub fn tuned(self, tuning: Tuning) -> Target {
+        Target { tuning, ..self }
+    }
+
+    /// The measured choices of schedules.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
     }
 
     /// The name.
@@ -56,7 +113,12 @@ impl Target {
 
     /// The processor as LLVM knows it.
     pub fn processor(&self) -> &'static str {
-        self.name.strip_prefix("cuda:").unwrap_or(self.name)
+        self.level.strip_prefix("cuda:").unwrap_or(self.level)
+    }
+
+    /// The processor that instructions are scheduled for, if one was named.
+    pub fn scheduled_for(&self) -> Option<&'static str> {
+        self.tune
     }
 
     /// True for devices that run grids of thread blocks.
@@ -94,14 +156,31 @@ impl FromStr for Target {
             "x86-64-v4" => Ok(Target::X86_64_V4),
             "cuda:sm_80" => Ok(Target::CUDA_SM_80),
             "cuda:sm_90a" => Ok(Target::CUDA_SM_90A),
-            other => Err(CodegenError::UnknownTarget(other.into())),
+            other => {
+                let (name, extra) =
+                    PROCESSORS.iter().find(|(n, _)| *n == other).ok_or_else(|| CodegenError::UnknownTarget(other.into()))?;
+                let base = if extra.is_some() { Target::X86_64_V4 } else { Target::X86_64_V3 };
+                Ok(Target { name, tune: Some(name), extra: EXTRA[..extra.unwrap_or(0)].to_vec(), ..base })
+            }
         }
     }
 }
 
-fn detected(feature: &str) -> bool {
-    macro_rules! table {
-        ($($f:tt),*) => { match feature { $($f => std::arch::is_x86_feature_detected!($f),)* _ => false } };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_ordered_for_the_loader() {
+        let names = |s: &str| Target::list(s).map(|l| l.iter().map(Target::name).collect::<Vec<_>>()).map_err(|e| e.to_string());
+        let ordered = Ok(vec!["znver4", "x86-64-v4", "x86-64-v3"]);
+        assert_eq!(names("x86-64-v3,znver4,x86-64-v4,x86-64-v3"), ordered);
+        assert_eq!(names("x86-64-v4,x86-64-v3,znver4"), ordered);
+        assert!(names("x86-64-v3,cuda:sm_80").is_err() && names("x86-64-v3,").is_err() && names("z80").is_err());
+        assert_eq!(names("cuda:sm_80"), Ok(vec!["cuda:sm_80"]));
+        for (name, _) in PROCESSORS {
+            let t: Target = name.parse().expect("known");
+            assert!(t.processor().starts_with("x86-64-v") && t.features().contains(&"avx2"), "{name}");
+        }
     }
-    table!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16")
 }

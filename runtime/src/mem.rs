@@ -40,6 +40,7 @@ impl AlignedBytes {
         let skip = base.as_ptr().align_offset(ALIGN);
         // SAFETY: `skip < ALIGN`, and the allocation has `len + ALIGN` bytes.
         let start = unsafe { base.add(skip) };
+        ask_for_huge_pages(start, len);
         Ok(Self { base, start, len })
     }
 
@@ -113,6 +114,16 @@ pub(crate) fn elements<T: Element>(bytes: &[u8]) -> Option<&[T]> {
     }
     // SAFETY: alignment and length were checked, and every bit pattern is a value of the primitive numbers that implement `Element`.
     Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+}
+
+/// Asks for huge pages before the block is first touched: weights and activations are read front to back, and small pages cost a walk of the page
+/// tables every 4 KiB. The pages themselves come from the thread that touches them first.
+fn ask_for_huge_pages(start: NonNull<u8>, len: usize) {
+    const HUGE: usize = 2 << 20;
+    let skip = start.as_ptr().align_offset(HUGE);
+    let Some(inside) = len.checked_sub(skip).map(|n| n / HUGE * HUGE).filter(|n| *n > 0) else { return };
+    // SAFETY: the range lies inside the block; the advice changes no content, and a refusal changes nothing.
+    unsafe { libc::madvise(start.as_ptr().add(skip).cast(), inside, libc::MADV_HUGEPAGE) };
 }
 
 /// Maps a file read-only.

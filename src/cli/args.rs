@@ -47,6 +47,8 @@ pub enum Command {
     },
     /// Time a model or an artefact.
     Bench(BenchArgs),
+    /// Measure schedules for a model on this machine and write a file for `compile --tuning`.
+    Tune(TuneArgs),
     /// Run two models or artefacts on the same inputs and compare their outputs.
     Compare(CompareArgs),
     /// Explain an error code.
@@ -80,9 +82,13 @@ pub struct ModelArgs {
 /// How code is generated.
 #[derive(Args, Debug, Clone)]
 pub struct TargetArgs {
-    /// `host`, `x86-64-v3`, `x86-64-v4`, `cuda:sm_80` or `cuda:sm_90a`. Default: the device of `-d`, else the host.
+    /// `host`, `x86-64-v3`, `x86-64-v4`, a processor such as `znver4`, `cuda:sm_80` or `cuda:sm_90a`. Several, in a comma list, go into one
+    /// artefact, which chooses when it is loaded. Default: the device of `-d`, else the host.
     #[arg(long)]
     pub target: Option<String>,
+    /// Schedules that `transc tune` measured.
+    #[arg(long, value_name = "FILE")]
+    pub tuning: Option<PathBuf>,
     /// Who makes the code: `llvm` makes the fastest, `clif` is fastest at it, `mlir` is a third opinion. Default: the first of them that
     /// this build has.
     #[arg(long, value_name = "llvm|clif|mlir", value_parser = parse_backend)]
@@ -211,6 +217,9 @@ pub struct RunArgs {
     /// Threads; 0 means one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,
+    /// Print how long opening, the first run and a second run take.
+    #[arg(long, conflicts_with_all = ["interpret", "simulate"])]
+    pub time_phases: bool,
     /// Run the reference interpreter instead of compiled code.
     #[arg(long)]
     pub interpret: bool,
@@ -337,6 +346,26 @@ pub struct BenchArgs {
     /// Write a page with latencies, launches, roofline, memory plan and fusion coverage.
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The file to write. Default: `tuning.json`.
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Runs of each candidate and of the default beside it.
+    #[arg(long, default_value_t = 15)]
+    pub rounds: usize,
+    /// Threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
     /// Machine-readable output.
     #[arg(long)]
     pub json: bool,

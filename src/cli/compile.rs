@@ -11,7 +11,7 @@ use transc_codegen::Text;
 use super::Failure;
 use super::args::{CompileArgs, Emit, TargetArgs};
 use super::report::{self, Progress};
-use super::{source, tensors};
+use super::{source, tensors, tune};
 
 /// Runs the command.
 pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
@@ -96,19 +96,23 @@ fn wrote(path: &Path) {
 
 /// The compiler for target options, or for the device that the code will run on.
 pub fn compiler(t: &TargetArgs, device: Option<u32>) -> Result<Compiler, Failure> {
-    let target = match (&t.target, device) {
-        (Some(name), _) => name.parse().map_err(|e: transc_codegen::CodegenError| Failure::from(e))?,
-        (None, None) => Target::host(),
+    let targets = match (&t.target, device) {
+        (Some(names), _) => Target::list(names)?,
+        (None, None) => vec![Target::host()],
         (None, Some(ordinal)) => {
             let capability = transc::runtime::cuda::capability(ordinal).map_err(transc::Error::from)?;
-            Target::cuda(capability).ok_or_else(|| {
+            vec![Target::cuda(capability).ok_or_else(|| {
                 let message = format!("cuda:{ordinal} is a device of compute capability {}.{}", capability.0, capability.1);
                 Failure::one("T0602", Fault::Environment, message, "devices from 8.0 on are supported")
-            })?
+            })?]
         }
     };
+    let targets = match &t.tuning {
+        Some(file) => tune::read(file, targets)?,
+        None => targets,
+    };
     let compiler = Compiler::new()
-        .target(target)
+        .targets(targets)
         .backend(t.backend.unwrap_or_default())
         .opt_level(t.opt_level)
         .weights(source::weight_spec(&t.lossy)?);

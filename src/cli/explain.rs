@@ -210,6 +210,7 @@ const CODES: &[(&str, &str, &str)] = &[
         "A function of this type has no code for devices.",
         "Devices have no library of functions; `erf` and remainders of f64 are missing. Compile for the host.",
     ),
+    ("T0615", "An artefact for a device holds no code for other targets.", "Compile twice, into two files."),
     ("T0901", "An array cannot be an input or output.", "Inputs are arrays of bool, integers and floats of 16 to 64 bits."),
     (
         "T0902",
@@ -251,6 +252,16 @@ const CODES: &[(&str, &str, &str)] = &[
         "Name the model that it was compiled from with --peer-model.",
     ),
     ("T0924", "A file that was asked for cannot be written.", "Name a file in a folder that is there and can be written."),
+    (
+        "T0930",
+        "Only code of LLVM for this machine can be tuned.",
+        "Run `transc tune` on the machine that the code is for, without --target and --backend.",
+    ),
+    (
+        "T0931",
+        "A tuning file cannot be used: it is damaged, of another version of transc, or for another processor.",
+        "Make it again with `transc tune`, on the machine that the code is for.",
+    ),
     ("R0101", "The file is not an artefact of transc.", "Compile the model with `transc compile`."),
     ("R0102", "A file cannot be read or written.", "Check the path, its permissions and the free space."),
     ("R0103", "The artefact was written for another version of the runtime.", "Compile the model again with this version."),

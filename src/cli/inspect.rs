@@ -107,6 +107,11 @@ fn artefact(a: &InspectArgs) -> Result<(), Failure> {
         let _ = writeln!(text, "dim    {} in {}..{}", clean(&s.name), s.min, s.max);
     }
     let _ = writeln!(text, "launches {}\nneeds {}", p.launches.len(), p.features.join(" "));
+    for (what, fact) in [("targets", "targets"), ("tuned", "tuning")] {
+        if let Some(value) = p.facts.get(fact) {
+            let _ = writeln!(text, "{what} {}", clean(value));
+        }
+    }
     for line in device_launches(p) {
         let _ = writeln!(text, "{line}");
     }

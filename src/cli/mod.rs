@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod source;
 mod tensors;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -84,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Opt(a) => opt::run(&a),
         Command::Passes { json } => opt::list_passes(json),
         Command::Bench(a) => bench::run(&a, quiet),
+        Command::Tune(a) => tune::run(&a, quiet),
         Command::Compare(a) => compare::run(&a, quiet),
         Command::Explain { code } => explain::run(&code),
         Command::Doctor { json } => doctor::run(json),

@@ -1,5 +1,7 @@
 //! `transc run`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use transc::ir::diag::Fault;
 use transc::ir::interp::{self, Tensor as Plain};
@@ -39,8 +41,22 @@ pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
 }
 
 fn execute(a: &RunArgs, inputs: &[(String, Plain)], progress: &mut Progress) -> Result<Vec<(String, Plain)>, Failure> {
+    let began = Instant::now();
     let session = source::open_session(&a.model, &a.target, a.device, a.threads, progress)?;
-    run_session(&session, inputs)
+    let opened = began.elapsed();
+    let first = Instant::now();
+    let outputs = run_session(&session, inputs)?;
+    if a.time_phases {
+        let (first, second) = (first.elapsed(), Instant::now());
+        run_session(&session, inputs)?;
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        let (opened, first, second) = (ms(opened), ms(first), ms(second.elapsed()));
+        eprintln!(
+            "open {opened:.1} ms, first run {first:.1} ms, to the first result {:.1} ms, second run {second:.1} ms",
+            opened + first
+        );
+    }
+    Ok(outputs)
 }
 
 /// Runs a session on those of the arrays that are inputs of the model; a file may hold more.

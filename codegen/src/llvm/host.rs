@@ -48,9 +48,10 @@ pub(super) fn functions(mut e: Emitter<'_>, body: &str, target: &Target) -> Stri
         let _ = writeln!(out, "{d}");
     }
     let width = target.lanes() * 32;
+    let tune = target.scheduled_for().map_or_else(String::new, |cpu| format!(" \"tune-cpu\"=\"{cpu}\""));
     let _ = writeln!(
         out,
-        "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\" }}"
+        "attributes #0 = {{ nounwind \"prefer-vector-width\"=\"{width}\" \"min-legal-vector-width\"=\"{width}\"{tune} }}"
     );
     for m in e.metadata() {
         let _ = writeln!(out, "{m}");

@@ -111,7 +111,14 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             p.kernels.len() - 1
         });
         p.layers.extend(region.layer.get().map(|l| (node.loc.clone(), l)));
-        p.launches.push(Launch { kernel: index, args, cost_ns: lowered.cost_ns, work, loc: node.loc.clone() });
+        p.launches.push(Launch {
+            kernel: index,
+            args,
+            cost_ns: lowered.cost_ns,
+            work,
+            problem: region.problem.take(),
+            loc: node.loc.clone(),
+        });
     }
     Ok(p)
 }

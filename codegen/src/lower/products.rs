@@ -84,10 +84,14 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let n = b.axes(&[*column])[0].clone();
     let p = MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.0.clone(), k: product(&extents(&a, &roles.inner)) };
     let mut s = matmul::Schedule::choose(target.lanes(), &p.n);
+    let problem = crate::tuning::problem(&p, s);
+    s = target.tuning().matmul(&problem, s);
     let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width());
     let kind = if packing.is_some() { "w" } else { "a" };
     if packing.is_none() {
         s.chunk = matmul::GATHERED_CHUNK;
+    } else {
+        r.problem.set(Some(problem));
     }
     let mut kb = KernelBuilder::new(&format!("{s}{kind}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());

@@ -25,6 +25,8 @@ pub(crate) struct Region {
     pub(crate) loc: Loc,
     /// Set by lowering where the region is a product by a constant weight.
     pub(crate) layer: Cell<Option<LayerChoice>>,
+    /// Set by lowering where the region's schedule can be tuned.
+    pub(crate) problem: Cell<Option<String>>,
 }
 
 impl Region {
@@ -37,7 +39,16 @@ impl Region {
         let anchor = body.nodes().find(|(_, n)| is_anchor(&n.op)).map(|(_, n)| n.results[0]);
         let symbols = m.symbols.keys().cloned().collect();
         let ranges = m.symbols.clone();
-        Self { body, anchor, symbols, ranges, consts: m.consts.clone(), loc: node.loc.clone(), layer: Cell::new(None) }
+        Self {
+            body,
+            anchor,
+            symbols,
+            ranges,
+            consts: m.consts.clone(),
+            loc: node.loc.clone(),
+            layer: Cell::new(None),
+            problem: Cell::new(None),
+        }
     }
 
     /// The results.

@@ -176,15 +176,35 @@ impl Plan {
     /// # Errors
     /// [`Error::Version`] for a plan of another version, [`Error::BadPlan`] for bytes that are no plan.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        match Self::take(bytes)? {
+            (plan, []) => Ok(plan),
+            (_, rest) => Err(Error::BadPlan(format!("{} bytes follow it", rest.len()))),
+        }
+    }
+
+    /// Reads plans that follow each other: those of one model for several targets, the most demanding first.
+    ///
+    /// # Errors
+    /// As [`Plan::decode`].
+    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, Error> {
+        let (first, mut rest) = Self::take(bytes)?;
+        let mut all = vec![first];
+        while !rest.is_empty() {
+            let (plan, more) = Self::take(rest)?;
+            all.push(plan);
+            rest = more;
+        }
+        Ok(all)
+    }
+
+    /// The first plan, and the bytes that follow it.
+    fn take(bytes: &[u8]) -> Result<(Self, &[u8]), Error> {
         let bad = |e: postcard::Error| Error::BadPlan(format!("it cannot be decoded ({e})"));
         let (found, _) = postcard::take_from_bytes::<u32>(bytes).map_err(bad)?;
         if found != ABI_VERSION {
             return Err(Error::Version { what: "interface", found, ours: ABI_VERSION });
         }
-        match postcard::take_from_bytes(bytes).map_err(bad)? {
-            (plan, []) => Ok(plan),
-            (_, rest) => Err(Error::BadPlan(format!("{} bytes follow it", rest.len()))),
-        }
+        postcard::take_from_bytes(bytes).map_err(bad)
     }
 
     /// The name of a symbol; empty if there is none at this position.

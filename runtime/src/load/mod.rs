@@ -146,34 +146,35 @@ impl Model {
     /// The descriptor passed `library::check`, and its memory and code stay valid as long as `code` lives.
     unsafe fn from_linked(d: &ModelDescriptor, code: Arc<dyn Any + Send + Sync>) -> Result<Self, Error> {
         let plan = library::plan(d).ok_or_else(|| Error::NotArtefact("the library holds kernels but no model".into()))?;
-        let plan = Plan::decode(plan)?;
+        let (plan, kernels) = select(Plan::decode_all(plan)?, &library::kernels(d))?;
         let len = usize::try_from(d.weights_len).map_err(|_| Error::Damaged("its weights are too large".into()))?;
         // SAFETY: the descriptor states pointer and length of its own constant data, which lives as long as `code`.
         let weights = unsafe { Weights::linked(Arc::clone(&code), d.weights, len) };
         // SAFETY: the kernels of a compiled model keep the contract for its own plan.
-        unsafe { Self::from_parts(plan, library::kernels(d), weights, code) }
+        unsafe { Self::from_parts(plan, kernels, weights, code) }
     }
 
     fn from_tsc(map: memmap2::Mmap, options: OpenOptions) -> Result<Self, Error> {
         let sections = Sections::read(&map, options.verify_weights)?;
-        let plan = Plan::decode(&map[sections.plan])?;
+        let mut plans = Plan::decode_all(&map[sections.plan])?;
         // Before any of its code is in the process.
-        features::require(&plan.features)?;
+        fitting(&plans)?;
         let map = Arc::new(map);
         let weights = Weights::mapped(Arc::clone(&map), sections.weights);
         let weights = weights.ok_or_else(|| Error::Damaged("its weights are outside".into()))?;
-        if plan.device.is_some() {
+        if plans[0].device.is_some() {
+            let plan = plans.swap_remove(0);
             let ptx = std::str::from_utf8(&map[sections.kernels]).map_err(|_| Error::Damaged("its PTX is no text".into()))?;
             // SAFETY: plan and kernels were written together by the compiler, as the checksums of both say.
             return unsafe { Self::from_device(plan, ptx.to_string(), weights) };
         }
         let library = Arc::new(Library::from_image(&map[sections.kernels])?);
-        let kernels = library::kernels(library.descriptor()?);
+        let (plan, kernels) = select(plans, &library::kernels(library.descriptor()?))?;
         // SAFETY: plan and kernels were written together by the compiler, as the checksums of both say.
         unsafe { Self::from_parts(plan, kernels, weights, library) }
     }
 
-    /// The plan.
+    /// The plan; of several the one for this processor.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -197,4 +198,29 @@ impl Model {
         // The plan was validated against these weights.
         &self.weights.bytes()[c.offset as usize..][..c.len_bytes as usize]
     }
+}
+
+/// The first of the plans whose features this processor has.
+fn fitting(plans: &[Plan]) -> Result<usize, Error> {
+    let mut missing = Error::BadPlan("there is none".into());
+    for (i, p) in plans.iter().enumerate() {
+        match features::require(&p.features) {
+            Ok(()) => return Ok(i),
+            Err(e) => missing = e,
+        }
+    }
+    Err(missing)
+}
+
+/// The plan for this processor, and its kernels from the table in which the kernels of all plans follow each other.
+fn select(mut plans: Vec<Plan>, table: &[KernelFn]) -> Result<(Plan, Vec<KernelFn>), Error> {
+    let which = fitting(&plans)?;
+    let count = |plans: &[Plan]| plans.iter().map(|p| p.kernels.len()).sum::<usize>();
+    let (first, all) = (count(&plans[..which]), count(&plans));
+    if all != table.len() {
+        return Err(Error::BadPlan(format!("it names {all} kernels, the code has {}", table.len())));
+    }
+    let plan = plans.swap_remove(which);
+    let kernels = table[first..first + plan.kernels.len()].to_vec();
+    Ok((plan, kernels))
 }

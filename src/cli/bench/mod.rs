@@ -15,7 +15,7 @@ use transc::runtime::{Session, Tensor};
 use transc_codegen::probe::Arithmetic;
 
 use super::Failure;
-use super::args::{BenchArgs, Tolerance};
+use super::args::{BenchArgs, ModelArgs, Tolerance};
 use super::machine::Machine;
 use super::report::{Progress, clean};
 use super::run::check;
@@ -97,7 +97,7 @@ pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
     let began = Instant::now();
     let session = source::open_session(&a.model, &a.target, a.device, a.threads, &mut progress)?;
     let load_ms = began.elapsed().as_secs_f64() * 1e3;
-    let inputs = if a.inputs.is_empty() { random_inputs(&session, a)? } else { read(&session, a)? };
+    let inputs = if a.inputs.is_empty() { inputs_of(&session, &a.model)? } else { read(&session, a)? };
     let views: Vec<_> = inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let sizes = session.bind_inputs(&views).map_err(transc::Error::from)?;
     let kinds: Vec<Arithmetic> = profile::kinds(session.plan()).collect();
@@ -335,7 +335,7 @@ fn peer_model(a: &BenchArgs) -> Result<&Path, Failure> {
 }
 
 /// Refuses a file that cannot be written before any work is done.
-fn writable(path: &Path) -> Result<(), Failure> {
+pub fn writable(path: &Path) -> Result<(), Failure> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.is_dir() || !parent.is_dir() {
         let message = format!("`{}` cannot be written", path.display());
@@ -374,11 +374,11 @@ fn read(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor)>, Failu
 
 /// Inputs of the sizes of `--dim` (1 for other dims): floats from a fixed pseudo-random sequence in [-1, 1), integers all 1, which is a valid
 /// token, segment and mask entry.
-fn random_inputs(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor)>, Failure> {
+pub fn inputs_of(session: &Session, m: &ModelArgs) -> Result<Vec<(String, Tensor)>, Failure> {
     let dims: Vec<(&str, i64)> = session
         .symbols()
         .iter()
-        .map(|s| (s.name.as_str(), a.model.dims.iter().find(|d| d.name == s.name).map_or(s.min.max(1), |d| d.max)))
+        .map(|s| (s.name.as_str(), m.dims.iter().find(|d| d.name == s.name).map_or(s.min.max(1), |d| d.max)))
         .collect();
     let sizes = session.bind(&dims).map_err(transc::Error::from)?;
     let mut seed = 1u32;
