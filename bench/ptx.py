@@ -2,8 +2,8 @@
 """Registers, shared memory and spills of the PTX of models, as `ptxas` sees them, as a Markdown table.
 
     python -m pip install nvidia-cuda-nvcc
-    python3 bench/ptx.py examples/digits-vit/model.onnx models/minilm --dim batch=1..8
-    python3 bench/ptx.py --kinds docs/gpu.md tests/data/zoo/*/model.onnx      # per kind of kernel, into the document
+    python3 bench/ptx.py examples/digits-vit/model.onnx models/minilm --write docs/gpu.md
+    python3 bench/ptx.py --kinds tests/data/zoo/* --write docs/gpu.md       # one table, per kind of kernel, over all models
 """
 
 import argparse
@@ -75,53 +75,72 @@ def kinds(all_rows):
     return "\n".join(lines)
 
 
-def write_between(path, text):
-    """Replaces what stands between the marks of the generated table."""
-    begin, end = "<!-- bench/ptx.py: begin -->", "<!-- bench/ptx.py: end -->"
+def write_between(path, part, text):
+    """Replaces what stands between the marks of a generated part."""
+    begin, end = (f"<!-- bench/ptx.py {part}: {mark} -->" for mark in ("begin", "end"))
     document = pathlib.Path(path).read_text()
     before, rest = document.split(begin)
     pathlib.Path(path).write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
+def measure(args, ptxas, model, tmp):
+    """Per kernel of a model what the assembler says for each architecture; or why there is no PTX."""
+    rows = {}
+    options = [x for d in args.dim for x in ("--dim", d)]
+    for arch in ARCHS:
+        out = pathlib.Path(tmp, "model")
+        command = [args.transc, "-q", "compile", model, "--target", f"cuda:{arch}", "--emit", "ptx,loops", "-o", out]
+        run = subprocess.run(command + options, capture_output=True, text=True)
+        if run.returncode:
+            return None, re.sub(r"^error\[(\w+)\]", r"\1", run.stderr.partition("\n")[0])
+        command = [ptxas, f"-arch={arch}", "-v", "-o", f"{out}.cubin", f"{out}.ptx"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(f"{model} {arch}: {run.stdout}{run.stderr}")
+        shared = dynamic_shared(pathlib.Path(f"{out}.loops").read_text())
+        for name, registers, static, spills in kernels(ptxas, run.stdout + run.stderr):
+            row = rows.setdefault(name, {"shared": shared.get(name, str(static))})
+            row[arch] = (registers, spills)
+    return rows, None
+
+
+def table(model, rows):
+    """The kernels of one model."""
+    lines = [f"`{model}`:\n", "| kernel | shared bytes |" + "".join(f" {a} registers | {a} spilled bytes |" for a in ARCHS)]
+    lines.append("|---|---|" + "---|---|" * len(ARCHS))
+    for name, row in rows.items():
+        lines.append(f"| `{name}` | {row['shared']} |" + "".join(" {} | {} |".format(*row[a]) for a in ARCHS))
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="+", help="model files, or folders of Hugging Face models or of the zoo")
     parser.add_argument("--dim", action="append", default=[], help="passed on to transc")
-    parser.add_argument("--kinds", metavar="FILE.md", help="write one table of all models, per kind of kernel, between its marks here")
+    parser.add_argument("--kinds", action="store_true", help="one table of all models, per kind of kernel")
+    parser.add_argument("--write", metavar="FILE.md", help="put the tables between their marks here")
     parser.add_argument("--transc", default="target/release/transc")
     args = parser.parse_args()
     ptxas = find_ptxas()
-    options = [x for d in args.dim for x in ("--dim", d)]
-    all_rows, models = [], 0
+    tables, all_rows, skipped, models = [], [], [], 0
     with tempfile.TemporaryDirectory() as tmp:
         for model in args.models:
-            rows = {}
-            for arch in ARCHS:
-                out = pathlib.Path(tmp, "model")
-                command = [args.transc, "-q", "compile", model, "--target", f"cuda:{arch}", "--emit", "ptx,loops", "-o", out]
-                if subprocess.run(command + options, capture_output=bool(args.kinds)).returncode:
-                    if args.kinds:
-                        continue  # a model that does not import has no kernels on any target
-                    sys.exit(1)
-                command = [ptxas, f"-arch={arch}", "-v", "-o", f"{out}.cubin", f"{out}.ptx"]
-                run = subprocess.run(command, capture_output=True, text=True)
-                if run.returncode:
-                    sys.exit(f"{model} {arch}: {run.stdout}{run.stderr}")
-                shared = dynamic_shared(pathlib.Path(f"{out}.loops").read_text())
-                for name, registers, static, spills in kernels(ptxas, run.stdout + run.stderr):
-                    row = rows.setdefault(name, {"shared": shared.get(name, str(static))})
-                    row[arch] = (registers, spills)
-            if args.kinds:
-                models += bool(rows)
-                all_rows += rows.items()
+            file = pathlib.Path(model, "model.onnx")
+            rows, why = measure(args, ptxas, str(file) if file.exists() else model, tmp)
+            if rows is None:
+                skipped.append(f"* {pathlib.Path(model).name}: {why}")
                 continue
-            print(f"\n{model}\n")
-            print("| kernel | shared bytes |" + "".join(f" {a} registers | {a} spilled bytes |" for a in ARCHS))
-            print("|---|---|" + "---|---|" * len(ARCHS))
-            for name, row in rows.items():
-                print(f"| {name} | {row['shared']} |" + "".join(" {} | {} |".format(*row[a]) for a in ARCHS))
+            models += 1
+            all_rows += rows.items()
+            tables.append(table(model, rows))
     if args.kinds:
-        write_between(args.kinds, f"Over {models} models, {len(all_rows)} kernels:\n\n{kinds(all_rows)}")
+        tables = [f"Over {models} models, {len(all_rows)} kernels:\n\n{kinds(all_rows)}"]
+    if skipped:
+        tables.append("Without PTX:\n\n" + "\n".join(skipped))
+    text = "\n\n".join(tables)
+    print(text)
+    if args.write:
+        write_between(args.write, "kinds" if args.kinds else "models", text)
 
 
 if __name__ == "__main__":

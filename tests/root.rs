@@ -15,4 +15,5 @@ mod mlir;
 mod targets;
 mod tidy;
 mod tokens;
+mod ways;
 mod zoo;

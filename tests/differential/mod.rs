@@ -8,68 +8,24 @@ mod graphs;
 mod shrink;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use transc::ir::Module;
-use transc::ir::diag::{Diagnose, Fault};
 use transc::ir::interp::{Tensor, eval_module};
 use transc::ir::op::{self, Op, ReduceKind};
 use transc::ir::tensor::rewrite::rewrite;
 use transc::ir::tensor::{Builder, Node, Value};
-use transc::{Backend, Compiler, Target};
 
 use crate::kit;
+use crate::ways::{self, Failure, Ready, Way};
 use graphs::Random;
 use shrink::{Case, shrink};
 
 /// Random graphs of one run of the tests; `TRANSC_GRAPHS` asks for another number.
 const GRAPHS: u64 = 512;
 
-/// Why a way gave no values.
-enum Failure {
-    /// The compiler says that it has no code for this: no fault, but counted.
-    Refused,
-    Fault(String),
-}
-
-impl<E: Into<transc::Error>> From<E> for Failure {
-    fn from(e: E) -> Self {
-        let e = e.into();
-        let refused = e.diagnostics().iter().all(|d| d.fault == Fault::Unsupported);
-        if refused { Failure::Refused } else { Failure::Fault(e.to_string()) }
-    }
-}
-
-type Run = Box<dyn Fn(&Module, &[Tensor]) -> Result<Vec<Tensor>, Failure>>;
-
-/// A way to run a module: its name, and outputs from inputs.
-struct Way {
-    name: &'static str,
-    run: Run,
-}
-
-/// The ways of this build. A new one is one row.
-fn ways() -> Vec<Way> {
-    let compiled = |b: Backend| Way { name: b.name(), run: Box::new(move |m, inputs| run_compiled(b, m, inputs)) };
-    let mut all: Vec<Way> = Backend::built().map(compiled).collect();
-    let simulated = |name, target: Target| Way { name, run: Box::new(move |m, inputs| run_loops(&target, m, inputs)) };
-    all.push(simulated("loops", Target::X86_64_V3));
-    all.push(simulated("ptx", Target::CUDA_SM_80));
-    all
-}
-
-/// The loop IR for a target in its own interpreter, which also watches every access, and for a device every race.
-fn run_loops(target: &Target, m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
-    let program = Compiler::new().target(target.clone()).lower(m)?.expanded()?;
-    transc::simulate(&program, inputs).map_err(|e| Failure::Fault(e.to_string()))
-}
-
-fn run_compiled(b: Backend, m: &Module, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
-    // The optimiser at full effort is the business of the model tests; here its time would be most of all.
-    let session = Compiler::new().backend(b).opt_level(1).threads(1).compile(m)?.session(1)?;
-    let named: Vec<(String, Tensor)> = m.main.params().iter().map(|(n, _)| n.clone()).zip(inputs.iter().cloned()).collect();
-    Ok(kit::run(&session, &named)?.into_iter().map(|(_, t)| t).collect())
-}
+/// The optimiser at full effort is the business of the model tests; here its time would be most of all.
+const OPT_LEVEL: u8 = 1;
 
 impl Case {
     /// What the interpreter gives; `None` where it has no value, such as the quotient by zero: there a way may stop or have skipped what
@@ -82,7 +38,7 @@ impl Case {
     fn difference(&self, got: Result<Vec<Tensor>, Failure>, want: &[Tensor]) -> Option<String> {
         let got = match got {
             Ok(got) => got,
-            Err(Failure::Refused) => return None,
+            Err(Failure::Refused(_)) => return None,
             Err(Failure::Fault(e)) => return Some(e),
         };
         let results = self.module.main.results();
@@ -96,7 +52,7 @@ impl Case {
 
 /// How a way differs from the interpreter on a case.
 fn differs(way: &Way, c: &Case) -> Option<String> {
-    c.difference((way.run)(&c.module, &c.inputs), &c.value()?)
+    c.difference(way.run(&c.module, &c.inputs), &c.value()?)
 }
 
 /// Shrinks a case and writes it where the message says.
@@ -130,7 +86,7 @@ fn case(seed: u64) -> Case {
 #[test]
 fn random_graphs_agree() {
     let count = std::env::var("TRANSC_GRAPHS").map_or(GRAPHS, |n| n.parse().expect("TRANSC_GRAPHS is a number"));
-    let (ways, mut failures, mut valueless) = (ways(), Vec::new(), 0);
+    let (ways, mut failures, mut valueless) = (ways::ways(OPT_LEVEL), Vec::new(), 0);
     let (mut ops, mut refused): (BTreeMap<&str, usize>, BTreeMap<&str, u64>) = Default::default();
     for seed in 0..count {
         let case = case(seed);
@@ -140,8 +96,8 @@ fn random_graphs_agree() {
             continue;
         };
         for way in &ways {
-            let got = (way.run)(&case.module, &case.inputs);
-            if matches!(got, Err(Failure::Refused)) {
+            let got = way.run(&case.module, &case.inputs);
+            if matches!(got, Err(Failure::Refused(_))) {
                 *refused.entry(way.name).or_default() += 1;
             }
             if case.difference(got, &want).is_some() {
@@ -163,7 +119,7 @@ fn random_graphs_agree() {
 /// The harness itself: a wrong op anywhere in a graph is found, and what is left of the graph is that op.
 #[test]
 fn a_fault_is_found_and_shrunk() {
-    let faulty = |m: &Module, inputs: &[Tensor]| {
+    let faulty = |m: &Module| {
         let mut wrong = m.clone();
         let smallest_for_sum = |b: &mut Builder<'_>, _, n: &Node, operands: &[Value]| match &n.op {
             Op::Reduce(r) if r.kind == ReduceKind::Sum => {
@@ -172,9 +128,10 @@ fn a_fault_is_found_and_shrunk() {
             _ => Ok(None),
         };
         wrong.main = rewrite(m.main.clone(), &mut wrong.consts, smallest_for_sum).expect("the same types");
-        eval_module(&wrong, inputs).map_err(|e| Failure::Fault(e.to_string()))
+        let run = move |inputs: &[Tensor]| eval_module(&wrong, inputs).map_err(|e| Failure::Fault(e.to_string()));
+        Ok(Box::new(run) as Ready)
     };
-    let way = Way { name: "faulty", run: Box::new(faulty) };
+    let way = Way { name: "faulty", simulated: false, prepare: Box::new(faulty) };
     let hit = (0..256).map(case).filter(|c| differs(&way, c).is_some());
     let sizes: Vec<(usize, usize)> =
         hit.map(|c| (c.module.main.node_count(), shrink(&c, &|c| differs(&way, c).is_some()).module.main.node_count())).collect();
@@ -183,19 +140,21 @@ fn a_fault_is_found_and_shrunk() {
     assert!(sizes.iter().all(|(_, after)| *after == 1), "{sizes:?}");
 }
 
-/// The ways on a model against the interpreter, on inputs by name.
-fn model_agrees(model: &std::path::Path, arrays: &[(String, Tensor)], atol: f64) {
+/// The interpreter and all ways on a model, against the outputs of its reference.
+fn model_agrees(model: &Path, arrays: &[(String, Tensor)], golden: &[(String, Tensor)], atol: f64) {
     let module = transc::load(model).expect("the model imports");
-    let find = |n: &str| arrays.iter().find(|(a, _)| a == n).map(|(_, t)| t.clone()).expect("an input");
-    let inputs: Vec<Tensor> = module.main.params().iter().map(|(n, _)| find(n)).collect();
-    let want = eval_module(&module, &inputs).expect("the interpreter runs");
-    for way in ways() {
-        let got = (way.run)(&module, &inputs).unwrap_or_else(|e| match e {
-            Failure::Refused => panic!("{} refuses the model", way.name),
-            Failure::Fault(e) => panic!("{}: {e}", way.name),
-        });
-        for (((name, _), g), w) in module.main.results().iter().zip(&got).zip(&want) {
-            assert_eq!(kit::difference(g, w, 0.0, atol), None, "{} {name}", way.name);
+    let inputs = ways::inputs(&module, arrays);
+    let check = |way: &str, got: Vec<Tensor>| {
+        let got: Vec<_> = module.main.results().iter().map(|(n, _)| n.clone()).zip(got).collect();
+        let golden: Vec<_> = golden.iter().filter(|(n, _)| got.iter().any(|(g, _)| g == n)).cloned().collect();
+        assert!(!golden.is_empty(), "the reference has outputs of the model");
+        assert_eq!(kit::outputs_differ(&got, &golden, 0.0, atol), None, "{way}");
+    };
+    check("interpreter", eval_module(&module, &inputs).expect("the interpreter runs"));
+    for way in ways::ways(OPT_LEVEL) {
+        match way.run(&module, &inputs) {
+            Ok(got) => check(way.name, got),
+            Err(Failure::Refused(why) | Failure::Fault(why)) => panic!("{}: {why}", way.name),
         }
     }
 }
@@ -203,22 +162,17 @@ fn model_agrees(model: &std::path::Path, arrays: &[(String, Tensor)], atol: f64)
 #[test]
 fn digits_agree() {
     let dir = kit::root().join("examples/digits-vit");
-    model_agrees(&dir.join("model.onnx"), &kit::first_rows(kit::npz(&dir.join("heldout.npz")), 3), 1e-4);
+    let first = |file: &str| kit::first_rows(kit::npz(&dir.join(file)), 3);
+    model_agrees(&dir.join("model.onnx"), &first("heldout.npz"), &first("golden.npz"), 1e-4);
 }
 
 #[test]
-fn a_short_sentence_agrees() {
+fn a_sentence_agrees() {
     let model = kit::root().join("models/minilm");
     if !model.join("model.safetensors").exists() {
         println!("skipped: the MiniLM weights are not here (./x models fetches them)");
         return;
     }
-    let tokens = |values: [i64; 6]| Tensor {
-        dtype: transc::ir::DType::I64,
-        dims: vec![1, values.len()],
-        data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    };
-    let arrays = [("input_ids", [101, 1037, 2460, 6251, 1012, 102]), ("attention_mask", [1; 6]), ("token_type_ids", [0; 6])];
-    let arrays: Vec<_> = arrays.into_iter().map(|(n, v)| (n.to_string(), tokens(v))).collect();
-    model_agrees(&model, &arrays, 1e-4);
+    let dir = kit::root().join("tests/data/minilm");
+    model_agrees(&model, &kit::npz(&dir.join("inputs_b1.npz")), &kit::npz(&dir.join("outputs_b1.npz")), 1e-4);
 }
