@@ -129,7 +129,8 @@ fn layer(l: &mut Layers<'_>, s: &Sizes, model: Model, shared: &Shared, windowed:
                 if l.weights.has(&format!("{}{norm}.weight", l.prefix)) {
                     y = rms_norm(l, &norm, y, s.head_dim, s.epsilon, model)?;
                 }
-                y = typed(l.b.add(Rope { rotary: s.head_dim, interleaved: false }, &[y, shared.cos, shared.sin]))?;
+                let rope = Rope { rotary: s.head_dim, interleaved: false };
+                y = l.scope(&format!("{name}_rope"), |l| typed(l.b.add(rope, &[y, shared.cos, shared.sin])))?;
             }
             *v = y;
         }
