@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use transc_codegen::mlir::TensorMlir;
 use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
-use transc_passes::{Int8, MergeSpec, PassCx, PassError, Range, WeightError, WeightSpec};
+use transc_passes::{MergeSpec, PassCx, WeightSpec};
 use transc_runtime::abi::LedgerEntry;
 use transc_runtime::{Session, SessionOptions, Tensor};
 
@@ -20,10 +20,11 @@ pub struct Compiler {
     targets: Vec<Target>,
     backend: Backend,
     opt_level: u8,
-    threads: usize,
+    pub(crate) threads: usize,
     merge: Option<MergeSpec>,
-    weights: WeightSpec,
-    calibration: Arc<Vec<(String, Tensor)>>,
+    pub(crate) weights: WeightSpec,
+    pub(crate) budget: Option<f64>,
+    pub(crate) calibration: Arc<Vec<(String, Tensor)>>,
 }
 
 impl Default for Compiler {
@@ -42,6 +43,7 @@ impl Compiler {
             threads: 0,
             merge: None,
             weights: WeightSpec::default(),
+            budget: None,
             calibration: Arc::default(),
         }
     }
@@ -95,11 +97,19 @@ impl Compiler {
         self
     }
 
-    /// Compresses weights, which changes results; see `docs/sparsity-and-quantisation.md`. Ranges for static codes are observed on the inputs
-    /// of [`Compiler::calibration`].
+    /// Compresses weights, which changes results; see `docs/sparsity-and-quantisation.md`. What must be observed for it, is on the inputs of
+    /// [`Compiler::calibration`].
     #[must_use]
     pub fn weights(mut self, spec: WeightSpec) -> Self {
         self.weights = spec;
+        self
+    }
+
+    /// Bounds the relative error of the outputs on the inputs of [`Compiler::calibration`]: the layers with the largest errors stay as they are until
+    /// it is met.
+    #[must_use]
+    pub fn budget(mut self, error: f64) -> Self {
+        self.budget = Some(error);
         self
     }
 
@@ -136,13 +146,14 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile`].
     pub fn lower(&self, module: &Module) -> Result<Program, Error> {
-        Ok(transc_codegen::lower::lower(&self.optimise(module, &mut PassCx::default())?, &self.targets[0])?)
+        let weights = self.measured(module)?;
+        Ok(transc_codegen::lower::lower(&self.optimise(module, weights, &mut PassCx::default())?, &self.targets[0])?)
     }
 
-    fn optimise(&self, module: &Module, cx: &mut PassCx) -> Result<Module, Error> {
+    fn optimise(&self, module: &Module, weights: WeightSpec, cx: &mut PassCx) -> Result<Module, Error> {
         let mut optimised = module.clone();
         cx.merge.clone_from(&self.merge);
-        cx.weights = WeightSpec { ranges: self.observe(module)?, ..self.weights.clone() };
+        cx.weights = weights;
         transc_passes::optimise(&mut optimised, cx)?;
         Ok(optimised)
     }
@@ -150,8 +161,26 @@ impl Compiler {
     /// As [`Compiler::compile`], with a pass context that collects remarks, and a call at the start of each phase.
     ///
     /// # Errors
-    /// As [`Compiler::compile`].
+    /// As [`Compiler::compile`]; also a budget that cannot be met.
     pub fn compile_with(&self, module: &Module, cx: &mut PassCx, on_phase: &mut dyn FnMut(&str)) -> Result<Compiled, Error> {
+        if !self.weights.is_empty() && !self.calibration.is_empty() {
+            on_phase("observe");
+        }
+        let weights = self.measured(module)?;
+        match self.budget {
+            Some(budget) => self.within(budget, module, weights, cx, on_phase),
+            None => self.build(module, weights, cx, on_phase),
+        }
+    }
+
+    /// Compiles with what is known of each layer.
+    pub(crate) fn build(
+        &self,
+        module: &Module,
+        weights: WeightSpec,
+        cx: &mut PassCx,
+        on_phase: &mut dyn FnMut(&str),
+    ) -> Result<Compiled, Error> {
         let mut phases = Vec::new();
         let mut clock = Instant::now();
         let mut lap = |name: &'static str| {
@@ -159,7 +188,7 @@ impl Compiler {
             clock = Instant::now();
         };
         on_phase("optimise");
-        let optimised = self.optimise(module, cx)?;
+        let optimised = self.optimise(module, weights, cx)?;
         lap("optimise");
         on_phase("lower");
         let mut programs: Vec<(Program, Target)> = Vec::new();
@@ -179,70 +208,30 @@ impl Compiler {
         if !tuned.is_empty() {
             code.set_fact("tuning", tuned.join(", "));
         }
-        let mut compiled = Compiled { module: optimised, program, code, phases };
+        let mut compiled = Compiled { module: optimised, program, code, phases, error: None };
         if !cx.ledger.is_empty() {
             on_phase("calibrate");
-            let error = self.error(module, &compiled)?;
+            compiled.error = self.error(module, &compiled)?;
             let entry = |l: &transc_passes::LedgerEntry| LedgerEntry {
                 site: l.site.clone(),
                 codec: l.codec.into(),
                 parameters: l.parameters.clone(),
-                error,
+                error: compiled.error,
             };
-            compiled.code.set_ledger(cx.ledger.iter().map(entry).collect());
+            let ledger = cx.ledger.iter().map(entry).collect();
+            compiled.code.set_ledger(ledger);
         }
         Ok(compiled)
     }
 
-    fn is_device(&self) -> bool {
+    pub(crate) fn is_device(&self) -> bool {
         self.targets[0].is_device()
     }
 
     /// This compiler without lossy steps, for a machine that is here.
-    fn exact(&self) -> Self {
+    pub(crate) fn exact(&self) -> Self {
         let targets = if self.is_device() { vec![Target::host()] } else { self.targets.clone() };
-        Self { targets, merge: None, weights: WeightSpec::default(), calibration: Arc::default(), ..self.clone() }
-    }
-
-    /// The ranges of the activations of all layers on the calibration inputs, where static codes need them.
-    fn observe(&self, module: &Module) -> Result<Vec<Range>, Error> {
-        let Some(Int8::Static(observer)) = self.weights.int8 else { return Ok(Vec::new()) };
-        if self.calibration.is_empty() {
-            return Err(PassError::from(WeightError::NoCalibration).into());
-        }
-        // The layers as the pass that codes them will find them.
-        let mut watched = module.clone();
-        let before: Vec<&str> = transc_passes::pipeline::until("compress-weights");
-        transc_passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default())?;
-        let sites = transc_passes::sites(&watched.main);
-        let outputs = watched.main.results().len();
-        for (i, s) in sites.iter().enumerate() {
-            watched.main.add_result(&format!("activation {i}"), s.activation);
-        }
-        let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
-        let seen = self.exact().compile(&watched)?.session(self.threads)?.run(&inputs)?;
-        let range = |(_, t): &(String, Tensor)| observer.range(t.as_slice::<f32>().unwrap_or(&[]));
-        Ok(seen[outputs..].iter().map(range).collect())
-    }
-
-    /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs.
-    fn error(&self, module: &Module, lossy: &Compiled) -> Result<Option<f64>, Error> {
-        if self.calibration.is_empty() {
-            return Ok(None);
-        }
-        let exact = self.exact().compile(module)?;
-        // What a device will run is measured here, as the compiler needs none.
-        let here = if self.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
-        let lossy = here.as_ref().unwrap_or(lossy);
-        let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
-        let (want, got) = (exact.session(self.threads)?.run(&inputs)?, lossy.session(self.threads)?.run(&inputs)?);
-        let (mut square, mut difference) = (0.0, 0.0);
-        for ((_, w), (_, g)) in want.iter().zip(&got) {
-            let (Ok(w), Ok(g)) = (w.as_slice::<f32>(), g.as_slice::<f32>()) else { continue };
-            square += w.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-            difference += w.iter().zip(g).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
-        }
-        Ok((square > 0.0).then(|| (difference / square).sqrt()))
+        Self { targets, merge: None, weights: WeightSpec::default(), budget: None, calibration: Arc::default(), ..self.clone() }
     }
 }
 
@@ -254,6 +243,8 @@ pub struct Compiled {
     pub program: Program,
     /// Names and durations of the compiler's phases.
     pub phases: Vec<(&'static str, Duration)>,
+    /// How far lossy steps move the outputs on the calibration inputs: relative, in the mean square. `None` without either.
+    pub error: Option<f64>,
     code: transc_codegen::Compiled,
 }
 

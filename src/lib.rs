@@ -26,6 +26,7 @@ pub use transc_passes as passes;
 pub use transc_runtime as runtime;
 pub use transc_runtime::{Model, Session, SessionOptions, Tensor, TensorView};
 
+mod calibrate;
 mod compiler;
 mod error;
 mod tiered;

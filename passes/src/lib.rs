@@ -28,7 +28,9 @@ pub use error::PassError;
 pub use exact::fuse::check_region;
 pub use lossy::LedgerEntry;
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
-pub use lossy::weights::{Int8, Observer, Prune, Range, Site, WeightError, WeightSpec, sites};
+pub use lossy::weights::{
+    Codes, Facts, Observed, Observer, Prune, Range, Site, WeightError, WeightSpec, facts, parse_budget, probe, sites,
+};
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};
 pub use stage::Stage;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use transc_ir::text::parse_module;
-use transc_passes::{Class, PASSES, PassCx, run};
+use transc_passes::{Class, Codes, Facts, PASSES, PassCx, Range, run};
 
 /// Random inputs that each case is evaluated on.
 const SEEDS: u64 = 8;
@@ -27,7 +27,15 @@ fn snapshot(path: &Path) -> String {
     let asked = |option: &str| text.lines().next().and_then(|l| l.strip_prefix(&format!("// {option}: ")));
     cx.merge = asked("merge").map(|l| l.parse().expect("a codec"));
     cx.weights.prune = asked("sparse").map(|l| l.parse().expect("a pattern"));
-    cx.weights.int8 = asked("int8").map(|l| l.parse().expect("a way"));
+    let codes = asked("int8")
+        .map(Codes::int8)
+        .or_else(|| asked("w4").map(Codes::weights4))
+        .or_else(|| asked("llm-int8").map(Codes::outliers));
+    cx.weights.codes = codes.map(|c| c.expect("a way"));
+    cx.weights.facts = asked("outliers").map_or_else(Vec::new, |columns| {
+        let outliers: Vec<usize> = columns.split(' ').map(|c| c.parse().expect("a column")).collect();
+        vec![Facts { range: Range { lo: -4.0, hi: 4.0 }, outliers, ..Facts::default() }; transc_passes::sites(&before.main).len()]
+    });
     run(&mut after, &[pass.name], &mut cx).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let tolerance = if pass.class == Class::Exact { 0.0 } else { REASSOC_TOLERANCE };
     let seeds = if pass.class == Class::Lossy { 0 } else { SEEDS };

@@ -109,9 +109,29 @@ pub struct LossyArgs {
     /// Set small weights to zero: `prune-4x1=SHARE`, `prune-2:4` or `prune-unstructured=SHARE`. Zeros that are there are used without this.
     #[arg(long, value_name = "PATTERN")]
     pub sparse: Option<String>,
-    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse]` with ranges observed on `--calib`.
-    #[arg(long, value_name = "WAY")]
+    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]]` with ranges observed on
+    /// the calibration inputs.
+    #[arg(long, value_name = "WAY", group = "codes")]
     pub int8: Option<String>,
+    /// 8-bit codes for weights and activations, but for the columns of activations that reach this magnitude on the calibration inputs.
+    #[arg(long, value_name = "MAGNITUDE", group = "codes")]
+    pub llm_int8: Option<String>,
+    /// 8-bit codes for weights alone, decoded when the model is compiled.
+    #[arg(long, group = "codes")]
+    pub w8: bool,
+    /// 4-bit codes for weights alone, with a scale per output and N inputs, decoded when the model is compiled.
+    #[arg(long, value_name = "gN", group = "codes")]
+    pub w4: Option<String>,
+    /// Leave the layers with the largest errors as they are until the relative error of the outputs on the calibration inputs is at most E.
+    #[arg(long, value_name = "max-err=E")]
+    pub budget: Option<String>,
+}
+
+impl LossyArgs {
+    /// True if nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        [&self.merge, &self.sparse, &self.int8, &self.llm_int8, &self.w4, &self.budget].iter().all(|o| o.is_none()) && !self.w8
+    }
 }
 
 #[derive(Args, Debug)]

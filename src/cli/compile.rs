@@ -23,7 +23,7 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
     progress.phase("import");
     let module = source::load_module(&a.model)?;
     let macs = source::macs(&module);
-    let compiler = compiler(&a.target, None)?.threads(a.threads).calibration(calibration(a, &module)?);
+    let compiler = compiler(&a.target, None)?.threads(a.threads).calibration(calibration(a.calib.as_deref(), &module)?);
     let mut cx = source::pass_context();
     let (exported, outputs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|(emit, _)| *emit == Emit::Mlir);
     for (_, path) in &exported {
@@ -82,11 +82,9 @@ pub fn run(a: &CompileArgs, quiet: bool) -> Result<(), Failure> {
 }
 
 /// The inputs of `--calib` that the model has.
-fn calibration(a: &CompileArgs, module: &transc::ir::Module) -> Result<Vec<(String, transc::Tensor)>, Failure> {
-    let Some(file) = &a.calib else { return Ok(Vec::new()) };
-    let known: Vec<&str> = module.main.params().iter().map(|(n, _)| n.as_str()).collect();
-    let all = tensors::read_npz(file)?;
-    all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), tensors::to_runtime(t)?))).collect()
+pub fn calibration(file: Option<&Path>, module: &transc::ir::Module) -> Result<Vec<(String, transc::Tensor)>, Failure> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    tensors::known_inputs(&tensors::read_npz(file)?, module)
 }
 
 fn wrote(path: &Path) {
@@ -111,15 +109,18 @@ pub fn compiler(t: &TargetArgs, device: Option<u32>) -> Result<Compiler, Failure
         Some(file) => tune::read(file, targets)?,
         None => targets,
     };
-    let compiler = Compiler::new()
+    let mut compiler = Compiler::new()
         .targets(targets)
         .backend(t.backend.unwrap_or_default())
         .opt_level(t.opt_level)
         .weights(source::weight_spec(&t.lossy)?);
-    Ok(match source::merge_spec(&t.lossy)? {
-        Some(spec) => compiler.merge(spec),
-        None => compiler,
-    })
+    if let Some(spec) = source::merge_spec(&t.lossy)? {
+        compiler = compiler.merge(spec);
+    }
+    if let Some(error) = source::budget(&t.lossy)? {
+        compiler = compiler.budget(error);
+    }
+    Ok(compiler)
 }
 
 /// What to write where: from `--emit`, else from the output's extension, else a `.so` beside the working directory.

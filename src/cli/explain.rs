@@ -175,18 +175,23 @@ const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "T0514",
-        "The value of `--sparse` or `--int8` is wrong.",
-        "`--sparse prune-4x1=0.8`, `prune-2:4` or `prune-unstructured=0.9`; `--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse]`.",
+        "The value of `--sparse`, `--int8`, `--llm-int8`, `--w4` or `--budget` is wrong.",
+        "`--sparse prune-4x1=0.8`; `--int8 static:mse,smooth`; `--llm-int8 6.0`; `--w4 g128`; `--budget max-err=0.01`.",
     ),
     (
         "T0515",
-        "Static 8-bit codes were asked for without inputs to observe.",
+        "Static ranges, outliers or a budget were asked for without inputs to observe.",
         "Give `transc compile` typical inputs with `--calib in.npz`.",
     ),
     (
         "T0516",
         "The model has no layer whose weight can be compressed.",
         "Products of an activation by a constant matrix in f32 are compressed; all else stays as it is.",
+    ),
+    (
+        "T0517",
+        "The error that `--budget` allows cannot be met.",
+        "The message names the smallest error that was reached, and with how many layers compressed. Give that, or another codec.",
     ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
     ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, cuda:sm_80 or cuda:sm_90a."),

@@ -9,7 +9,7 @@ use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Loc, Module};
-use transc::passes::{Coverage, MergeSpec, PassCx, WeightError, WeightSpec};
+use transc::passes::{Codes, Coverage, MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::runtime::artefact::write_atomic;
@@ -46,7 +46,7 @@ pub fn open_session(
 ) -> Result<Session, Failure> {
     let options = SessionOptions { threads, device, ..SessionOptions::default() };
     if is_artefact(&m.model) {
-        if t.lossy.merge.is_some() || t.lossy.sparse.is_some() || t.lossy.int8.is_some() {
+        if !t.lossy.is_empty() {
             let help = "give lossy options to `transc compile`, or a model here";
             return Err(Failure::one("T0511", Fault::Invalid, "an artefact is compiled already and cannot be changed", help));
         }
@@ -108,14 +108,25 @@ pub fn merge_spec(a: &LossyArgs) -> Result<Option<MergeSpec>, Failure> {
     Ok(spec.map_err(|e: transc::passes::MergeError| transc::Error::from(transc::passes::PassError::from(e)))?)
 }
 
-/// What `--sparse` and `--int8` ask for.
+/// What the options for weights ask for.
 pub fn weight_spec(a: &LossyArgs) -> Result<WeightSpec, Failure> {
-    let failed = |e: WeightError| Failure::from(transc::Error::from(transc::passes::PassError::from(e)));
-    Ok(WeightSpec {
-        prune: a.sparse.as_deref().map(str::parse).transpose().map_err(failed)?,
-        int8: a.int8.as_deref().map(str::parse).transpose().map_err(failed)?,
-        ranges: Vec::new(),
-    })
+    let codes = match (&a.int8, &a.llm_int8, &a.w4) {
+        (Some(way), ..) => Some(Codes::int8(way)),
+        (_, Some(magnitude), _) => Some(Codes::outliers(magnitude)),
+        (.., Some(group)) => Some(Codes::weights4(group)),
+        _ => a.w8.then_some(Ok(Codes::Weights8)),
+    };
+    let prune = a.sparse.as_deref().map(str::parse).transpose().map_err(refused)?;
+    Ok(WeightSpec { prune, codes: codes.transpose().map_err(refused)?, ..WeightSpec::default() })
+}
+
+/// What `--budget` allows.
+pub fn budget(a: &LossyArgs) -> Result<Option<f64>, Failure> {
+    a.budget.as_deref().map(transc::passes::parse_budget).transpose().map_err(refused)
+}
+
+fn refused(e: WeightError) -> Failure {
+    transc::Error::from(transc::passes::PassError::from(e)).into()
 }
 
 /// The lossy steps of a plan.

@@ -36,6 +36,12 @@ fn npy_file(name: &str, file: &Path) -> Result<Plain, Failure> {
     npy::read(name, &bytes).map_err(|p| FrontendError::one(file, p).into())
 }
 
+/// Those arrays that are inputs of a model.
+pub fn known_inputs(all: &[(String, Plain)], module: &transc::ir::Module) -> Result<Vec<(String, Tensor)>, Failure> {
+    let known: Vec<&str> = module.main.params().iter().map(|(n, _)| n.as_str()).collect();
+    all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), to_runtime(t)?))).collect()
+}
+
 /// The runtime's form of a tensor.
 pub fn to_runtime(t: &Plain) -> Result<Tensor, Failure> {
     let dtype = runtime::DType::from_number(t.dtype.onnx_number())

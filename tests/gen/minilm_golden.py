@@ -3,7 +3,8 @@
     python tests/gen/minilm_golden.py [--model models/minilm] [--out tests/data/minilm]
 
 `inputs_b4.npz` and `outputs_b4.npz` hold a padded batch of four sentences of different length, `*_b1.npz` one
-sentence; `lines.txt` has their line numbers (from 1) in `sentences.txt`. The outputs come from PyTorch in f32.
+sentence; `lines.txt` has their line numbers (from 1) in `sentences.txt`. The outputs come from PyTorch in f32. `tokens.npz` holds
+the tokens of all sentences, padded to one length.
 The weights are not part of the files.
 """
 
@@ -41,6 +42,8 @@ def main():
                             pooler_output=out.pooler_output.numpy())
         notes.append(f"{name}: {' '.join(str(i + 1) for i in lines)}\n")
         print(name, tuple(out.last_hidden_state.shape))
+    tokens = tokenizer(sentences, padding=True, return_tensors="np")
+    np.savez_compressed(args.out / "tokens.npz", **tokens)
     (args.out / "lines.txt").write_text("".join(notes), encoding="utf-8")
 
 

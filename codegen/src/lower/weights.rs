@@ -16,7 +16,7 @@ use super::strided::{merged, strided};
 use crate::Target;
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
-use crate::template::{matmul_int8, spmm, tile};
+use crate::template::{matmul, matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
 const INT8_MACS_PER_NS: i64 = 160;
@@ -175,10 +175,10 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
         return None;
     }
     let n = Dim::from(layer.matrix.n);
-    let s = matmul_int8::Schedule::choose(target.lanes(), &n);
+    let s = matmul::Schedule::choose(target.lanes(), &n);
     let (name, extent) = match &sparse {
         Some((_, s)) => (s.to_string(), s.extent(&layer.m, &n)),
-        None => (s.to_string(), s.extent(&layer.m, &n)),
+        None => (matmul_int8::name(s), matmul_int8::extent(s, &layer.m, &n)),
     };
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());

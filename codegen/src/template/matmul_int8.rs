@@ -6,42 +6,24 @@
 //! **Schedule.** A register tile: four bytes of each row, broadcast, against the panel's vectors (`vpdpbusd`: Intel 2018, "Lower numerical
 //! precision deep learning inference and training"). A unit is one panel of columns times `chunk` rows.
 
-use std::fmt;
-
 use transc_ir::loops::{Buf, KernelBuilder, Reg, TargetInst, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::matmul::Schedule;
 use super::tile::{self, TileShape};
 
 /// Rows of the weight that one instruction takes.
 const QUAD: i64 = 4;
 
-/// How a product is computed; `Display` is part of the kernel's symbol name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Schedule {
-    /// The register tile.
-    pub tile: TileShape,
-    /// Rows of a unit.
-    pub chunk: i64,
+/// The kernel's name under a schedule.
+pub fn name(s: Schedule) -> String {
+    format!("matmul_int8_m{}n{}c{}", s.tile.rows, s.tile.width(), s.chunk)
 }
 
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "matmul_int8_m{}n{}c{}", self.tile.rows, self.tile.width(), self.chunk)
-    }
-}
-
-impl Schedule {
-    /// The schedule for `n` columns on a machine with vectors of `lanes` 32-bit numbers.
-    pub fn choose(lanes: u16, n: &Dim) -> Schedule {
-        Schedule { tile: TileShape::choose(lanes, n), chunk: 128 }
-    }
-
-    /// Number of independent units for `m` rows and `n` columns.
-    pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
-        &n.ceil_div(&self.tile.width().into()) * &m.ceil_div(&self.chunk.into())
-    }
+/// Number of independent units for `m` rows and `n` columns: a panel of columns by a chunk of rows.
+pub fn extent(s: Schedule, m: &Dim, n: &Dim) -> Dim {
+    &n.ceil_div(&s.tile.width().into()) * &m.ceil_div(&s.chunk.into())
 }
 
 /// Gives the element offset of row `m` of `A`.
@@ -63,7 +45,7 @@ pub struct Problem<'a> {
     pub b: Buf,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+/// Builds the kernel's body. The kernel's extent must be [`extent`].
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
     let (shape, n) = (s.tile, Dim::from(p.n));
     let n_chunks = p.m.ceil_div(&s.chunk.into());

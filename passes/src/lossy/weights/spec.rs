@@ -1,8 +1,9 @@
 //! What can be asked for, and what is wrong with it.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use transc_ir::diag::{Diagnostic, Fault};
+use super::{Facts, WeightError};
 
 /// Which weights become zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,32 +34,87 @@ impl FromStr for Prune {
     }
 }
 
-/// How weights and activations become 8-bit codes.
+/// How weights, and activations, become codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Int8 {
-    /// Weights per output; activations per row, by the largest magnitude that is there when the model runs.
+pub enum Codes {
+    /// 8 bits: weights per output; activations per row, by the largest magnitude that is there when the model runs.
     Dynamic,
-    /// Weights per output; activations per tensor, in a range that was observed.
-    Static(Observer),
+    /// 8 bits: weights per output; activations per tensor, in a range that was observed.
+    Static {
+        /// How the range follows from the values.
+        observer: Observer,
+        /// How much of the spread between an activation's columns moves into the weight, 0 to 1 (Xiao et al. 2022, "SmoothQuant").
+        smooth: Option<f64>,
+    },
+    /// As `Dynamic`, with the columns of the activation that reached this magnitude in `f32` (Dettmers et al. 2022, "LLM.int8()").
+    Outliers(f32),
+    /// Weights alone, in 8 bits with a scale per output.
+    Weights8,
+    /// Weights alone, in 4 bits with a scale and zero point per output and this many inputs.
+    Weights4(usize),
 }
 
-impl FromStr for Int8 {
-    type Err = WeightError;
-
-    fn from_str(text: &str) -> Result<Self, WeightError> {
+impl Codes {
+    /// The value of `--int8`.
+    ///
+    /// # Errors
+    /// A way that there is not.
+    pub fn int8(text: &str) -> Result<Self, WeightError> {
         let wrong = |why: &str| WeightError::Spec { option: "--int8", text: text.into(), why: why.into() };
-        match text.split_once(':') {
-            None if text == "dynamic" => Ok(Int8::Dynamic),
-            None if text == "static" => Ok(Int8::Static(Observer::MinMax)),
-            Some(("static", "minmax")) => Ok(Int8::Static(Observer::MinMax)),
-            Some(("static", "mse")) => Ok(Int8::Static(Observer::Mse)),
-            Some(("static", p)) => {
-                let p = p.strip_prefix("percentile=").and_then(|p| p.parse().ok()).filter(|p: &f64| *p > 50.0 && *p <= 100.0);
-                Ok(Int8::Static(Observer::Percentile(
-                    p.ok_or_else(|| wrong("observers are minmax, percentile=50..100 and mse"))?,
-                )))
+        if text == "dynamic" {
+            return Ok(Codes::Dynamic);
+        }
+        let rest = text.strip_prefix("static").ok_or_else(|| wrong("there is no such way"))?;
+        let (mut observer, mut smooth) = (Observer::MinMax, None);
+        let parts = rest.split([':', ',']).skip(1);
+        if !rest.is_empty() && !rest.starts_with(':') {
+            return Err(wrong("there is no such way"));
+        }
+        for part in parts {
+            let (name, value) = part.split_once('=').map_or((part, None), |(n, v)| (n, Some(v)));
+            let number = |lo: f64, hi: f64| value.and_then(|v| v.parse().ok()).filter(|v: &f64| (lo..=hi).contains(v));
+            match name {
+                "minmax" => observer = Observer::MinMax,
+                "mse" => observer = Observer::Mse,
+                "percentile" => {
+                    observer =
+                        Observer::Percentile(number(50.0, 100.0).ok_or_else(|| wrong("a percentile lies between 50 and 100"))?);
+                }
+                "smooth" if value.is_none() => smooth = Some(0.5),
+                "smooth" => smooth = Some(number(0.0, 1.0).ok_or_else(|| wrong("`smooth` takes a number between 0 and 1"))?),
+                _ => return Err(wrong("observers are minmax, percentile=50..100 and mse")),
             }
-            _ => Err(wrong("there is no such way")),
+        }
+        Ok(Codes::Static { observer, smooth })
+    }
+
+    /// The value of `--llm-int8`.
+    ///
+    /// # Errors
+    /// No positive number.
+    pub fn outliers(text: &str) -> Result<Self, WeightError> {
+        let threshold = text.parse().ok().filter(|t: &f32| t.is_finite() && *t > 0.0);
+        let wrong =
+            || WeightError::Spec { option: "--llm-int8", text: text.into(), why: "a magnitude is a positive number".into() };
+        threshold.map(Codes::Outliers).ok_or_else(wrong)
+    }
+
+    /// The value of `--w4`.
+    ///
+    /// # Errors
+    /// No size of a group.
+    pub fn weights4(text: &str) -> Result<Self, WeightError> {
+        let group = text.strip_prefix('g').and_then(|g| g.parse().ok()).filter(|g| (1..=1 << 20).contains(g));
+        let wrong = || WeightError::Spec { option: "--w4", text: text.into(), why: "a group has at least one input".into() };
+        group.map(Codes::Weights4).ok_or_else(wrong)
+    }
+
+    /// What needs observed activations, if it does.
+    pub(super) fn needs_facts(self) -> Option<&'static str> {
+        match self {
+            Codes::Static { .. } => Some("a static range"),
+            Codes::Outliers(_) => Some("finding outliers"),
+            _ => None,
         }
     }
 }
@@ -75,7 +131,7 @@ pub enum Observer {
 }
 
 /// A range of values, which contains 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Range {
     /// The smallest.
     pub lo: f32,
@@ -125,56 +181,38 @@ impl Observer {
     }
 }
 
+/// The value of `--budget`: `max-err=E`.
+///
+/// # Errors
+/// No positive number.
+pub fn parse_budget(text: &str) -> Result<f64, WeightError> {
+    let error = text.strip_prefix("max-err=").and_then(|e| e.parse().ok()).filter(|e: &f64| e.is_finite() && *e > 0.0);
+    error.ok_or_else(|| WeightError::Spec { option: "--budget", text: text.into(), why: "an error is a positive number".into() })
+}
+
 /// What happens to the weights of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WeightSpec {
     /// Zeros.
     pub prune: Option<Prune>,
     /// Codes.
-    pub int8: Option<Int8>,
-    /// For static codes: the range of the activation of each site, in order.
-    pub ranges: Vec<Range>,
+    pub codes: Option<Codes>,
+    /// What was observed at each site, in order; empty without inputs.
+    pub facts: Vec<Facts>,
+    /// The relative error of each site's own result, in order; empty if it was not measured.
+    pub errors: Vec<f64>,
+    /// Sites that stay as they are.
+    pub keep: BTreeSet<usize>,
 }
 
 impl WeightSpec {
     /// True if nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        self.prune.is_none() && self.int8.is_none()
+        self.prune.is_none() && self.codes.is_none()
     }
-}
 
-/// A compression that cannot be done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WeightError {
-    /// An option with a value that it does not have.
-    #[error("`{option} {text}` cannot be done: {why}")]
-    Spec {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        text: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// Static codes without inputs to observe.
-    #[error("static codes need inputs to observe")]
-    NoCalibration,
-    /// A model without a layer to compress.
-    #[error("the model has no layer with a constant weight in f32")]
-    NoSite,
-}
-
-impl WeightError {
-    /// The error for people.
-    pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let (code, help) = match self {
-            WeightError::Spec { .. } => (
-                "T0514",
-                "`--sparse prune-4x1=0.8`, `prune-2:4`, `prune-unstructured=0.9`; `--int8 dynamic`, `static[:minmax|:percentile=99.9|:mse]`",
-            ),
-            WeightError::NoCalibration => ("T0515", "give `transc compile` typical inputs with `--calib inputs.npz`"),
-            WeightError::NoSite => ("T0516", "layers of other types, and weights that are computed, stay as they are"),
-        };
-        vec![Diagnostic { code, fault: Fault::Invalid, message: self.to_string(), place: None, help: help.into() }]
+    /// What needs observed activations and lacks them.
+    pub fn lacks_facts(&self) -> Option<&'static str> {
+        self.codes.and_then(Codes::needs_facts).filter(|_| self.facts.is_empty())
     }
 }

@@ -1,0 +1,89 @@
+//! What follows from activations that were observed.
+
+use std::collections::BTreeMap;
+
+use transc_ir::{Module, Value};
+
+use super::{Codes, Matrix, Range, Site, WeightSpec, weight_of};
+
+/// The values of an activation.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Row-major.
+    pub values: &'a [f32],
+    /// Dims.
+    pub dims: &'a [usize],
+}
+
+/// What was observed at a site.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// The range of the activation, after its columns were divided by `smooth`.
+    pub range: Range,
+    /// What the columns of the activation are divided by, powers of two; empty for nothing.
+    pub smooth: Vec<f32>,
+    /// Columns that stay in `f32`, ascending.
+    pub outliers: Vec<usize>,
+}
+
+/// What the codes that are asked for need to know of each site, given its activation.
+pub fn facts(module: &Module, sites: &[Site], spec: &WeightSpec, seen: &[Observed<'_>]) -> Vec<Facts> {
+    let largest: Vec<Vec<f32>> = sites.iter().zip(seen).map(|(s, x)| column_magnitudes(x, s.input)).collect();
+    let (observer, alpha) = match spec.codes {
+        Some(Codes::Static { observer, smooth }) => (Some(observer), smooth),
+        _ => (None, None),
+    };
+    let smooth = alpha.map_or_else(BTreeMap::new, |alpha| smoothing(module, sites, &largest, alpha));
+    let one = |(i, (site, x)): (usize, (&Site, &Observed<'_>))| {
+        let smooth = smooth.get(&site.activation).cloned().unwrap_or_default();
+        let range = observer.map_or_else(Range::default, |o| {
+            if smooth.is_empty() {
+                return o.range(x.values);
+            }
+            let scaled: Vec<f32> = x.values.iter().enumerate().map(|(j, v)| v / smooth[column(x.dims, site.input, j)]).collect();
+            o.range(&scaled)
+        });
+        let outliers = match spec.codes {
+            Some(Codes::Outliers(t)) => (0..largest[i].len()).filter(|k| largest[i][*k] >= t).collect(),
+            _ => Vec::new(),
+        };
+        Facts { range, smooth, outliers }
+    };
+    sites.iter().zip(seen).enumerate().map(one).collect()
+}
+
+/// The position of an element along an axis.
+fn column(dims: &[usize], axis: usize, i: usize) -> usize {
+    i / dims[axis + 1..].iter().product::<usize>() % dims[axis]
+}
+
+/// The largest magnitude of each column; NaN does not count.
+fn column_magnitudes(x: &Observed<'_>, axis: usize) -> Vec<f32> {
+    let mut largest = vec![0.0f32; x.dims[axis]];
+    for (i, v) in x.values.iter().enumerate() {
+        let m = &mut largest[column(x.dims, axis, i)];
+        *m = m.max(v.abs());
+    }
+    largest
+}
+
+/// By activation: the scale of each column, `a^alpha / w^(1 - alpha)` for the largest magnitudes `a` of the column and `w` of what it is multiplied by in
+/// all layers that read it, rounded to a power of two, so that scaling by it loses nothing.
+fn smoothing(module: &Module, sites: &[Site], largest: &[Vec<f32>], alpha: f64) -> BTreeMap<Value, Vec<f32>> {
+    let mut weights: BTreeMap<Value, Vec<f32>> = BTreeMap::new();
+    for (site, largest) in sites.iter().zip(largest) {
+        let Some((_, data)) = weight_of(&module.main, &module.consts, site) else { continue };
+        let (m, values) = (Matrix::of(&data.dims(), site), super::floats(&data));
+        let all = weights.entry(site.activation).or_insert_with(|| vec![0.0; largest.len()]);
+        for (i, v) in values.iter().enumerate() {
+            let w = &mut all[m.input(i)];
+            *w = w.max(v.abs());
+        }
+    }
+    let scale = |(a, w): (&f32, f32)| {
+        let s = f64::from(*a).powf(alpha) / f64::from(w).powf(1.0 - alpha);
+        if s.is_normal() { s.log2().round().clamp(-32.0, 32.0).exp2() as f32 } else { 1.0 }
+    };
+    let of = |x: Value| sites.iter().position(|s| s.activation == x).map_or(&[][..], |i| &largest[i]);
+    weights.into_iter().map(|(x, w)| (x, of(x).iter().zip(w).map(scale).collect())).collect()
+}

@@ -1,0 +1,107 @@
+//! What is measured on the calibration inputs: activations, errors of layers and of the outputs, and what a budget leaves.
+
+use transc_ir::Module;
+use transc_passes::{Observed, PassCx, PassError, WeightError, WeightSpec};
+use transc_runtime::Tensor;
+
+use crate::{Compiled, Compiler, Error};
+
+/// Outputs by name.
+type Outputs = Vec<(String, Tensor)>;
+
+impl Compiler {
+    /// What is asked for, with what the calibration inputs say of each layer.
+    pub(crate) fn measured(&self, module: &Module) -> Result<WeightSpec, Error> {
+        let mut spec = self.weights.clone();
+        if spec.is_empty() || self.calibration.is_empty() {
+            return Ok(spec);
+        }
+        // The layers as the pass that compresses them will find them.
+        let mut watched = module.clone();
+        let before: Vec<&str> = transc_passes::pipeline::until("compress-weights");
+        transc_passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default())?;
+        if spec.lacks_facts().is_some() {
+            let sites = transc_passes::sites(&watched.main);
+            let mut m = watched.clone();
+            let outputs = m.main.results().len();
+            for (i, s) in sites.iter().enumerate() {
+                m.main.add_result(&format!("activation {i}"), s.activation);
+            }
+            let seen = self.on_calibration(&self.exact().compile(&m)?)?;
+            let seen: Vec<Observed<'_>> = seen[outputs..]
+                .iter()
+                .map(|(_, t)| Observed { values: t.as_slice::<f32>().unwrap_or(&[]), dims: t.shape() })
+                .collect();
+            spec.facts = transc_passes::facts(&watched, &sites, &spec, &seen);
+        }
+        let layers = transc_passes::probe(&mut watched, &spec)?;
+        let results = self.on_calibration(&self.exact().compile(&watched)?)?;
+        spec.errors = results[..2 * layers].chunks_exact(2).map(|p| relative_error(&p[..1], &p[1..]).unwrap_or(0.0)).collect();
+        Ok(spec)
+    }
+
+    fn on_calibration(&self, compiled: &Compiled) -> Result<Outputs, Error> {
+        let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+        Ok(compiled.session(self.threads)?.run(&inputs)?)
+    }
+
+    /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs.
+    pub(crate) fn error(&self, module: &Module, lossy: &Compiled) -> Result<Option<f64>, Error> {
+        if self.calibration.is_empty() {
+            return Ok(None);
+        }
+        let exact = self.exact().compile(module)?;
+        // What a device will run is measured here, as the compiler needs none.
+        let here = if self.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
+        Ok(relative_error(&self.on_calibration(&exact)?, &self.on_calibration(here.as_ref().unwrap_or(lossy))?))
+    }
+
+    /// Compiles with ever more layers left as they are, those with the largest errors of their own first, until the error of the outputs is within the
+    /// budget.
+    pub(crate) fn within(
+        &self,
+        budget: f64,
+        module: &Module,
+        mut weights: WeightSpec,
+        cx: &mut PassCx,
+        on_phase: &mut dyn FnMut(&str),
+    ) -> Result<Compiled, Error> {
+        if self.calibration.is_empty() {
+            return Err(PassError::from(WeightError::NoCalibration("a budget")).into());
+        }
+        let layers = weights.errors.len();
+        let mut order: Vec<usize> = (0..layers).collect();
+        order.sort_by(|a, b| weights.errors[*b].total_cmp(&weights.errors[*a]));
+        let fresh = cx.clone();
+        let mut nearest = (f64::INFINITY, 0);
+        let steps = std::iter::once(0).chain((0..).map(|i| 1usize << i).take_while(|kept| *kept < layers));
+        for kept in steps.chain((layers > 1).then_some(layers - 1)) {
+            weights.keep = order[..kept].iter().copied().collect();
+            *cx = fresh.clone();
+            let compiled = self.build(module, weights.clone(), cx, on_phase)?;
+            let error = compiled.error.unwrap_or(0.0);
+            if error <= budget {
+                return Ok(compiled);
+            }
+            if error < nearest.0 {
+                nearest = (error, kept);
+            }
+        }
+        let (error, kept) = nearest;
+        // Rounded up, so that the error itself is within what is said.
+        let error = format!("{:.2e}", error * 1.005);
+        let budget = format!("{budget}");
+        Err(PassError::from(WeightError::Budget { budget, error, compressed: layers - kept, layers }).into())
+    }
+}
+
+/// `|want - got| / |want|` in the mean square over all `f32` outputs; `None` if all that is wanted is 0.
+pub(crate) fn relative_error(want: &[(String, Tensor)], got: &[(String, Tensor)]) -> Option<f64> {
+    let (mut square, mut difference) = (0.0, 0.0);
+    for ((_, w), (_, g)) in want.iter().zip(got) {
+        let (Ok(w), Ok(g)) = (w.as_slice::<f32>(), g.as_slice::<f32>()) else { continue };
+        square += w.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        difference += w.iter().zip(g).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+    }
+    (square > 0.0).then(|| (difference / square).sqrt())
+}
