@@ -36,8 +36,21 @@ impl Compiler {
         }
         let layers = transc_passes::probe(&mut watched, &spec)?;
         let results = self.on_calibration(&self.exact().compile(&watched)?)?;
-        spec.errors = results[..2 * layers].chunks_exact(2).map(|p| relative_error(&p[..1], &p[1..]).unwrap_or(0.0)).collect();
+        let error = |p: &[(String, Tensor)]| relative_error(&p[..1], &p[1..]).unwrap_or(0.0);
+        spec.errors = layers.into_iter().zip(results.chunks_exact(2).map(error)).collect();
         Ok(spec)
+    }
+
+    /// The model with its layers compressed, before anything is fused: the values of its nodes can still be told apart.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn compressed(&self, module: &Module) -> Result<Module, Error> {
+        let mut cx = PassCx::default();
+        cx.weights = self.measured(module)?;
+        let mut compressed = module.clone();
+        transc_passes::run(&mut compressed, &transc_passes::pipeline::until("compress-weights"), &mut cx)?;
+        Ok(compressed)
     }
 
     fn on_calibration(&self, compiled: &Compiled) -> Result<Outputs, Error> {
@@ -71,7 +84,7 @@ impl Compiler {
         }
         let layers = weights.errors.len();
         let mut order: Vec<usize> = (0..layers).collect();
-        order.sort_by(|a, b| weights.errors[*b].total_cmp(&weights.errors[*a]));
+        order.sort_by(|a, b| weights.errors[*b].1.total_cmp(&weights.errors[*a].1));
         let fresh = cx.clone();
         let mut nearest = (f64::INFINITY, 0);
         let steps = std::iter::once(0).chain((0..).map(|i| 1usize << i).take_while(|kept| *kept < layers));
@@ -96,7 +109,7 @@ impl Compiler {
 }
 
 /// `|want - got| / |want|` in the mean square over all `f32` outputs; `None` if all that is wanted is 0.
-pub(crate) fn relative_error(want: &[(String, Tensor)], got: &[(String, Tensor)]) -> Option<f64> {
+pub fn relative_error(want: &[(String, Tensor)], got: &[(String, Tensor)]) -> Option<f64> {
     let (mut square, mut difference) = (0.0, 0.0);
     for ((_, w), (_, g)) in want.iter().zip(got) {
         let (Ok(w), Ok(g)) = (w.as_slice::<f32>(), g.as_slice::<f32>()) else { continue };

@@ -228,10 +228,16 @@ impl Compiler {
         self.targets[0].is_device()
     }
 
-    /// This compiler without lossy steps, for a machine that is here.
+    /// This compiler without lossy steps.
+    #[must_use]
+    pub fn without_lossy_steps(self) -> Self {
+        Self { merge: None, weights: WeightSpec::default(), budget: None, calibration: Arc::default(), ..self }
+    }
+
+    /// The same for a machine that is here.
     pub(crate) fn exact(&self) -> Self {
         let targets = if self.is_device() { vec![Target::host()] } else { self.targets.clone() };
-        Self { targets, merge: None, weights: WeightSpec::default(), budget: None, calibration: Arc::default(), ..self.clone() }
+        Self { targets, ..self.clone() }.without_lossy_steps()
     }
 }
 

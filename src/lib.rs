@@ -31,6 +31,7 @@ mod compiler;
 mod error;
 mod tiered;
 
+pub use calibrate::relative_error;
 pub use compiler::{Compiled, Compiler};
 pub use error::Error;
 pub use tiered::Tiered;

@@ -3,6 +3,7 @@
 mod bench;
 mod c_program;
 mod cli;
+mod compression;
 mod conformance;
 mod determinism;
 mod device;

@@ -23,8 +23,9 @@ fn snapshot(path: &Path) -> String {
     let before = parse_module(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (mut after, mut cx) = (before.clone(), PassCx::default());
     cx.verify_each = true;
-    // A case of a lossy pass says in its first line what is asked for.
-    let asked = |option: &str| text.lines().next().and_then(|l| l.strip_prefix(&format!("// {option}: ")));
+    // A case of a lossy pass says in its first lines what is asked for.
+    let asked =
+        |option: &str| text.lines().take_while(|l| l.starts_with("//")).find_map(|l| l.strip_prefix(&format!("// {option}: ")));
     cx.merge = asked("merge").map(|l| l.parse().expect("a codec"));
     cx.weights.prune = asked("sparse").map(|l| l.parse().expect("a pattern"));
     let codes = asked("int8")

@@ -49,8 +49,11 @@ pub enum Command {
     Bench(BenchArgs),
     /// Measure schedules for a model on this machine and write a file for `compile --tuning`.
     Tune(TuneArgs),
-    /// Run two models or artefacts on the same inputs and compare their outputs.
+    /// Run two models or artefacts on the same inputs and compare their outputs; where these differ, find the layer that departs first. Lossy options
+    /// are for the second one.
     Compare(CompareArgs),
+    /// Show size, time and error of each layer, before and after the lossy steps that are asked for.
+    Report(ReportArgs),
     /// Explain an error code.
     Explain {
         /// The code, such as T0212.
@@ -109,8 +112,8 @@ pub struct LossyArgs {
     /// Set small weights to zero: `prune-4x1=SHARE`, `prune-2:4` or `prune-unstructured=SHARE`. Zeros that are there are used without this.
     #[arg(long, value_name = "PATTERN")]
     pub sparse: Option<String>,
-    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]]` with ranges observed on
-    /// the calibration inputs.
+    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]][,outliers=MAGNITUDE]`
+    /// with ranges observed on the calibration inputs.
     #[arg(long, value_name = "WAY", group = "codes")]
     pub int8: Option<String>,
     /// 8-bit codes for weights and activations, but for the columns of activations that reach this magnitude on the calibration inputs.
@@ -404,6 +407,23 @@ pub struct CompareArgs {
     pub target: TargetArgs,
     #[command(flatten)]
     pub tolerance: Tolerance,
+    /// Threads; 0 means one per core.
+    #[arg(short, long, default_value_t = 0)]
+    pub threads: usize,
+    /// Machine-readable output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Inputs on which times and errors are measured.
+    #[arg(long, value_name = "FILE.npz")]
+    pub calib: PathBuf,
     /// Threads; 0 means one per core.
     #[arg(short, long, default_value_t = 0)]
     pub threads: usize,

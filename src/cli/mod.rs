@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod inspect;
 mod interrupt;
+mod layers;
 mod machine;
 mod opt;
 mod report;
@@ -87,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Bench(a) => bench::run(&a, quiet),
         Command::Tune(a) => tune::run(&a, quiet),
         Command::Compare(a) => compare::run(&a, quiet),
+        Command::Report(a) => layers::run(&a, quiet),
         Command::Explain { code } => explain::run(&code),
         Command::Doctor { json } => doctor::run(json),
         Command::Completions { shell } => {

@@ -30,7 +30,11 @@ pub fn run(a: &RunArgs, quiet: bool) -> Result<(), Failure> {
         Some(file) => {
             let expected = tensors::read_npz(file)?;
             let differences = check(&outputs, &expected, a.tolerance);
-            print_differences(&differences, a.json);
+            if a.json {
+                source::print_json(&differences_json(&differences));
+            } else {
+                print_differences(&differences);
+            }
             if differences.iter().all(Difference::ok) { Ok(()) } else { Err(Failure::silent(Fault::Verify)) }
         }
         None => {
@@ -130,16 +134,17 @@ pub fn check(got: &[(String, Plain)], want: &[(String, Plain)], tolerance: Toler
     all
 }
 
+/// One row per output, for scripts.
+pub fn differences_json(all: &[Difference]) -> serde_json::Value {
+    let rows: Vec<_> = all
+        .iter()
+        .map(|d| json!({"name": d.name, "ok": d.ok(), "max_abs": d.max_abs, "max_rel": d.max_rel, "at": d.at, "outside": d.outside, "mismatch": d.mismatch}))
+        .collect();
+    json!({"schema_version": 1, "ok": all.iter().all(Difference::ok), "outputs": rows})
+}
+
 /// Prints one line per output.
-pub fn print_differences(all: &[Difference], as_json: bool) {
-    if as_json {
-        let rows: Vec<_> = all
-            .iter()
-            .map(|d| json!({"name": d.name, "ok": d.ok(), "max_abs": d.max_abs, "max_rel": d.max_rel, "at": d.at, "outside": d.outside, "mismatch": d.mismatch}))
-            .collect();
-        source::print_json(&json!({"schema_version": 1, "ok": all.iter().all(Difference::ok), "outputs": rows}));
-        return;
-    }
+pub fn print_differences(all: &[Difference]) {
     for d in all {
         let verdict = if d.ok() { "ok  " } else { "FAIL" };
         let text = match &d.mismatch {

@@ -57,14 +57,61 @@ impl Layer<'_> {
                 };
                 Ok((self.product(b, x, w)?, codec, format!("{how}, weight error {error:.2e}")))
             }
-            Codes::Dynamic => {
-                let (w, error) = self.weight(b, values)?;
-                let x = self.dynamic(b, x)?;
-                Ok((self.product(b, x, w)?, "int8", format!("dynamic per row, weight error {error:.2e}")))
-            }
-            Codes::Static { .. } => self.fixed(b, x, values, facts),
-            Codes::Outliers(threshold) => self.outliers(b, x, values, facts, threshold),
+            Codes::Dynamic | Codes::Static { .. } | Codes::Outliers(_) => self.integers(b, x, values, codes, facts),
         }
+    }
+
+    /// Weight and activation through 8-bit codes; columns that were outliers beside them in `f32`. Which these are is fixed, so that no row
+    /// depends on its neighbours.
+    fn integers(&self, b: &mut Builder<'_>, x: Value, values: &[f32], codes: Codes, facts: &Facts) -> Result<Coded, TypeError> {
+        let (codec, mut how) = match codes {
+            Codes::Static { .. } => ("int8", format!("static, activation {:.4}..{:.4}", facts.range.lo, facts.range.hi)),
+            Codes::Outliers(_) => ("llm-int8", "dynamic per row".to_string()),
+            _ => ("int8", "dynamic per row".to_string()),
+        };
+        let mut coded = values.to_vec();
+        let mut rest = x;
+        if !facts.smooth.is_empty() {
+            coded.iter_mut().enumerate().for_each(|(i, v)| *v *= facts.smooth[self.matrix.input(i)]);
+            let inverse: Vec<f32> = facts.smooth.iter().map(|s| s.recip()).collect();
+            let by = self.by_column(b, &inverse)?;
+            rest = b.bin(BinOp::Mul, rest, by)?;
+            how.push_str(", smoothed");
+        }
+        if let Some(t) = codes.threshold() {
+            how.push_str(&format!(", {} of {} inputs reach {t} and stay f32", facts.outliers.len(), self.matrix.inputs));
+        }
+        if !facts.outliers.is_empty() {
+            let keep: Vec<f32> = (0..self.matrix.inputs).map(|k| f32::from(!facts.outliers.contains(&k))).collect();
+            coded.iter_mut().enumerate().for_each(|(i, v)| *v *= keep[self.matrix.input(i)]);
+            let keep = self.by_column(b, &keep)?;
+            let mut f = Body::builder(2);
+            let zero = f.num(DType::F32, 0.0);
+            let on = f.bin(BinOp::Gt, Ref::Arg(1), zero);
+            let v = f.select(on, Ref::Arg(0), zero);
+            rest = b.add(Map { body: f.finish(v) }, &[rest, keep])?;
+        }
+        let (w, error) = self.weight(b, &coded)?;
+        let rest = if let Codes::Static { .. } = codes { fixed(b, rest, facts)? } else { self.dynamic(b, rest)? };
+        let mut y = self.product(b, rest, w)?;
+        if !facts.outliers.is_empty() {
+            let large = self.outliers(b, x, values, &facts.outliers)?;
+            y = b.bin(BinOp::Add, y, large)?;
+        }
+        Ok((y, codec, format!("{how}, weight error {error:.2e}")))
+    }
+
+    /// The product of a few columns of the activation by their rows of the weight.
+    fn outliers(&self, b: &mut Builder<'_>, x: Value, values: &[f32], columns: &[usize]) -> Result<Value, TypeError> {
+        let index = columns.iter().flat_map(|k| (*k as i64).to_le_bytes()).collect();
+        let index = constant(b, self.name, Tensor { dtype: DType::I64, dims: vec![columns.len()], data: index })?;
+        let few = b.add(Gather { axis: self.site.input }, &[x, index])?;
+        let m = Matrix { inputs: columns.len(), ..self.matrix };
+        let rows = (0..m.inputs * m.outputs).map(|i| values[self.matrix.at(columns[m.input(i)], m.output(i))]);
+        let mut dims = self.dims.to_vec();
+        dims[1 - self.site.column] = m.inputs;
+        let w = constant(b, self.name, Tensor::from_f32(&dims, &rows.collect::<Vec<_>>()))?;
+        self.product(b, few, w)
     }
 
     /// The weight through signed codes, and its error.
@@ -78,64 +125,6 @@ impl Layer<'_> {
         shape[self.site.column] = self.matrix.outputs;
         let scale = constant(b, self.name, Tensor::from_f32(&shape, &scales))?;
         Ok((b.add(Dequantize {}, &[w, scale])?, error))
-    }
-
-    /// The activation through unsigned codes in the observed range, its columns smoothed first.
-    fn fixed(&self, b: &mut Builder<'_>, mut x: Value, values: &[f32], facts: &Facts) -> Result<Coded, TypeError> {
-        let mut values = values.to_vec();
-        let mut how = "static".to_string();
-        if !facts.smooth.is_empty() {
-            for (i, v) in values.iter_mut().enumerate() {
-                *v *= facts.smooth[self.matrix.input(i)];
-            }
-            let inverse: Vec<f32> = facts.smooth.iter().map(|s| s.recip()).collect();
-            let by = self.by_column(b, &inverse)?;
-            x = b.bin(BinOp::Mul, x, by)?;
-            how.push_str(" smoothed");
-        }
-        let (w, error) = self.weight(b, &values)?;
-        let (scale, zero) = facts.range.code();
-        let s = b.scalar(Literal::from_f64(DType::F32, scale.into()))?;
-        let z = b.scalar(Literal::from_i64(DType::U8, zero.into()))?;
-        let q = b.add(Quantize { to: DType::U8 }, &[x, s, z])?;
-        let x = b.add(Dequantize {}, &[q, s, z])?;
-        let range = facts.range;
-        let how = format!("{how}, activation {:.4}..{:.4}, weight error {error:.2e}", range.lo, range.hi);
-        Ok((self.product(b, x, w)?, "int8", how))
-    }
-
-    /// The columns that were outliers in `f32`, the others through codes. No row depends on its neighbours: which columns these are is fixed.
-    fn outliers(&self, b: &mut Builder<'_>, x: Value, values: &[f32], facts: &Facts, threshold: f32) -> Result<Coded, TypeError> {
-        let (w, error) = self.weight(b, values)?;
-        let how = format!(
-            "{} of {} inputs reach {threshold} and stay f32, weight error {error:.2e}",
-            facts.outliers.len(),
-            self.matrix.inputs
-        );
-        if facts.outliers.is_empty() {
-            let x = self.dynamic(b, x)?;
-            return Ok((self.product(b, x, w)?, "llm-int8", how));
-        }
-        let keep: Vec<f32> = (0..self.matrix.inputs).map(|k| f32::from(!facts.outliers.contains(&k))).collect();
-        let keep = self.by_column(b, &keep)?;
-        let mut f = Body::builder(2);
-        let zero = f.num(DType::F32, 0.0);
-        let on = f.bin(BinOp::Gt, Ref::Arg(1), zero);
-        let v = f.select(on, Ref::Arg(0), zero);
-        let rest = b.add(Map { body: f.finish(v) }, &[x, keep])?;
-        let rest = self.dynamic(b, rest)?;
-        let regular = self.product(b, rest, w)?;
-
-        let index = facts.outliers.iter().flat_map(|k| (*k as i64).to_le_bytes()).collect();
-        let index = constant(b, self.name, Tensor { dtype: DType::I64, dims: vec![facts.outliers.len()], data: index })?;
-        let few = b.add(Gather { axis: self.site.input }, &[x, index])?;
-        let m = Matrix { inputs: facts.outliers.len(), ..self.matrix };
-        let rows = (0..m.inputs * m.outputs).map(|i| values[self.matrix.at(facts.outliers[m.input(i)], m.output(i))]);
-        let mut dims = self.dims.to_vec();
-        dims[1 - self.site.column] = m.inputs;
-        let w = constant(b, self.name, Tensor::from_f32(&dims, &rows.collect::<Vec<_>>()))?;
-        let large = self.product(b, few, w)?;
-        Ok((b.bin(BinOp::Add, regular, large)?, "llm-int8", how))
     }
 
     /// A constant of one number per column of the activation, shaped to broadcast to it.
@@ -162,6 +151,15 @@ impl Layer<'_> {
         let q = b.add(Quantize { to: DType::I8 }, &[x, scale])?;
         b.add(Dequantize {}, &[q, scale])
     }
+}
+
+/// The activation through unsigned codes in the observed range.
+fn fixed(b: &mut Builder<'_>, x: Value, facts: &Facts) -> Result<Value, TypeError> {
+    let (scale, zero) = facts.range.code();
+    let s = b.scalar(Literal::from_f64(DType::F32, scale.into()))?;
+    let z = b.scalar(Literal::from_i64(DType::U8, zero.into()))?;
+    let q = b.add(Quantize { to: DType::U8 }, &[x, s, z])?;
+    b.add(Dequantize {}, &[q, s, z])
 }
 
 /// Symmetric codes with a scale per output.

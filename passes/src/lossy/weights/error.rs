@@ -60,7 +60,7 @@ impl WeightError {
 fn usage(option: &str) -> &'static str {
     match option {
         "--sparse" => "`--sparse prune-4x1=0.8`, `prune-2:4` or `prune-unstructured=0.9`",
-        "--int8" => "`--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse][,smooth[=0.5]]`",
+        "--int8" => "`--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse][,smooth[=0.5]][,outliers=4]`",
         "--llm-int8" => "`--llm-int8 6.0`: the magnitude from which an input stays in f32",
         "--w4" => "`--w4 g128`: the number of inputs that share a scale",
         _ => "`--budget max-err=0.01`: the relative error of the outputs on the inputs of `--calib`",

@@ -18,7 +18,7 @@ pub struct Observed<'a> {
 /// What was observed at a site.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// The range of the activation, after its columns were divided by `smooth`.
+    /// The range of the activation without `outliers`, after its columns were divided by `smooth`.
     pub range: Range,
     /// What the columns of the activation are divided by, powers of two; empty for nothing.
     pub smooth: Vec<f32>,
@@ -30,26 +30,23 @@ pub struct Facts {
 pub fn facts(module: &Module, sites: &[Site], spec: &WeightSpec, seen: &[Observed<'_>]) -> Vec<Facts> {
     let largest: Vec<Vec<f32>> = sites.iter().zip(seen).map(|(s, x)| column_magnitudes(x, s.input)).collect();
     let (observer, alpha) = match spec.codes {
-        Some(Codes::Static { observer, smooth }) => (Some(observer), smooth),
+        Some(Codes::Static { observer, smooth, .. }) => (Some(observer), smooth),
         _ => (None, None),
     };
+    let threshold = spec.codes.and_then(Codes::threshold).unwrap_or(f32::INFINITY);
     let smooth = alpha.map_or_else(BTreeMap::new, |alpha| smoothing(module, sites, &largest, alpha));
-    let one = |(i, (site, x)): (usize, (&Site, &Observed<'_>))| {
+    let one = |((site, x), largest): ((&Site, &Observed<'_>), &Vec<f32>)| {
         let smooth = smooth.get(&site.activation).cloned().unwrap_or_default();
+        let outliers: Vec<usize> = (0..largest.len()).filter(|k| largest[*k] >= threshold).collect();
         let range = observer.map_or_else(Range::default, |o| {
-            if smooth.is_empty() {
-                return o.range(x.values);
-            }
-            let scaled: Vec<f32> = x.values.iter().enumerate().map(|(j, v)| v / smooth[column(x.dims, site.input, j)]).collect();
-            o.range(&scaled)
+            let scale = |k: usize| smooth.get(k).copied().unwrap_or(1.0);
+            let columns = x.values.iter().enumerate().map(|(i, v)| (column(x.dims, site.input, i), v));
+            let coded: Vec<f32> = columns.filter(|(k, _)| largest[*k] < threshold).map(|(k, v)| v / scale(k)).collect();
+            o.range(&coded)
         });
-        let outliers = match spec.codes {
-            Some(Codes::Outliers(t)) => (0..largest[i].len()).filter(|k| largest[i][*k] >= t).collect(),
-            _ => Vec::new(),
-        };
         Facts { range, smooth, outliers }
     };
-    sites.iter().zip(seen).enumerate().map(one).collect()
+    sites.iter().zip(seen).zip(&largest).map(one).collect()
 }
 
 /// The position of an element along an axis.

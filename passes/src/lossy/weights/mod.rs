@@ -88,7 +88,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut next = sites.iter().enumerate().peekable();
     let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, id, node, operands| {
         let Some((i, site)) = next.next_if(|(_, s)| s.node == id) else { return Ok(None) };
-        let error = spec.errors.get(i).map_or_else(String::new, |e| format!(", error of the layer {e:.2e}"));
+        let error = spec.errors.get(i).map_or_else(String::new, |(_, e)| format!(", error of the layer {e:.2e}"));
         if spec.keep.contains(&i) {
             cx.remark(&node.loc, format!("stays in f32{error}"));
             return Ok(None);
@@ -108,14 +108,15 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 }
 
 /// Puts the compressed form of each layer beside it. Of the results, the first two per site are the layer's and that of its compressed form, on
-/// the same activation; nothing else changes.
+/// the same activation; nothing else changes. Gives the user's node of each site.
 ///
 /// # Errors
 /// As [`run`].
-pub fn probe(module: &mut Module, spec: &WeightSpec) -> Result<usize, PassError> {
+pub fn probe(module: &mut Module, spec: &WeightSpec) -> Result<Vec<String>, PassError> {
     let sites = checked_sites(module, spec)?;
+    let names = sites.iter().map(|s| module.main.node(s.node).loc.path().to_string()).collect();
     let mut next = sites.iter().enumerate().peekable();
-    let rewritten = rewrite(&module.main.clone(), &mut module.consts, |b, id, node, operands| {
+    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, id, node, operands| {
         let Some((i, site)) = next.next_if(|(_, s)| s.node == id) else { return Ok(None) };
         let exact = b.add(node.op.clone(), operands)?;
         let lossy = compress(b, node, site, operands, spec, spec.facts.get(i))?.map_or(exact, |(y, _)| y);
@@ -124,7 +125,7 @@ pub fn probe(module: &mut Module, spec: &WeightSpec) -> Result<usize, PassError>
         Ok(Some(vec![exact]))
     });
     module.main = rewritten.map_err(|source| PassError::Type { pass: "compress-weights", source })?;
-    Ok(sites.len())
+    Ok(names)
 }
 
 fn checked_sites(module: &Module, spec: &WeightSpec) -> Result<Vec<Site>, WeightError> {

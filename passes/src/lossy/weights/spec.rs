@@ -45,6 +45,8 @@ pub enum Codes {
         observer: Observer,
         /// How much of the spread between an activation's columns moves into the weight, 0 to 1 (Xiao et al. 2022, "SmoothQuant").
         smooth: Option<f64>,
+        /// The magnitude from which columns of the activation stay in `f32`.
+        outliers: Option<f32>,
     },
     /// As `Dynamic`, with the columns of the activation that reached this magnitude in `f32` (Dettmers et al. 2022, "LLM.int8()").
     Outliers(f32),
@@ -65,7 +67,7 @@ impl Codes {
             return Ok(Codes::Dynamic);
         }
         let rest = text.strip_prefix("static").ok_or_else(|| wrong("there is no such way"))?;
-        let (mut observer, mut smooth) = (Observer::MinMax, None);
+        let (mut observer, mut smooth, mut outliers) = (Observer::MinMax, None, None);
         let parts = rest.split([':', ',']).skip(1);
         if !rest.is_empty() && !rest.starts_with(':') {
             return Err(wrong("there is no such way"));
@@ -82,10 +84,15 @@ impl Codes {
                 }
                 "smooth" if value.is_none() => smooth = Some(0.5),
                 "smooth" => smooth = Some(number(0.0, 1.0).ok_or_else(|| wrong("`smooth` takes a number between 0 and 1"))?),
+                "outliers" => {
+                    let magnitude =
+                        number(f64::MIN_POSITIVE, f64::MAX).ok_or_else(|| wrong("a magnitude is a positive number"))?;
+                    outliers = Some(magnitude as f32);
+                }
                 _ => return Err(wrong("observers are minmax, percentile=50..100 and mse")),
             }
         }
-        Ok(Codes::Static { observer, smooth })
+        Ok(Codes::Static { observer, smooth, outliers })
     }
 
     /// The value of `--llm-int8`.
@@ -107,6 +114,15 @@ impl Codes {
         let group = text.strip_prefix('g').and_then(|g| g.parse().ok()).filter(|g| (1..=1 << 20).contains(g));
         let wrong = || WeightError::Spec { option: "--w4", text: text.into(), why: "a group has at least one input".into() };
         group.map(Codes::Weights4).ok_or_else(wrong)
+    }
+
+    /// The magnitude from which columns of the activation stay in `f32`.
+    pub(super) fn threshold(self) -> Option<f32> {
+        match self {
+            Codes::Outliers(t) => Some(t),
+            Codes::Static { outliers, .. } => outliers,
+            _ => None,
+        }
     }
 
     /// What needs observed activations, if it does.
@@ -199,8 +215,8 @@ pub struct WeightSpec {
     pub codes: Option<Codes>,
     /// What was observed at each site, in order; empty without inputs.
     pub facts: Vec<Facts>,
-    /// The relative error of each site's own result, in order; empty if it was not measured.
-    pub errors: Vec<f64>,
+    /// The user's node of each site and the relative error of its own result, in order; empty if it was not measured.
+    pub errors: Vec<(String, f64)>,
     /// Sites that stay as they are.
     pub keep: BTreeSet<usize>,
 }

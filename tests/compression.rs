@@ -1,0 +1,193 @@
+//! What codes and zeros cost in accuracy, on trained models and real inputs.
+
+use transc::ir::interp::Tensor as Plain;
+use transc::passes::{Codes, WeightSpec};
+use transc::{Compiler, Tensor};
+
+use crate::kit;
+
+/// Sentences on which ranges and outliers are observed.
+const CALIBRATION: usize = 64;
+
+fn inputs(arrays: &[(String, Plain)]) -> Vec<(String, Tensor)> {
+    let tensor = |t: &Plain| {
+        let dtype = transc::runtime::DType::from_number(t.dtype.onnx_number()).expect("a dtype of the runtime");
+        Tensor::from_bytes(dtype, &t.dims, &t.data).expect("a tensor")
+    };
+    arrays.iter().map(|(n, t)| (n.clone(), tensor(t))).collect()
+}
+
+fn array<'a>(arrays: &'a [(String, Plain)], name: &str) -> &'a Plain {
+    &arrays.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no `{name}`")).1
+}
+
+fn spec(codes: Result<Codes, transc::passes::WeightError>) -> WeightSpec {
+    WeightSpec { codes: Some(codes.expect("a way")), ..WeightSpec::default() }
+}
+
+/// One unit vector per sentence: the mean over its tokens.
+fn embeddings(hidden: &Plain, mask: &Plain) -> Vec<Vec<f64>> {
+    let [n, seq, width] = hidden.dims[..] else { panic!("hidden states have three axes") };
+    let one = |i: usize| {
+        let mut mean = vec![0.0; width];
+        for t in (0..seq).filter(|t| mask.get_f64(i * seq + t) != 0.0) {
+            mean.iter_mut().enumerate().for_each(|(k, m)| *m += hidden.get_f64((i * seq + t) * width + k));
+        }
+        let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
+        mean.iter().map(|x| x / norm).collect()
+    };
+    (0..n).map(one).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// The rank of each pair's similarity among all pairs.
+fn ranks(e: &[Vec<f64>]) -> Vec<f64> {
+    let pairs: Vec<f64> = (0..e.len()).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| dot(&e[i], &e[j])).collect();
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by(|a, b| pairs[*a].total_cmp(&pairs[*b]));
+    let mut ranks = vec![0.0; pairs.len()];
+    order.iter().enumerate().for_each(|(r, i)| ranks[*i] = r as f64);
+    ranks
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = (a.len() - 1) as f64 / 2.0;
+    let centred = |v: &[f64]| v.iter().map(|x| x - mean).collect::<Vec<f64>>();
+    let (a, b) = (centred(a), centred(b));
+    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
+}
+
+#[test]
+fn embeddings_of_sentences_survive_codes() {
+    let model = kit::root().join("models/minilm");
+    if !model.join("model.safetensors").exists() {
+        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
+        return;
+    }
+    let tokens = kit::npz(&kit::root().join("tests/data/minilm/tokens.npz"));
+    let mask = array(&tokens, "attention_mask").clone();
+    let module = transc::load(&model).expect("the model imports");
+    let embed = |compiler: Compiler| {
+        let session = compiler.compile(&module).expect("it compiles").session(2).expect("a session");
+        embeddings(array(&kit::run(&session, &tokens).expect("it runs"), "last_hidden_state"), &mask)
+    };
+    let exact = embed(Compiler::new());
+    assert!(exact.len() >= 200, "{} sentences", exact.len());
+    let exact_ranks = ranks(&exact);
+    // The way, and the smallest cosine, mean cosine and rank correlation that it must keep.
+    for (name, codes, least) in [
+        ("static:minmax,outliers=4", Codes::int8("static:minmax,outliers=4"), [0.99, 0.999, 0.99]),
+        ("llm-int8 6.0", Codes::outliers("6.0"), [0.995, 0.999, 0.999]),
+    ] {
+        let calibration = inputs(&kit::first_rows(tokens.clone(), CALIBRATION));
+        let coded = embed(Compiler::new().weights(spec(codes)).calibration(calibration));
+        let cosines: Vec<f64> = exact.iter().zip(&coded).map(|(a, b)| dot(a, b)).collect();
+        let smallest = cosines.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+        let spearman = correlation(&exact_ranks, &ranks(&coded));
+        println!("{name}: cosine at least {smallest:.5}, {mean:.5} in the mean; rank correlation {spearman:.5}");
+        for (got, least) in [smallest, mean, spearman].into_iter().zip(least) {
+            assert!(got >= least, "{name}: {got} is below {least}");
+        }
+    }
+}
+
+/// The table of `docs/sparsity-and-quantisation.md`: what the digits model gets right.
+#[test]
+fn digits_survive_codes_and_zeros() {
+    let dir = kit::root().join("examples/digits-vit");
+    let arrays = kit::npz(&dir.join("heldout.npz"));
+    let labels = array(&arrays, "labels");
+    let module = transc::load(dir.join("model.onnx")).expect("the example imports");
+    let pruned = |pattern: &str| WeightSpec { prune: Some(pattern.parse().expect("a pattern")), ..WeightSpec::default() };
+    let ways = [
+        ("f32", WeightSpec::default()),
+        ("`--int8 dynamic`", spec(Codes::int8("dynamic"))),
+        ("`--int8 static`", spec(Codes::int8("static"))),
+        ("`--llm-int8 6.0`", spec(Codes::outliers("6.0"))),
+        ("`--w8`", spec(Ok(Codes::Weights8))),
+        ("`--w4 g32`", spec(Codes::weights4("g32"))),
+        ("`--sparse prune-unstructured=0.5`", pruned("prune-unstructured=0.5")),
+        ("`--sparse prune-unstructured=0.8`", pruned("prune-unstructured=0.8")),
+        ("`--sparse prune-4x1=0.5`", pruned("prune-4x1=0.5")),
+        ("`--sparse prune-4x1=0.8`", pruned("prune-4x1=0.8")),
+    ];
+    let docs = std::fs::read_to_string(kit::root().join("docs/sparsity-and-quantisation.md")).expect("the page");
+    let images = array(&arrays, "pixel_values").dims[0];
+    for (way, spec) in ways {
+        let calibration = inputs(&kit::first_rows(vec![("pixel_values".into(), array(&arrays, "pixel_values").clone())], 32));
+        let compiled = Compiler::new().weights(spec).calibration(calibration).compile(&module).expect("it compiles");
+        let out = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("it runs");
+        let classes = kit::argmax(&out[0].1);
+        let right = (0..images).filter(|i| labels.get_f64(*i) == classes[*i] as f64).count();
+        println!("| {way} | {right} |");
+        let row = docs.lines().find_map(|l| l.strip_prefix(&format!("| {way} | "))).and_then(|r| r.strip_suffix(" |"));
+        let said: usize = row.and_then(|r| r.parse().ok()).unwrap_or_else(|| panic!("the page has no row for {way}: {right}"));
+        // Sums of another order on another machine may turn one image.
+        assert!(said.abs_diff(right) <= 1, "{way}: {right} right, the page says {said}");
+    }
+    assert!(docs.contains(&format!("of {images} held-out images")), "the page says how many images there are: {images}");
+}
+
+/// A budget leaves layers as they are until it is met; one that cannot be met names the nearest that can.
+#[test]
+fn budgets_are_met_or_refused() {
+    let dir = kit::root().join("examples/digits-vit");
+    let (model, calib) = (dir.join("model.onnx").display().to_string(), dir.join("heldout.npz").display().to_string());
+    let tmp = tempfile::tempdir().expect("a temporary folder");
+    let out = tmp.path().join("m.tsc").display().to_string();
+    let compile = |codec: &[&str], budget: &str| {
+        let common = ["compile", &model, "-o", &out, "--json", "--calib", &calib, "--backend", "clif", "-O0", "--budget", budget];
+        kit::transc(&[&common[..], codec].concat())
+    };
+    let ledger = |out: &std::process::Output| {
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        json["ledger"].as_array().expect("a ledger").clone()
+    };
+    let all = ledger(&compile(&["--int8", "static"], "max-err=1.0"));
+    let error = all[0]["error"].as_f64().expect("an error");
+    let fewer = ledger(&compile(&["--int8", "static"], &format!("max-err={}", error / 2.0)));
+    assert!(!fewer.is_empty() && fewer.len() < all.len(), "{} of {} layers", fewer.len(), all.len());
+    assert!(fewer[0]["error"].as_f64().is_some_and(|e| e <= error / 2.0));
+    let refused = compile(&["--w4", "g128"], "max-err=1e-9");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(5), "{text}");
+    assert!(text.contains("T0517") && text.contains("--budget max-err="), "{text}");
+    for wrong in ["max-err=0", "max-err=x", "err=1"] {
+        assert_eq!(compile(&["--int8", "static"], wrong).status.code(), Some(4), "{wrong}");
+    }
+    let no_inputs = kit::transc(&["compile", &model, "-o", &out, "--int8", "dynamic", "--budget", "max-err=1"]);
+    assert_eq!(no_inputs.status.code(), Some(4));
+    // Inputs of another model.
+    let other = kit::root().join("tests/data/minilm/tokens.npz").display().to_string();
+    let unfit = kit::transc(&["compile", &model, "-o", &out, "--int8", "static", "--calib", &other]);
+    assert_eq!(unfit.status.code(), Some(4), "{}", String::from_utf8_lossy(&unfit.stderr));
+}
+
+/// `compare` names the layer where a coarser model leaves the original first, `report` shows each layer.
+#[test]
+fn compare_and_report_name_layers() {
+    let dir = kit::root().join("examples/digits-vit");
+    let (model, calib) = (dir.join("model.onnx").display().to_string(), dir.join("heldout.npz").display().to_string());
+    let common = ["--backend", "clif", "-O0", "--json"];
+    let out = kit::transc(&[&["compare", &model, &model, "-i", &calib, "--w4", "g32"][..], &common].concat());
+    assert_eq!(out.status.code(), Some(5), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let layers = json["layers"].as_array().expect("layers");
+    assert!(layers.len() > 8, "{json:#}");
+    let at = layers.iter().position(|l| l["node"] == json["first"]).expect("the first is one of them");
+    assert!(layers[..at].iter().all(|l| l["error"].as_f64().is_some_and(|e| e <= 1e-4)));
+    let out = kit::transc(&[&["compare", &model, &model, "-i", &calib][..], &common].concat());
+    assert_eq!(out.status.code(), Some(0), "a model agrees with itself");
+    let out = kit::transc(&[&["report", &model, "--calib", &calib, "--int8", "dynamic"][..], &common].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let coded = |l: &&serde_json::Value| l["after"]["kernel"] == "int8" && l["error"].as_f64().is_some_and(|e| e > 0.0);
+    let layers = json["layers"].as_array().expect("layers");
+    assert!(layers.iter().filter(coded).count() >= 8, "{json:#}");
+    assert!(layers.iter().filter(coded).all(|l| l["after"]["bytes"].as_u64() < l["before"]["bytes"].as_u64()), "{json:#}");
+}
