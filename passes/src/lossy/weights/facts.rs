@@ -70,7 +70,7 @@ fn smoothing(module: &Module, sites: &[Site], largest: &[Vec<f32>], alpha: f64) 
     let mut weights: BTreeMap<Value, Vec<f32>> = BTreeMap::new();
     for (site, largest) in sites.iter().zip(largest) {
         let Some((_, data)) = weight_of(&module.main, &module.consts, site) else { continue };
-        let (m, values) = (Matrix::of(&data.dims(), site), super::floats(&data));
+        let (m, values) = (Matrix::of(&data.dims(), site), super::floats(data));
         let all = weights.entry(site.activation).or_insert_with(|| vec![0.0; largest.len()]);
         for (i, v) in values.iter().enumerate() {
             let w = &mut all[m.input(i)];
