@@ -111,7 +111,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 /// the same activation; nothing else changes. Gives the user's node of each site.
 ///
 /// # Errors
-/// As [`run`].
+/// As the pass.
 pub fn probe(module: &mut Module, spec: &WeightSpec) -> Result<Vec<String>, PassError> {
     let sites = checked_sites(module, spec)?;
     let names = sites.iter().map(|s| module.main.node(s.node).loc.path().to_string()).collect();
