@@ -7,7 +7,7 @@ use transc_runtime::Tensor;
 use crate::{Compiled, Compiler, Error};
 
 /// Outputs by name.
-type Outputs = Vec<(String, Tensor)>;
+pub(crate) type Outputs = Vec<(String, Tensor)>;
 
 impl Compiler {
     /// What is asked for, with what the calibration inputs say of each layer.
@@ -41,32 +41,24 @@ impl Compiler {
         Ok(spec)
     }
 
-    /// The model with its layers compressed, before anything is fused: the values of its nodes can still be told apart.
-    ///
-    /// # Errors
-    /// As [`Compiler::compile`].
-    pub fn compressed(&self, module: &Module) -> Result<Module, Error> {
-        let mut cx = PassCx::default();
-        cx.weights = self.measured(module)?;
-        let mut compressed = module.clone();
-        transc_passes::run(&mut compressed, &transc_passes::pipeline::until("compress-weights"), &mut cx)?;
-        Ok(compressed)
-    }
-
     fn on_calibration(&self, compiled: &Compiled) -> Result<Outputs, Error> {
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         Ok(compiled.session(self.threads)?.run(&inputs)?)
     }
 
-    /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs.
-    pub(crate) fn error(&self, module: &Module, lossy: &Compiled) -> Result<Option<f64>, Error> {
+    /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs. What
+    /// these are is found once, and kept in `exact`.
+    pub(crate) fn error(&self, module: &Module, lossy: &Compiled, exact: &mut Option<Outputs>) -> Result<Option<f64>, Error> {
         if self.calibration.is_empty() {
             return Ok(None);
         }
-        let exact = self.exact().compile(module)?;
+        let exact = match exact {
+            Some(known) => known,
+            None => exact.insert(self.on_calibration(&self.exact().compile(module)?)?),
+        };
         // What a device will run is measured here, as the compiler needs none.
         let here = if self.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
-        Ok(relative_error(&self.on_calibration(&exact)?, &self.on_calibration(here.as_ref().unwrap_or(lossy))?))
+        Ok(relative_error(exact, &self.on_calibration(here.as_ref().unwrap_or(lossy))?))
     }
 
     /// Compiles with ever more layers left as they are, those with the largest errors of their own first, until the error of the outputs is within the
@@ -85,13 +77,13 @@ impl Compiler {
         let layers = weights.errors.len();
         let mut order: Vec<usize> = (0..layers).collect();
         order.sort_by(|a, b| weights.errors[*b].1.total_cmp(&weights.errors[*a].1));
-        let fresh = cx.clone();
+        let (fresh, mut exact) = (cx.clone(), None);
         let mut nearest = (f64::INFINITY, 0);
         let steps = std::iter::once(0).chain((0..).map(|i| 1usize << i).take_while(|kept| *kept < layers));
         for kept in steps.chain((layers > 1).then_some(layers - 1)) {
             weights.keep = order[..kept].iter().copied().collect();
             *cx = fresh.clone();
-            let compiled = self.build(module, weights.clone(), cx, on_phase)?;
+            let compiled = self.build(module, weights.clone(), &mut exact, cx, on_phase)?;
             let error = compiled.error.unwrap_or(0.0);
             if error <= budget {
                 return Ok(compiled);
@@ -110,11 +102,6 @@ impl Compiler {
 
 /// `|want - got| / |want|` in the mean square over all `f32` outputs; `None` if all that is wanted is 0.
 pub fn relative_error(want: &[(String, Tensor)], got: &[(String, Tensor)]) -> Option<f64> {
-    let (mut square, mut difference) = (0.0, 0.0);
-    for ((_, w), (_, g)) in want.iter().zip(got) {
-        let (Ok(w), Ok(g)) = (w.as_slice::<f32>(), g.as_slice::<f32>()) else { continue };
-        square += w.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-        difference += w.iter().zip(g).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
-    }
-    (square > 0.0).then(|| (difference / square).sqrt())
+    let pairs = want.iter().zip(got);
+    transc_passes::relative_error_of(pairs.filter_map(|((_, w), (_, g))| Some((w.as_slice().ok()?, g.as_slice().ok()?))))
 }

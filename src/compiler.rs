@@ -12,6 +12,7 @@ use transc_runtime::abi::LedgerEntry;
 use transc_runtime::{Session, SessionOptions, Tensor};
 
 use crate::Error;
+use crate::calibrate::Outputs;
 
 /// Compiles modules; a plain bundle of options.
 #[derive(Clone, Debug)]
@@ -169,15 +170,16 @@ impl Compiler {
         let weights = self.measured(module)?;
         match self.budget {
             Some(budget) => self.within(budget, module, weights, cx, on_phase),
-            None => self.build(module, weights, cx, on_phase),
+            None => self.build(module, weights, &mut None, cx, on_phase),
         }
     }
 
-    /// Compiles with what is known of each layer.
+    /// Compiles with what is known of each layer, and of the outputs on the calibration inputs without lossy steps.
     pub(crate) fn build(
         &self,
         module: &Module,
         weights: WeightSpec,
+        exact: &mut Option<Outputs>,
         cx: &mut PassCx,
         on_phase: &mut dyn FnMut(&str),
     ) -> Result<Compiled, Error> {
@@ -211,7 +213,7 @@ impl Compiler {
         let mut compiled = Compiled { module: optimised, program, code, phases, error: None };
         if !cx.ledger.is_empty() {
             on_phase("calibrate");
-            compiled.error = self.error(module, &compiled)?;
+            compiled.error = self.error(module, &compiled, exact)?;
             let entry = |l: &transc_passes::LedgerEntry| LedgerEntry {
                 site: l.site.clone(),
                 codec: l.codec.into(),

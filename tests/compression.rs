@@ -10,11 +10,7 @@ use crate::kit;
 const CALIBRATION: usize = 64;
 
 fn inputs(arrays: &[(String, Plain)]) -> Vec<(String, Tensor)> {
-    let tensor = |t: &Plain| {
-        let dtype = transc::runtime::DType::from_number(t.dtype.onnx_number()).expect("a dtype of the runtime");
-        Tensor::from_bytes(dtype, &t.dims, &t.data).expect("a tensor")
-    };
-    arrays.iter().map(|(n, t)| (n.clone(), tensor(t))).collect()
+    arrays.iter().map(|(n, t)| (n.clone(), kit::tensor(t))).collect()
 }
 
 fn array<'a>(arrays: &'a [(String, Plain)], name: &str) -> &'a Plain {
@@ -62,11 +58,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
 
 #[test]
 fn embeddings_of_sentences_survive_codes() {
-    let model = kit::root().join("models/minilm");
-    if !model.join("model.safetensors").exists() {
-        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
-        return;
-    }
+    let Some(model) = kit::minilm() else { return };
     let tokens = kit::npz(&kit::root().join("tests/data/minilm/tokens.npz"));
     let mask = array(&tokens, "attention_mask").clone();
     let module = transc::load(&model).expect("the model imports");
@@ -82,7 +74,7 @@ fn embeddings_of_sentences_survive_codes() {
         ("static:minmax,outliers=4", Codes::int8("static:minmax,outliers=4"), [0.99, 0.999, 0.99]),
         ("llm-int8 6.0", Codes::outliers("6.0"), [0.995, 0.999, 0.999]),
     ] {
-        let calibration = inputs(&kit::first_rows(tokens.clone(), CALIBRATION));
+        let calibration = inputs(&kit::rows(&tokens, 0..CALIBRATION));
         let coded = embed(Compiler::new().weights(spec(codes)).calibration(calibration));
         let cosines: Vec<f64> = exact.iter().zip(&coded).map(|(a, b)| dot(a, b)).collect();
         let smallest = cosines.iter().copied().fold(f64::INFINITY, f64::min);
@@ -118,7 +110,7 @@ fn digits_survive_codes_and_zeros() {
     let docs = std::fs::read_to_string(kit::root().join("docs/sparsity-and-quantisation.md")).expect("the page");
     let images = array(&arrays, "pixel_values").dims[0];
     for (way, spec) in ways {
-        let calibration = inputs(&kit::first_rows(vec![("pixel_values".into(), array(&arrays, "pixel_values").clone())], 32));
+        let calibration = inputs(&kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
         let compiled = Compiler::new().weights(spec).calibration(calibration).compile(&module).expect("it compiles");
         let out = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("it runs");
         let classes = kit::argmax(&out[0].1);

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use transc::ir::interp::Tensor as Plain;
-
 use crate::kit;
 
 #[test]
@@ -63,18 +61,9 @@ fn output_bits_depend_on_neither_threads_nor_neighbours() {
             eprintln!("skipped: {} has no batch to take apart", model.display());
             continue;
         }
-        let part = |all: &[(String, Plain)], row: usize| -> Vec<(String, Plain)> {
-            let cut = |t: &Plain| {
-                let (mut t, len) = (t.clone(), t.data.len() / batch);
-                t.data = t.data[row * len..(row + 1) * len].to_vec();
-                t.dims[0] = 1;
-                t
-            };
-            all.iter().map(|(n, t)| (n.clone(), cut(t))).collect()
-        };
         for row in 0..batch.min(8) {
-            let alone = kit::run(&one, &part(&inputs, row)).expect("it runs");
-            assert!(alone == part(&want, row), "{}: row {row} alone", model.display());
+            let alone = kit::run(&one, &kit::rows(&inputs, row..row + 1)).expect("it runs");
+            assert!(alone == kit::rows(&want, row..row + 1), "{}: row {row} alone", model.display());
         }
     }
 }

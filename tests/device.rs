@@ -34,11 +34,8 @@ fn the_ptx_of_the_digits_assembles() {
 
 #[test]
 fn the_ptx_of_minilm_assembles() {
-    let model = kit::root().join("models/minilm");
-    if model.join("model.safetensors").exists() {
+    if let Some(model) = kit::minilm() {
         assemble(&model);
-    } else {
-        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
     }
 }
 

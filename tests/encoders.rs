@@ -34,11 +34,7 @@ fn check(model: &Path, sets: &[(PathBuf, PathBuf)]) {
 
 #[test]
 fn minilm_on_real_sentences() {
-    let model = kit::root().join("models/minilm");
-    if !model.join("model.safetensors").exists() {
-        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
-        return;
-    }
+    let Some(model) = kit::minilm() else { return };
     let sets = sets(&kit::root().join("tests/data/minilm"));
     assert!(sets.len() >= 2, "the golden sets are in the tree");
     check(&model, &sets);

@@ -1,6 +1,7 @@
 //! What the tests share: paths, npz files, comparison, the binary under test.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -62,16 +63,27 @@ pub fn tolerance(dir: &Path) -> Tolerance {
     Tolerance { rtol: number("rtol", 1e-4), atol: number("atol", 1e-4), mean_abs: number("mean_abs", f64::INFINITY) }
 }
 
-/// The first rows of arrays whose first axis is the batch.
-pub fn first_rows(arrays: Vec<(String, Plain)>, n: usize) -> Vec<(String, Plain)> {
-    let cut = |mut t: Plain| {
-        if let Some(first) = t.dims.first_mut().filter(|d| **d > n) {
-            t.data.truncate(t.data.len() / *first * n);
-            *first = n;
+/// Some rows of arrays whose first axis is the batch, as far as an array has them.
+pub fn rows(arrays: &[(String, Plain)], rows: Range<usize>) -> Vec<(String, Plain)> {
+    let cut = |t: &Plain| match t.dims.first().filter(|n| **n > 0) {
+        Some(n) => {
+            let (len, rows) = (t.data.len() / n, rows.start.min(*n)..rows.end.min(*n));
+            let dims = [&[rows.len()], &t.dims[1..]].concat();
+            Plain { dtype: t.dtype, dims, data: t.data[rows.start * len..rows.end * len].to_vec() }
         }
-        t
+        None => t.clone(),
     };
-    arrays.into_iter().map(|(name, t)| (name, cut(t))).collect()
+    arrays.iter().map(|(name, t)| (name.clone(), cut(t))).collect()
+}
+
+/// The folder of the trained MiniLM; says so where it is absent.
+pub fn minilm() -> Option<PathBuf> {
+    let model = root().join("models/minilm");
+    let there = model.join("model.safetensors").exists();
+    if !there {
+        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
+    }
+    there.then_some(model)
 }
 
 /// A session of the JIT for a model file.
@@ -82,17 +94,16 @@ pub fn jit(model: &Path, threads: usize) -> Result<Session, transc::Error> {
 
 /// Runs a session on those arrays that are its inputs.
 pub fn run(session: &Session, arrays: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, runtime::Error> {
-    let inputs: Vec<(&str, Tensor)> = session
-        .inputs()
-        .iter()
-        .filter_map(|spec| arrays.iter().find(|(n, _)| *n == spec.name))
-        .map(|(n, t)| {
-            let dtype = runtime::DType::from_number(t.dtype.onnx_number()).expect("same numbering");
-            (n.as_str(), Tensor::from_bytes(dtype, &t.dims, &t.data).expect("a whole tensor"))
-        })
-        .collect();
+    let given = session.inputs().iter().filter_map(|spec| arrays.iter().find(|(n, _)| *n == spec.name));
+    let inputs: Vec<(&str, Tensor)> = given.map(|(n, t)| (n.as_str(), tensor(t))).collect();
     let views: Vec<_> = inputs.iter().map(|(n, t)| (*n, t.view())).collect();
     Ok(session.run(&views)?.into_iter().map(|(n, t)| (n, plain(&t))).collect())
+}
+
+/// The runtime's form of a tensor.
+pub fn tensor(t: &Plain) -> Tensor {
+    let dtype = runtime::DType::from_number(t.dtype.onnx_number()).expect("same numbering");
+    Tensor::from_bytes(dtype, &t.dims, &t.data).expect("a whole tensor")
 }
 
 /// The interpreter's form of a tensor.

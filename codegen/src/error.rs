@@ -1,5 +1,6 @@
 //! Errors of code generation.
 
+use crate::Target;
 use transc_ir::diag::{Diagnose, Diagnostic, Fault, Place};
 
 /// What goes wrong between a module and an artefact.
@@ -82,13 +83,10 @@ impl Diagnose for CodegenError {
             };
             return problems.iter().map(one).collect();
         }
+        let targets = format!("targets: {}", Target::names().collect::<Vec<_>>().join(", "));
         let (code, fault, help) = match self {
             CodegenError::NoLowering { .. } => ("T0601", Fault::Unsupported, "the interpreter runs it: transc run --interpret"),
-            CodegenError::UnknownTarget(_) => (
-                "T0602",
-                Fault::Invalid,
-                "targets: host, x86-64-v3, x86-64-v4, haswell, skylake, znver2, znver3, skylake-avx512, cascadelake, icelake-server, cooperlake, sapphirerapids, graniterapids, znver4, znver5, cuda:sm_80, cuda:sm_90a",
-            ),
+            CodegenError::UnknownTarget(_) => ("T0602", Fault::Invalid, targets.as_str()),
             CodegenError::MixedTargets => ("T0615", Fault::Invalid, "compile for the device and for the host into two files"),
             CodegenError::Backend { .. } => ("T0603", Fault::Bug, ""),
             CodegenError::Linker(_) => {

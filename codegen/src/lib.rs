@@ -27,7 +27,7 @@ pub mod tuning;
 pub use backend::{Backend, Text};
 pub use compiled::{Compiled, EmitOptions, compile, compile_all};
 pub use error::CodegenError;
-pub use program::{Arg, Launch, LayerChoice, Matrix, PackedConst, Packing, Program, Work};
+pub use program::{Arg, Launch, LayerChoice, Matrix, PackedConst, Packing, Program, Tunable, Work};
 pub use sparse::{Sparse, SparsePart};
 pub use target::Target;
 pub use tuning::Tuning;

@@ -93,12 +93,7 @@ fn steps(kind: Arithmetic, target: &Target, units: usize, steps: i64) -> (Progra
                 kb.set(*chain, new);
             }
         });
-        let mut all = kb.get(chains[0]);
-        for chain in &chains[1..] {
-            let next = kb.get(*chain);
-            all = kb.add(all, next);
-        }
-        let one = kb.reduce(ReduceOp::Add, all);
+        let one = total(kb, &chains);
         kb.store(y, unit, one);
     });
     let per_step = u64::from(lanes) * u64::from(left.lanes / lanes);
@@ -117,6 +112,16 @@ fn step(kb: &mut KernelBuilder, kind: Arithmetic, sum: Reg, x: Reg, w: Reg) -> R
         Arithmetic::Bf16 => kb.target(TargetInst::VDpBf16Ps, &[sum, x, w]),
         Arithmetic::Int8 => kb.target(TargetInst::VpDpBusd, &[sum, x, w]),
     }
+}
+
+/// The sum of all lanes of some accumulators.
+fn total(kb: &mut KernelBuilder, of: &[Var]) -> Reg {
+    let mut all = kb.get(of[0]);
+    for var in &of[1..] {
+        let next = kb.get(*var);
+        all = kb.add(all, next);
+    }
+    kb.reduce(ReduceOp::Add, all)
 }
 
 /// The sum of `units` blocks of `block` floats, one result per block.
@@ -147,12 +152,7 @@ pub fn stream(target: &Target, units: usize, block: usize) -> Program {
                 kb.set(*sum, new);
             }
         });
-        let mut all = kb.get(sums[0]);
-        for sum in &sums[1..] {
-            let next = kb.get(*sum);
-            all = kb.add(all, next);
-        }
-        let one = kb.reduce(ReduceOp::Add, all);
+        let one = total(kb, &sums);
         kb.store(y, unit, one);
     });
     let ty = |n: usize| TensorType::new(DType::F32, vec![Dim::from(n)]);
@@ -185,7 +185,7 @@ fn program(kb: KernelBuilder, inputs: Vec<(String, TensorType)>, output: TensorT
             args,
             cost_ns: Dim::from(i64::from(i32::MAX)),
             work,
-            problem: None,
+            tunable: None,
             loc: Loc::new("probe"),
         }],
         layers: Vec::new(),

@@ -60,10 +60,19 @@ pub struct Launch {
     pub cost_ns: Dim,
     /// Arithmetic and memory traffic, for reports.
     pub work: Work,
-    /// What tells apart the schedules that can be tuned.
-    pub problem: Option<String>,
+    /// What can be tuned.
+    pub tunable: Option<Tunable>,
     /// The user's node.
     pub loc: Loc,
+}
+
+/// A launch whose schedule can be chosen by measurement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunable {
+    /// What tells it apart for that: launches with the same problem have the same schedule.
+    pub problem: String,
+    /// The schedule that it has, as tuning files name it.
+    pub schedule: String,
 }
 
 /// See [`transc_runtime::abi::Work`].

@@ -76,6 +76,12 @@ impl Target {
         Target { extra: EXTRA.iter().filter(has).copied().collect(), ..Target::X86_64_V4 }
     }
 
+    /// The names of all targets.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let processors = PROCESSORS.iter().map(|p| p.0);
+        ["host", "x86-64-v3", "x86-64-v4"].into_iter().chain(processors).chain(["cuda:sm_80", "cuda:sm_90a"])
+    }
+
     /// The targets of a comma list, each once, the most demanding first: the order in which a loader tries them.
     ///
     /// # Errors

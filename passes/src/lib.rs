@@ -29,7 +29,8 @@ pub use exact::fuse::check_region;
 pub use lossy::LedgerEntry;
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
 pub use lossy::weights::{
-    Codes, Facts, Observed, Observer, Prune, Range, Site, WeightError, WeightSpec, facts, parse_budget, probe, sites,
+    Codes, Facts, Observed, Observer, Prune, Range, Site, WeightError, WeightSpec, facts, parse_budget, probe, relative_error_of,
+    sites,
 };
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};

@@ -8,6 +8,7 @@ use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::DType;
 use transc::ir::{Func, Module, Value};
+use transc::passes::{self, WeightSpec};
 use transc::{Compiler, Tensor};
 
 use super::Failure;
@@ -35,9 +36,10 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
         progress.phase("import");
         let module = source::load_module(&model)?;
         let compiler = compiler(target, None)?.calibration(tensors::known_inputs(&inputs, &module)?);
-        let compiled = compiler.compile_with(&module, &mut source::pass_context(), &mut |phase| progress.phase(phase))?;
+        let mut cx = source::pass_context();
+        let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
         results.push(run_session(&compiled.session(a.threads)?, &inputs)?);
-        models.push((module, compiler));
+        models.push(Model { module, weights: cx.weights, exact: compiler.without_lossy_steps() });
     }
     let differences = check(&results[1], &results[0], a.tolerance);
     let same = differences.iter().all(Difference::ok);
@@ -68,16 +70,28 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
     if same { Ok(()) } else { Err(Failure::silent(Fault::Verify)) }
 }
 
+/// A model that was compiled.
+struct Model {
+    module: Module,
+    /// How its layers were compressed.
+    weights: WeightSpec,
+    /// Its compiler without lossy steps.
+    exact: Compiler,
+}
+
+impl Model {
+    /// The module with its layers compressed, before anything is fused: the values of its nodes can still be told apart.
+    fn compressed(&self) -> Result<Module, Failure> {
+        let (mut module, mut cx) = (self.module.clone(), source::pass_context());
+        cx.weights = self.weights.clone();
+        passes::run(&mut module, &passes::pipeline::until("compress-weights"), &mut cx).map_err(transc::Error::from)?;
+        Ok(module)
+    }
+}
+
 /// The relative error of each layer that both models have, in the first one's order.
-fn layers(
-    before: &(Module, Compiler),
-    after: &(Module, Compiler),
-    inputs: &[(String, Plain)],
-    threads: usize,
-) -> Result<Vec<(String, f64)>, Failure> {
-    let modules = [before, after].map(|(m, c)| c.compressed(m));
-    let [a, b] = modules;
-    let (mut a, mut b) = (a?, b?);
+fn layers(before: &Model, after: &Model, inputs: &[(String, Plain)], threads: usize) -> Result<Vec<(String, f64)>, Failure> {
+    let (mut a, mut b) = (before.compressed()?, after.compressed()?);
     let (last_a, last_b) = (last_values(&a.main), last_values(&b.main));
     let is_layer = |op: &Op| {
         matches!(op, Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_))
@@ -91,10 +105,9 @@ fn layers(
         }
     }
     let mut values = Vec::new();
-    for (m, last, compiler) in [(&mut a, &last_a, &before.1), (&mut b, &last_b, &after.1)] {
+    for (m, last, exact) in [(&mut a, &last_a, &before.exact), (&mut b, &last_b, &after.exact)] {
         let outputs = m.main.results().len();
         names.iter().enumerate().for_each(|(i, n)| m.main.add_result(&format!("layer {i}"), last[n.as_str()]));
-        let exact = compiler.clone().without_lossy_steps();
         let given = tensors::known_inputs(inputs, m)?;
         let given: Vec<_> = given.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
         let seen: Vec<(String, Tensor)> = exact.compile(m)?.session(threads)?.run(&given).map_err(transc::Error::from)?;

@@ -35,7 +35,7 @@ pub fn run(as_json: bool) -> Result<(), Failure> {
             "threads": threads,
             "backends": backends.iter().map(|(b, v)| (b.name().to_string(), json!(v))).collect::<serde_json::Map<_, _>>(),
             "linker": linker,
-            "peak_gflops": machine.peaks().map(|(k, [one, all])| (k.name(), json!({ "one_thread": one, "all_threads": all }))).collect::<serde_json::Value>(),
+            "peak_gflops": machine.peaks_json(),
             "memory_gbytes": machine.stream(),
             "handover_us": handover / 1e3,
         }));

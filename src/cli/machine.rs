@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use serde_json::{Value as Json, json};
 use transc::runtime::{Session, Tensor};
 use transc::{Backend, SessionOptions, Target};
 use transc_codegen::probe::{self, Arithmetic};
@@ -108,6 +109,11 @@ impl Machine {
     /// All peaks.
     pub fn peaks(&self) -> impl Iterator<Item = (Arithmetic, [f64; 2])> {
         self.arithmetic.iter().map(|(k, p)| (*k, [p[0].best, p[1].best]))
+    }
+
+    /// All peaks, for scripts.
+    pub fn peaks_json(&self) -> Json {
+        self.peaks().map(|(k, [one, all])| (k.name(), json!({ "one_thread": one, "all_threads": all }))).collect()
     }
 
     /// Billions of bytes per second from memory, if measured.

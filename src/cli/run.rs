@@ -63,14 +63,10 @@ fn execute(a: &RunArgs, inputs: &[(String, Plain)], progress: &mut Progress) -> 
     Ok(outputs)
 }
 
-/// Runs a session on those of the arrays that are inputs of the model; a file may hold more.
+/// Runs a session on those of the arrays that are its inputs.
 pub fn run_session(session: &transc::Session, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plain)>, Failure> {
-    let names: Vec<&str> = session.inputs().iter().map(|s| s.name.as_str()).collect();
-    let mut given = Vec::new();
-    for (name, t) in inputs.iter().filter(|(n, _)| names.contains(&n.as_str())) {
-        given.push((name.as_str(), tensors::to_runtime(t)?));
-    }
-    let views: Vec<_> = given.iter().map(|(n, t)| (*n, t.view())).collect();
+    let given = tensors::session_inputs(inputs, session)?;
+    let views: Vec<_> = given.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let outputs = session.run(&views).map_err(transc::Error::from)?;
     outputs.into_iter().map(|(n, t)| Ok((n, tensors::to_plain(&t)?))).collect()
 }

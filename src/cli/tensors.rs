@@ -38,7 +38,15 @@ fn npy_file(name: &str, file: &Path) -> Result<Plain, Failure> {
 
 /// Those arrays that are inputs of a model.
 pub fn known_inputs(all: &[(String, Plain)], module: &transc::ir::Module) -> Result<Vec<(String, Tensor)>, Failure> {
-    let known: Vec<&str> = module.main.params().iter().map(|(n, _)| n.as_str()).collect();
+    named(all, module.main.params().iter().map(|(n, _)| n.as_str()).collect())
+}
+
+/// Those arrays that are inputs of a session; a file may hold more.
+pub fn session_inputs(all: &[(String, Plain)], session: &transc::Session) -> Result<Vec<(String, Tensor)>, Failure> {
+    named(all, session.inputs().iter().map(|s| s.name.as_str()).collect())
+}
+
+fn named(all: &[(String, Plain)], known: Vec<&str>) -> Result<Vec<(String, Tensor)>, Failure> {
     all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), to_runtime(t)?))).collect()
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 use transc::ir::diag::Fault;
 use transc::runtime::artefact::write_atomic;
 use transc::{Backend, Compiled, Compiler, Session, Target, Tensor};
-use transc_codegen::Tuning;
 use transc_codegen::tuning::candidates;
+use transc_codegen::{Launch, Tuning};
 
 use super::Failure;
 use super::args::TuneArgs;
@@ -55,8 +55,8 @@ pub fn run(a: &TuneArgs, quiet: bool) -> Result<(), Failure> {
     let inputs = inputs_of(&default.session, &a.model)?;
     let mut problems: BTreeMap<String, String> = BTreeMap::new();
     for l in &default.compiled.program.launches {
-        if let Some(p) = &l.problem {
-            problems.insert(p.clone(), schedule(&default.compiled.program.kernels[l.kernel].name));
+        if let Some(t) = &l.tunable {
+            problems.insert(t.problem.clone(), t.schedule.clone());
         }
     }
     // Best schedule of each problem, and its time relative to the default.
@@ -121,12 +121,6 @@ fn bad(what: &str) -> Failure {
     Failure::one("T0931", Fault::Invalid, format!("the tuning file cannot be used: {what}"), "make it again with `transc tune`")
 }
 
-/// The schedule in the name of a kernel, `k3_matmul_f32_m8n48c128w`.
-fn schedule(kernel: &str) -> String {
-    let last = kernel.rsplit('_').next().unwrap_or("");
-    last.trim_end_matches(|c: char| c.is_ascii_alphabetic()).to_string()
-}
-
 /// Nanoseconds of each launch of each run, in turns.
 fn in_turns(
     pair: [&Candidate; 2],
@@ -149,7 +143,8 @@ fn in_turns(
 
 /// Time of all launches of a problem: the sum of their medians.
 fn time_of(problem: &str, compiled: &Compiled, runs: &[Vec<u64>]) -> f64 {
-    let launches = compiled.program.launches.iter().enumerate().filter(|(_, l)| l.problem.as_deref() == Some(problem));
+    let is_of = |l: &Launch| l.tunable.as_ref().is_some_and(|t| t.problem == problem);
+    let launches = compiled.program.launches.iter().enumerate().filter(|(_, l)| is_of(l));
     launches.map(|(i, _)| median(runs.iter().map(|r| r[i]).collect())).sum()
 }
 

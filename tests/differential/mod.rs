@@ -162,17 +162,13 @@ fn model_agrees(model: &Path, arrays: &[(String, Tensor)], golden: &[(String, Te
 #[test]
 fn digits_agree() {
     let dir = kit::root().join("examples/digits-vit");
-    let first = |file: &str| kit::first_rows(kit::npz(&dir.join(file)), 3);
+    let first = |file: &str| kit::rows(&kit::npz(&dir.join(file)), 0..3);
     model_agrees(&dir.join("model.onnx"), &first("heldout.npz"), &first("golden.npz"), 1e-4);
 }
 
 #[test]
 fn a_sentence_agrees() {
-    let model = kit::root().join("models/minilm");
-    if !model.join("model.safetensors").exists() {
-        println!("skipped: the MiniLM weights are not here (./x models fetches them)");
-        return;
-    }
+    let Some(model) = kit::minilm() else { return };
     let dir = kit::root().join("tests/data/minilm");
     model_agrees(&model, &kit::npz(&dir.join("inputs_b1.npz")), &kit::npz(&dir.join("outputs_b1.npz")), 1e-4);
 }

@@ -116,7 +116,7 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             args,
             cost_ns: lowered.cost_ns,
             work,
-            problem: region.problem.take(),
+            tunable: region.tunable.take(),
             loc: node.loc.clone(),
         });
     }

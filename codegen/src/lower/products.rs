@@ -13,11 +13,11 @@ use super::index::Index;
 use super::nest::{is_f32, results, store};
 use super::region::Region;
 use super::strided::{Strided, merged, strided};
-use crate::Target;
-use crate::program::Packing;
+use crate::program::{Packing, Tunable};
 use crate::template::attention::{self, AttentionProblem};
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
 use crate::template::tile;
+use crate::{Target, tuning};
 
 /// Multiply-adds per nanosecond that one core reaches about.
 pub(crate) const MACS_PER_NS: i64 = 40;
@@ -83,15 +83,15 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |x, y| &x * y);
     let n = b.axes(&[*column])[0].clone();
     let p = MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.0.clone(), k: product(&extents(&a, &roles.inner)) };
-    let mut s = matmul::Schedule::choose(target.lanes(), &p.n);
-    let problem = crate::tuning::problem(&p, s);
-    s = target.tuning().matmul(&problem, s);
+    let usual = matmul::Schedule::choose(target.lanes(), &p.n);
+    let problem = tuning::problem(&p, usual);
+    let mut s = target.tuning().matmul(&problem, usual);
     let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width());
     let kind = if packing.is_some() { "w" } else { "a" };
     if packing.is_none() {
         s.chunk = matmul::GATHERED_CHUNK;
     } else {
-        r.problem.set(Some(problem));
+        r.tunable.set(Some(Tunable { problem, schedule: tuning::short(s) }));
     }
     let mut kb = KernelBuilder::new(&format!("{s}{kind}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());

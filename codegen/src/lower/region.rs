@@ -7,7 +7,7 @@ use transc_ir::tensor::{Func, Loc, Node};
 use transc_ir::types::{Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
-use crate::program::LayerChoice;
+use crate::program::{LayerChoice, Tunable};
 
 /// A region of the `fuse` pass, or a bare node as a region of one.
 pub(crate) struct Region {
@@ -26,7 +26,7 @@ pub(crate) struct Region {
     /// Set by lowering where the region is a product by a constant weight.
     pub(crate) layer: Cell<Option<LayerChoice>>,
     /// Set by lowering where the region's schedule can be tuned.
-    pub(crate) problem: Cell<Option<String>>,
+    pub(crate) tunable: Cell<Option<Tunable>>,
 }
 
 impl Region {
@@ -47,7 +47,7 @@ impl Region {
             consts: m.consts.clone(),
             loc: node.loc.clone(),
             layer: Cell::new(None),
-            problem: Cell::new(None),
+            tunable: Cell::new(None),
         }
     }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
 use transc_ir::scalar::{Body, Inst};
+use transc_ir::tensor::ConstData;
 use transc_ir::tensor::rewrite::compact;
-use transc_ir::tensor::{ConstData, Func};
 use transc_ir::{Builder, DType, Dim, Loc, Module, TensorType, Value, op};
 
 use super::check::{self, FunctionKey};
@@ -98,7 +98,7 @@ pub(super) fn import(model: &ModelProto, dir: Option<ModelDir>, options: &Import
         return Err(imp.problems);
     }
     // Shape arithmetic has become dims: what computed it is no longer used.
-    imp.module.main = compact(std::mem::replace(&mut imp.module.main, Func::new("main")));
+    imp.module.main = compact(imp.module.take_main());
     Ok(imp.module)
 }
 

@@ -43,4 +43,9 @@ impl Module {
             main: Func::new("main"),
         }
     }
+
+    /// The entry function, in whose place the caller puts another.
+    pub fn take_main(&mut self) -> Func {
+        std::mem::replace(&mut self.main, Func::new("main"))
+    }
 }

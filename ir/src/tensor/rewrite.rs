@@ -31,21 +31,20 @@ pub fn rewrite(
         let mapped = node.operands.iter().filter_map(|v| map[v.index()]);
         let (operands, same): (SmallVec<[Value; 4]>, SmallVec<[bool; 4]>) = mapped.unzip();
         b.loc.clone_from(&node.loc);
-        if let Some(new) = f(&mut b, NodeId(i as u32), &node, &operands)? {
-            for (old, new) in node.results.iter().zip(new) {
-                map[old.index()] = Some((new, values[old.index()].ty == *b.ty(new)));
+        let new = match f(&mut b, NodeId(i as u32), &node, &operands)? {
+            Some(new) => new,
+            None if same.iter().all(|s| *s) => {
+                let types = node.results.iter().map(|v| values[v.index()].take_type());
+                let id = b.func.push_node(node.op, &operands, types, node.loc);
+                for (old, new) in node.results.iter().zip(&b.func.node(id).results) {
+                    map[old.index()] = Some((*new, true));
+                }
+                continue;
             }
-        } else if same.iter().all(|s| *s) {
-            let types = node.results.iter().map(|v| values[v.index()].take_type());
-            let id = b.func.push_node(node.op, &operands, types, node.loc);
-            for (old, new) in node.results.iter().zip(&b.func.node(id).results) {
-                map[old.index()] = Some((*new, true));
-            }
-        } else {
-            let new = b.add_multi(node.op, &operands)?;
-            for (old, new) in node.results.iter().zip(new) {
-                map[old.index()] = Some((new, values[old.index()].ty == *b.ty(new)));
-            }
+            None => b.add_multi(node.op, &operands)?,
+        };
+        for (old, new) in node.results.iter().zip(new) {
+            map[old.index()] = Some((new, values[old.index()].ty == *b.ty(new)));
         }
     }
     for (name, v) in results {

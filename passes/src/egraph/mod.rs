@@ -51,7 +51,7 @@ struct Saturated {
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let rules: Vec<&'static rules::Rule> = rules::all().filter(|r| r.class <= cx.numerics).collect();
-    let f = sweep::taken(module);
+    let f = module.take_main();
     let pieces = sharing::pieces(&f, &module.consts);
     let mut done: BTreeMap<(Shared, &[bool]), (usize, Saturated)> = BTreeMap::new();
     let mut whole = Assembly::new(&f);

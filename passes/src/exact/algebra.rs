@@ -18,7 +18,7 @@ use crate::error::PassError;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         let Op::Map(m) = &node.op else { return Ok(None) };
         if operands.is_empty() {
             return Ok(None);

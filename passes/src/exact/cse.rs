@@ -22,7 +22,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     // By hash of op and operands.
     let mut seen: HashMap<u64, SmallVec<[NodeId; 1]>> = HashMap::new();
     let hasher = RandomState::new();
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         let mut op = node.op.clone();
         if let Op::Constant(c) = &op
             && let Some(data) = b.consts.get(c.id)

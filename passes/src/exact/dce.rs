@@ -18,7 +18,7 @@ use crate::error::PassError;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let before = module.main.node_count();
-    module.main = compact(sweep::taken(module));
+    module.main = compact(module.take_main());
     for _ in module.main.node_count()..before {
         cx.fired("dead-node");
     }
@@ -39,7 +39,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
         cx.fired("dead-constant");
     }
     module.consts = Arc::new(pool);
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, _| match &node.op {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, _| match &node.op {
         Op::Constant(c) => Ok(Some(vec![b.add(Constant { id: ids[&c.id] }, &[])?])),
         _ => Ok(None),
     });

@@ -16,7 +16,7 @@ use crate::error::PassError;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         if !cx.decompose.contains(&node.op.mnemonic()) && !lacks_kernel(&node.op, b, operands) {
             return Ok(None);
         }

@@ -24,7 +24,7 @@ const MAX_ANCHOR_BYTES: usize = 4 << 10;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         let Some(values) = fold(b, node, operands) else { return Ok(None) };
         cx.fired(node.op.mnemonic());
         let name = node.loc.path().to_string();

@@ -26,7 +26,7 @@ const MAX_PARAM_BYTES: usize = 1 << 20;
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         let Op::Contract(c) = &node.op else { return Ok(None) };
         match Product::find(b, c, operands) {
             Ok(p) => {

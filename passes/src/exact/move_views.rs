@@ -28,7 +28,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
 
 /// Moves each view past one map, if `insert` also where another operand then needs a view; true if any moved.
 fn round(module: &mut Module, cx: &mut PassCx, insert: bool) -> Result<bool, PassError> {
-    let f = sweep::taken(module);
+    let f = module.take_main();
     let movable = movable(&f);
     let mut any = false;
     let rewritten = rewrite(f, &mut module.consts, |b, _, node, operands| {

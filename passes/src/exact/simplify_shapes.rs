@@ -24,7 +24,7 @@ const MAX_DIMS: usize = 64;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut known: BTreeMap<Value, SymTensor> = BTreeMap::new();
-    let f = sweep::taken(module);
+    let f = module.take_main();
     let ranges = &module.symbols;
     let rewritten = rewrite(f, &mut module.consts, |b, _, node, operands| {
         if let Some(v) = trivial(b, &node.op, operands) {

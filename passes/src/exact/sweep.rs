@@ -1,8 +1,7 @@
 //! What the rewriting passes share.
 
+use transc_ir::TensorType;
 use transc_ir::op::TypeError;
-use transc_ir::tensor::Func;
-use transc_ir::{Module, TensorType};
 
 use crate::context::PassCx;
 use crate::error::PassError;
@@ -10,11 +9,6 @@ use crate::error::PassError;
 /// A type error of a rewrite is a bug of the running pass.
 pub fn typed<T>(cx: &PassCx, r: Result<T, TypeError>) -> Result<T, PassError> {
     r.map_err(|source| PassError::Type { pass: cx.current.pass, source })
-}
-
-/// The entry function, in whose place the pass puts another.
-pub fn taken(module: &mut Module) -> Func {
-    std::mem::replace(&mut module.main, Func::new("main"))
 }
 
 /// Size of a type without symbolic dims, in bytes.

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use transc::ir::diag::Fault;
 use transc::ir::interp::Tensor as Plain;
 use transc::runtime::artefact::write_atomic;
-use transc::runtime::{Session, Tensor};
+use transc::runtime::{Session, Sizes, Tensor};
 use transc_codegen::probe::Arithmetic;
 
 use super::Failure;
@@ -97,7 +97,10 @@ pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
     let began = Instant::now();
     let session = source::open_session(&a.model, &a.target, a.device, a.threads, &mut progress)?;
     let load_ms = began.elapsed().as_secs_f64() * 1e3;
-    let inputs = if a.inputs.is_empty() { inputs_of(&session, &a.model)? } else { read(&session, a)? };
+    let inputs = match a.inputs.as_slice() {
+        [] => inputs_of(&session, &a.model)?,
+        files => tensors::session_inputs(&tensors::read_inputs(files)?, &session)?,
+    };
     let views: Vec<_> = inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let sizes = session.bind_inputs(&views).map_err(transc::Error::from)?;
     let kinds: Vec<Arithmetic> = profile::kinds(session.plan()).collect();
@@ -145,7 +148,7 @@ pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
     let profile = if detailed { Some(Profile::of(&session, &sizes, &views)?) } else { None };
     progress.end();
 
-    let dims: Vec<String> = inputs.iter().map(|(n, t)| format!("{}{:?}", clean(n), t.shape())).collect();
+    let dims = inputs.iter().map(|(n, t)| format!("{}{:?}", clean(n), t.shape())).collect();
     let mut lines = vec![Line { name: "transc", version: env!("CARGO_PKG_VERSION").into(), samples, difference: None }];
     let outputs = outputs.iter().map(|(n, t)| Ok((n.clone(), tensors::to_plain(t)?))).collect::<Result<Vec<_>, Failure>>()?;
     for p in &mut peers {
@@ -159,72 +162,112 @@ pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
     // The time that the products would take at the peak of their kind.
     let floor = machine.as_ref().map(|m| used.iter().filter_map(|k| Some(2.0 * macs(*k) / m.peak(*k)?[1] / 1e6)).sum::<f64>());
     let share = floor.map(|ms| ms / p50);
-    let best = lines[1..].iter().min_by(|a, b| a.samples.at(0.5).total_cmp(&b.samples.at(0.5)));
-    let ratio = best.map(|l| (l.name, l.samples.at(0.5) / p50));
-    let weights: u64 = session.plan().consts.iter().map(|c| c.len_bytes).sum();
+    let measured = Measured { session: &session, sizes: &sizes, dims, lines, machine, profile, load_ms, first_ms, gflops, share };
     if a.json {
-        let s = &lines[0].samples;
-        let peaks = machine
-            .iter()
-            .flat_map(Machine::peaks)
-            .map(|(k, [one, all])| (k.name(), json!({ "one_thread": one, "all_threads": all })));
-        let others: serde_json::Map<_, _> = lines[1..].iter().map(|l| (l.name.to_string(), l.json())).collect();
-        source::print_json(&json!({
-            "schema_version": 1,
-            "p50_ms": p50, "p90_ms": s.at(0.9), "p99_ms": s.at(0.99), "min_ms": s.min(), "mean_ms": s.mean(), "spread": s.spread(),
-            "iters": s.all().len(), "threads": session.threads(), "dims": dims, "gflops": gflops, "peak_share": share,
-            "peak_gflops": peaks.collect::<Json>(), "load_ms": load_ms, "first_run_ms": first_ms,
-            "weight_bytes": weights, "plan_bytes": sizes.plan_bytes, "scratch_bytes": sizes.scratch_bytes * session.threads(),
-            "peers": others, "best_peer": ratio.map(|r| r.0), "ratio": ratio.map(|r| r.1),
-            "profile": profile.as_ref().map(Profile::json),
-        }));
+        source::print_json(&measured.json());
     } else {
-        let mut text = format!("{}\n", dims.join(" "));
-        text.push_str(&table(&lines));
-        if let Some((name, ratio)) = ratio {
+        source::print_text(&measured.text(a.profile));
+    }
+    measured.write(a)?;
+    agree(a, &session, &used, &measured.lines)
+}
+
+/// What one run of the command found.
+struct Measured<'a> {
+    session: &'a Session,
+    sizes: &'a Sizes,
+    /// Names and dims of the inputs.
+    dims: Vec<String>,
+    /// transc first.
+    lines: Vec<Line>,
+    machine: Option<Machine>,
+    profile: Option<Profile>,
+    load_ms: f64,
+    first_ms: f64,
+    gflops: f64,
+    /// Of the time, what the products would take at the peak of the machine.
+    share: Option<f64>,
+}
+
+impl Measured<'_> {
+    /// The fastest other engine, and its median over transc's.
+    fn best_peer(&self) -> Option<(&'static str, f64)> {
+        let p50 = |l: &Line| l.samples.at(0.5);
+        let best = self.lines[1..].iter().min_by(|a, b| p50(a).total_cmp(&p50(b)));
+        best.map(|l| (l.name, p50(l) / p50(&self.lines[0])))
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.session.plan().consts.iter().map(|c| c.len_bytes).sum()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.sizes.scratch_bytes * self.session.threads()
+    }
+
+    /// For scripts.
+    fn json(&self) -> Json {
+        let s = &self.lines[0].samples;
+        let others: serde_json::Map<_, _> = self.lines[1..].iter().map(|l| (l.name.to_string(), l.json())).collect();
+        let best = self.best_peer();
+        json!({
+            "schema_version": 1,
+            "p50_ms": s.at(0.5), "p90_ms": s.at(0.9), "p99_ms": s.at(0.99), "min_ms": s.min(), "mean_ms": s.mean(), "spread": s.spread(),
+            "iters": s.all().len(), "threads": self.session.threads(), "dims": self.dims, "gflops": self.gflops, "peak_share": self.share,
+            "peak_gflops": self.machine.as_ref().map_or(json!({}), Machine::peaks_json), "load_ms": self.load_ms, "first_run_ms": self.first_ms,
+            "weight_bytes": self.weight_bytes(), "plan_bytes": self.sizes.plan_bytes, "scratch_bytes": self.scratch_bytes(),
+            "peers": others, "best_peer": best.map(|b| b.0), "ratio": best.map(|b| b.1),
+            "profile": self.profile.as_ref().map(Profile::json),
+        })
+    }
+
+    /// For people.
+    fn text(&self, with_profile: bool) -> String {
+        let mut text = format!("{}\n{}", self.dims.join(" "), table(&self.lines));
+        if let Some((name, ratio)) = self.best_peer() {
             text.push_str(&format!("ratio of medians {ratio:.2} ({name} / transc)\n"));
         }
-        text.push_str(&format!("{} runs, {} threads", lines[0].samples.all().len(), session.threads()));
-        if gflops > 0.0 {
-            text.push_str(&format!(", {gflops:.1} GFLOP/s"));
+        text.push_str(&format!("{} runs, {} threads", self.lines[0].samples.all().len(), self.session.threads()));
+        if self.gflops > 0.0 {
+            text.push_str(&format!(", {:.1} GFLOP/s", self.gflops));
         }
-        if let Some(share) = share.filter(|s| *s > 0.0) {
+        if let Some(share) = self.share.filter(|s| *s > 0.0) {
             text.push_str(&format!(", {:.0} % of the peak of this machine", share * 100.0));
         }
         text.push('\n');
-        for (kind, [one, all]) in machine.iter().flat_map(Machine::peaks) {
-            text.push_str(&format!(
-                "peak {}: {one:.0} GFLOP/s with 1 thread, {all:.0} with {}\n",
-                kind.name(),
-                session.threads()
-            ));
+        for (kind, [one, all]) in self.machine.iter().flat_map(Machine::peaks) {
+            let (kind, threads) = (kind.name(), self.session.threads());
+            text.push_str(&format!("peak {kind}: {one:.0} GFLOP/s with 1 thread, {all:.0} with {threads}\n"));
         }
         text.push_str(&format!(
-            "memory: weights {:.1} MB, between launches {:.2} MB, scratch {:.2} MB; first run {first_ms:.1} ms\n",
-            weights as f64 / 1e6,
-            sizes.plan_bytes as f64 / 1e6,
-            (sizes.scratch_bytes * session.threads()) as f64 / 1e6
+            "memory: weights {:.1} MB, between launches {:.2} MB, scratch {:.2} MB; first run {:.1} ms\n",
+            self.weight_bytes() as f64 / 1e6,
+            self.sizes.plan_bytes as f64 / 1e6,
+            self.scratch_bytes() as f64 / 1e6,
+            self.first_ms
         ));
-        if let Some(p) = profile.as_ref().filter(|_| a.profile) {
+        if let Some(p) = self.profile.as_ref().filter(|_| with_profile) {
             text.push_str(&p.text());
         }
-        source::print_text(&text);
+        text
     }
-    if let Some(p) = &profile {
+
+    /// The files that were asked for.
+    fn write(&self, a: &BenchArgs) -> Result<(), Failure> {
+        let Some(profile) = &self.profile else { return Ok(()) };
         let write = |path: &Path, text: String| {
-            write_atomic(path, |f| std::io::Write::write_all(f, text.as_bytes()))
-                .map_err(|e| Failure::from(transc::Error::from(e)))
+            write_atomic(path, |f| std::io::Write::write_all(f, text.as_bytes())).map_err(transc::Error::from)
         };
+        let plan = self.session.plan();
         if let Some(path) = &a.trace {
-            write(path, p.trace(&session.plan().name).to_string())?;
+            write(path, profile.trace(&plan.name).to_string())?;
         }
         if let Some(path) = &a.report {
-            let (plan, samples) = (session.plan(), &lines[0].samples);
-            let page = Page { plan, dims: &dims, lines: &lines, samples, profile: p, sizes: &sizes, machine: machine.as_ref() };
-            write(path, page.html())?;
+            let (dims, lines, sizes, machine) = (&self.dims, &self.lines, self.sizes, self.machine.as_ref());
+            write(path, Page { plan, dims, lines, samples: &lines[0].samples, profile, sizes, machine }.html())?;
         }
+        Ok(())
     }
-    agree(a, &session, &used, &lines)
 }
 
 /// Timed runs; engines take turns in an order that rotates.
@@ -366,12 +409,6 @@ fn scratch_folder() -> Result<Folder, Failure> {
     Ok(Folder(path))
 }
 
-fn read(session: &Session, a: &BenchArgs) -> Result<Vec<(String, Tensor)>, Failure> {
-    let known: Vec<&str> = session.inputs().iter().map(|s| s.name.as_str()).collect();
-    let all = tensors::read_inputs(&a.inputs)?;
-    all.iter().filter(|(n, _)| known.contains(&n.as_str())).map(|(n, t)| Ok((n.clone(), tensors::to_runtime(t)?))).collect()
-}
-
 /// Inputs of the sizes of `--dim` (1 for other dims): floats from a fixed pseudo-random sequence in [-1, 1), integers all 1, which is a valid
 /// token, segment and mask entry.
 pub fn inputs_of(session: &Session, m: &ModelArgs) -> Result<Vec<(String, Tensor)>, Failure> {
@@ -386,15 +423,11 @@ pub fn inputs_of(session: &Session, m: &ModelArgs) -> Result<Vec<(String, Tensor
     for (spec, dims) in session.inputs().iter().zip(&sizes.inputs) {
         let count: usize = dims.iter().product();
         let data: Vec<u8> = if spec.dtype == transc::runtime::DType::F32 {
-            (0..count)
-                .flat_map(|_| {
-                    {
-                        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        (f64::from(seed) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
-                    }
-                    .to_le_bytes()
-                })
-                .collect()
+            let mut next = || {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (f64::from(seed) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+            };
+            (0..count).flat_map(|_| next().to_le_bytes()).collect()
         } else {
             let mut one = vec![0u8; spec.dtype.size_bytes()];
             one[0] = 1;

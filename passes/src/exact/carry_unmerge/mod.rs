@@ -23,7 +23,7 @@ use crate::miss::Miss;
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut fired = Vec::new();
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, _, node, operands| match node.results.as_slice() {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| match node.results.as_slice() {
         [_] => Ok(Sweep::new(b, &mut fired).carry(&node.op, operands).map(|v| vec![v])),
         _ => Ok(None),
     });

@@ -29,7 +29,7 @@ enum Place {
 /// # Errors
 /// A type error: the plan broke the contract.
 pub fn regions(module: &mut Module, plan: &Plan) -> Result<(), TypeError> {
-    let f = std::mem::replace(&mut module.main, Func::new("main"));
+    let f = module.take_main();
     let mut out = Func::new(&f.name);
     let mut places: BTreeMap<Value, Place> = BTreeMap::new();
     for (name, v) in f.params() {

@@ -23,7 +23,7 @@ const MAX_OPERANDS: usize = 12;
 
 /// Merges a map into its users where all of these end up in one map, and a map without operands into all of its users.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    let f = sweep::taken(module);
+    let f = module.take_main();
     let mut merges = merges(&f, &module.symbols);
     let mut renamed: Vec<Value> = (0..f.value_count() as u32).map(Value).collect();
     let rewritten = rewrite(f, &mut module.consts, |b, id, node, operands| {

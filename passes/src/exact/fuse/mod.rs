@@ -46,7 +46,7 @@ pub(crate) fn is_anchor(op: &Op) -> bool {
 /// # Errors
 /// Only for a bug in the pass.
 pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
-    module.main = compact(sweep::taken(module));
+    module.main = compact(module.take_main());
     merge::run(module, cx)?;
     let plan = plan::Plan::of(&module.main, &module.symbols);
     sweep::typed(cx, build::regions(module, &plan))

@@ -7,7 +7,8 @@ use transc_ir::scalar::{BinOp, Body, Literal, Ref, UnOp};
 use transc_ir::tensor::Builder;
 use transc_ir::types::{DType, Dim};
 
-use super::{Codes, Facts, Matrix, Site, constant, relative_error};
+use super::spec::MAX_BYTE;
+use super::{Codes, Facts, Matrix, Range, Site, constant, relative_error};
 
 /// The largest signed code; -128 is not used, so that codes are symmetric.
 const MAX_CODE: f32 = 127.0;
@@ -43,22 +44,16 @@ impl Layer<'_> {
     ) -> Result<Coded, TypeError> {
         let none = Facts::default();
         let facts = facts.unwrap_or(&none);
-        match codes {
-            Codes::Weights8 | Codes::Weights4(_) => {
-                let decoded = match codes {
-                    Codes::Weights4(group) => through_nibbles(values, self.matrix, group),
-                    _ => decode(&signed(values, self.matrix), self.matrix),
-                };
-                let error = relative_error(values, &decoded);
-                let w = constant(b, self.name, Tensor::from_f32(self.dims, &decoded))?;
-                let (codec, how) = match codes {
-                    Codes::Weights4(group) => ("w4", format!("per output and {group} inputs")),
-                    _ => ("w8", "per output".to_string()),
-                };
-                Ok((self.product(b, x, w)?, codec, format!("{how}, weight error {error:.2e}")))
+        let (codec, how, decoded) = match codes {
+            Codes::Weights4(group) => {
+                ("w4", format!("per output and {group} inputs"), through_nibbles(values, self.matrix, group))
             }
-            Codes::Dynamic | Codes::Static { .. } | Codes::Outliers(_) => self.integers(b, x, values, codes, facts),
-        }
+            Codes::Weights8 => ("w8", "per output".to_string(), decode(&signed(values, self.matrix), self.matrix)),
+            Codes::Dynamic | Codes::Static { .. } | Codes::Outliers(_) => return self.integers(b, x, values, codes, facts),
+        };
+        let error = relative_error(values, &decoded);
+        let w = constant(b, self.name, Tensor::from_f32(self.dims, &decoded))?;
+        Ok((self.product(b, x, w)?, codec, format!("{how}, weight error {error:.2e}")))
     }
 
     /// Weight and activation through 8-bit codes; columns that were outliers beside them in `f32`. Which these are is fixed, so that no row
@@ -155,9 +150,9 @@ impl Layer<'_> {
 
 /// The activation through unsigned codes in the observed range.
 fn fixed(b: &mut Builder<'_>, x: Value, facts: &Facts) -> Result<Value, TypeError> {
-    let (scale, zero) = facts.range.code();
+    let (scale, zero) = facts.range.code(MAX_BYTE);
     let s = b.scalar(Literal::from_f64(DType::F32, scale.into()))?;
-    let z = b.scalar(Literal::from_i64(DType::U8, zero.into()))?;
+    let z = b.scalar(Literal::from_i64(DType::U8, zero as i64))?;
     let q = b.add(Quantize { to: DType::U8 }, &[x, s, z])?;
     b.add(Dequantize {}, &[q, s, z])
 }
@@ -185,12 +180,8 @@ fn through_nibbles(w: &[f32], m: Matrix, group: usize) -> Vec<f32> {
         for start in (0..m.inputs).step_by(group) {
             let members = || (start..m.inputs.min(start + group)).map(|k| m.at(k, output));
             let (lo, hi) = members().fold((0.0f32, 0.0f32), |(lo, hi), i| (lo.min(w[i]), hi.max(w[i])));
-            let scale = (hi - lo) / MAX_NIBBLE;
-            let scale = if scale > 0.0 && scale.is_finite() { scale } else { 1.0 };
-            let zero = (-lo / scale).round_ties_even();
-            for i in members() {
-                out[i] = (((w[i] / scale).round_ties_even() + zero).clamp(0.0, MAX_NIBBLE) - zero) * scale;
-            }
+            let decoded = Range { lo, hi }.decoded(MAX_NIBBLE);
+            members().for_each(|i| out[i] = decoded(w[i]));
         }
     }
     out

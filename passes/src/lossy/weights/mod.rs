@@ -86,7 +86,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     }
     let sites = checked_sites(module, &spec)?;
     let mut next = sites.iter().enumerate().peekable();
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, id, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, id, node, operands| {
         let Some((i, site)) = next.next_if(|(_, s)| s.node == id) else { return Ok(None) };
         let error = spec.errors.get(i).map_or_else(String::new, |(_, e)| format!(", error of the layer {e:.2e}"));
         if spec.keep.contains(&i) {
@@ -116,7 +116,7 @@ pub fn probe(module: &mut Module, spec: &WeightSpec) -> Result<Vec<String>, Pass
     let sites = checked_sites(module, spec)?;
     let names = sites.iter().map(|s| module.main.node(s.node).loc.path().to_string()).collect();
     let mut next = sites.iter().enumerate().peekable();
-    let rewritten = rewrite(sweep::taken(module), &mut module.consts, |b, id, node, operands| {
+    let rewritten = rewrite(module.take_main(), &mut module.consts, |b, id, node, operands| {
         let Some((i, site)) = next.next_if(|(_, s)| s.node == id) else { return Ok(None) };
         let exact = b.add(node.op.clone(), operands)?;
         let lossy = compress(b, node, site, operands, spec, spec.facts.get(i))?.map_or(exact, |(y, _)| y);
@@ -220,11 +220,19 @@ impl Matrix {
     }
 }
 
-/// `|a - b| / |a|` in the mean square.
+/// `|a - b| / |a|` in the mean square over pairs `(a, b)`; `None` if every `a` is 0.
+pub fn relative_error_of<'a>(pairs: impl IntoIterator<Item = (&'a [f32], &'a [f32])>) -> Option<f64> {
+    let (mut size, mut difference) = (0.0, 0.0);
+    for (a, b) in pairs {
+        size += a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        difference += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+    }
+    (size > 0.0).then(|| (difference / size).sqrt())
+}
+
+/// The same for one pair; 0 where there is nothing to lose.
 fn relative_error(a: &[f32], b: &[f32]) -> f64 {
-    let square = |v: f32| f64::from(v).powi(2);
-    let (difference, size): (f64, f64) = a.iter().zip(b).fold((0.0, 0.0), |(d, s), (x, y)| (d + square(x - y), s + square(*x)));
-    if size > 0.0 { (difference / size).sqrt() } else { 0.0 }
+    relative_error_of([(a, b)]).unwrap_or(0.0)
 }
 
 fn constant(b: &mut Builder<'_>, name: &str, t: Tensor) -> Result<Value, TypeError> {

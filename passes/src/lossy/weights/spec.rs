@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use super::{Facts, WeightError};
 
+/// The largest unsigned code of 8 bits.
+pub(super) const MAX_BYTE: f32 = 255.0;
+
 /// Which weights become zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prune {
@@ -156,11 +159,17 @@ pub struct Range {
 }
 
 impl Range {
-    /// Scale and zero point of unsigned codes.
-    pub fn code(self) -> (f32, u8) {
-        let scale = (self.hi - self.lo) / 255.0;
+    /// Scale and zero point of unsigned codes up to `max`.
+    pub(super) fn code(self, max: f32) -> (f32, f32) {
+        let scale = (self.hi - self.lo) / max;
         let scale = if scale > 0.0 && scale.is_finite() { scale } else { 1.0 };
-        (scale, (-self.lo / scale).round_ties_even().clamp(0.0, 255.0) as u8)
+        (scale, (-self.lo / scale).round_ties_even().clamp(0.0, max))
+    }
+
+    /// What values become in these codes.
+    pub(super) fn decoded(self, max: f32) -> impl Fn(f32) -> f32 {
+        let (scale, zero) = self.code(max);
+        move |v| (((v / scale).round_ties_even() + zero).clamp(0.0, max) - zero) * scale
     }
 }
 
@@ -186,9 +195,8 @@ impl Observer {
                 let candidates =
                     (0..40).map(|i| 1.0 - f64::from(i) * 0.02).map(|f| Range { lo: lo * f as f32, hi: hi * f as f32 });
                 let error = |r: &Range| {
-                    let (scale, zero) = r.code();
-                    let coded = |v: f32| ((v / scale).round_ties_even() + f32::from(zero)).clamp(0.0, 255.0);
-                    sample.iter().map(|v| f64::from((coded(*v) - f32::from(zero)) * scale - v).powi(2)).sum::<f64>()
+                    let decoded = r.decoded(MAX_BYTE);
+                    sample.iter().map(|v| f64::from(decoded(*v) - v).powi(2)).sum::<f64>()
                 };
                 let scored = candidates.map(|r| (error(&r), r));
                 scored.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(Range { lo, hi }, |(_, r)| r)
