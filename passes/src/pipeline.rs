@@ -35,6 +35,7 @@ const DEFAULT: &[&str] = &[
     "algebra",
     "cse",
     "dce",
+    "merge-matmuls",
     "fuse",
 ];
 

@@ -96,6 +96,12 @@ pub const PASSES: &[PassInfo] = &[
         summary: "nodes are grouped into regions, one per kernel",
         run: exact::fuse::run,
     },
+    tensor(
+        "merge-matmuls",
+        Class::Exact,
+        exact::merge_matmuls::run,
+        "queries, keys and values of one attention come from one product",
+    ),
     tensor("merge-tokens", Class::Lossy, lossy::merge_tokens::run, "tokens that resemble each other become one, where asked for"),
     tensor(
         "int-matmul",

@@ -8,6 +8,7 @@ pub mod decompose;
 pub mod fold_constants;
 pub mod fuse;
 pub mod int_matmul;
+pub mod merge_matmuls;
 pub mod move_views;
 pub mod simplify_shapes;
 pub(crate) mod sweep;
