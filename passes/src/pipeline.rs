@@ -33,6 +33,7 @@ const DEFAULT: &[&str] = &[
     "simplify-shapes",
     "fold-constants",
     "algebra",
+    "fold-linear",
     "cse",
     "dce",
     "merge-matmuls",

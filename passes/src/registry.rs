@@ -88,6 +88,12 @@ pub const PASSES: &[PassInfo] = &[
         exact::fold_constants::run,
         "nodes with constant operands and a small result are evaluated",
     ),
+    tensor(
+        "fold-linear",
+        Class::Reassoc,
+        exact::fold_linear::run,
+        "constant factors and shifts around products fold into the weights, and so do two products in a row where one is cheaper",
+    ),
     PassInfo {
         name: "fuse",
         stage_in: Stage::Tensor,

@@ -15,6 +15,8 @@ use transc::ir::interp::{Tensor, eval_module};
 use transc::ir::op::{self, Op, ReduceKind};
 use transc::ir::tensor::rewrite::rewrite;
 use transc::ir::tensor::{Builder, Node, Value};
+use transc::ir::text::parse_module;
+use transc_passes::egraph::drawn;
 
 use crate::kit;
 use crate::ways::{self, Failure, Ready, Way};
@@ -23,6 +25,11 @@ use shrink::{Case, shrink};
 
 /// Random graphs of one run of the tests; `TRANSC_GRAPHS` asks for another number.
 const GRAPHS: u64 = 512;
+
+/// Forms of each graph of the rules.
+const FORMS: usize = 8;
+/// Several rules, of which each may round elsewhere by 1e-4, make a form. A fault is of the order of the values.
+const FORM_TOLERANCE: f64 = 1e-3;
 
 /// The optimiser at full effort is the business of the model tests; here its time would be most of all.
 const OPT_LEVEL: u8 = 1;
@@ -114,6 +121,40 @@ fn random_graphs_agree() {
     assert!(valueless * 5 < count, "{valueless} graphs have no value");
     assert!(refused.values().all(|n| n * 20 < count), "too many graphs are refused: {refused:?}");
     assert!(ops.len() >= 30, "the graphs cover only {} ops", ops.len());
+}
+
+/// Every graph on which a rule is tested, in forms that are drawn from its own e-graph, as code.
+#[test]
+fn forms_of_a_graph_agree_in_code() {
+    let ways = ways::ways(OPT_LEVEL);
+    // That which compiles in the shortest time, where the build has it.
+    let way = ways.iter().find(|w| w.name == "clif").unwrap_or(&ways[0]);
+    let folders = std::fs::read_dir(kit::root().join("tests/rules")).expect("the cases").flatten();
+    let mut files: Vec<_> =
+        folders.flat_map(|d| std::fs::read_dir(d.path()).into_iter().flatten()).flatten().map(|f| f.path()).collect();
+    files.sort();
+    let mut compared = 0;
+    for (seed, path) in (0..).zip(files) {
+        let module = parse_module(&std::fs::read_to_string(&path).expect("a case")).expect("a module");
+        let mut r = Random::new(seed);
+        let inputs = graphs::inputs(&module, &mut r, false);
+        let Ok(want) = eval_module(&module, &inputs) else { continue };
+        let forms = drawn(&module, FORMS, &mut || 1.0 + r.below(1000) as f64).expect("forms");
+        for (i, form) in forms.iter().enumerate() {
+            let at = format!("{}, form {i}, {}", path.display(), way.name);
+            let got = match way.run(form, &inputs) {
+                Ok(got) => got,
+                Err(Failure::Refused(_)) => continue,
+                Err(Failure::Fault(e)) => panic!("{at}: {e}\n{form}"),
+            };
+            for (g, w) in got.iter().zip(&want) {
+                assert_eq!(kit::difference(g, w, FORM_TOLERANCE, FORM_TOLERANCE), None, "{at}\n{form}");
+            }
+            compared += 1;
+        }
+    }
+    println!("{compared} forms agree with their graphs by {}", way.name);
+    assert!(compared >= 500, "only {compared} forms");
 }
 
 /// The harness itself: a wrong op anywhere in a graph is found, and what is left of the graph is that op.

@@ -40,8 +40,8 @@ fn compare(t: &mut Text, name: &str, ty: Ty, a: &str, b: &str) -> String {
 /// Lane by lane; a scalar condition chooses all lanes.
 pub(super) fn select(t: &mut Text, cond_lanes: u16, ty: Ty, c: &str, a: &str, b: &str) -> String {
     let cond = if cond_lanes == 1 { String::new() } else { format!("{}, ", vector_of("i1", cond_lanes)) };
-    if ty.dtype == DType::Bf16 && ty.lanes > 1 {
-        // On the bits: LLVM's x86 backend promotes a choice between bf16 vectors to f32 and calls a function to come back.
+    if ty.dtype == DType::Bf16 {
+        // On the bits: LLVM's x86 backend promotes a choice between bf16 to f32 and calls a function to come back.
         let (bits, own) = (reg_type(ty.with_dtype(DType::I16)), reg_type(ty));
         let [a, b] = [a, b].map(|v| t.def(&format!("arith.bitcast {v} : {own} to {bits}")));
         let v = t.def(&format!("arith.select {c}, {a}, {b} : {cond}{bits}"));
@@ -310,8 +310,8 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     let f32_ty = from.with_dtype(DType::F32);
     match (from.dtype, to) {
         (DType::F16 | DType::Bf16, DType::F32 | DType::F64) | (DType::F32, DType::F64) => convert(t, "extf"),
-        (DType::F32, DType::Bf16) if from.lanes > 1 => round_to_bf16(t, from, a),
-        (DType::F32, DType::F16 | DType::Bf16) | (DType::F64, DType::F32) => convert(t, "truncf"),
+        (DType::F32, DType::Bf16) => round_to_bf16(t, from, a),
+        (DType::F32, DType::F16) | (DType::F64, DType::F32) => convert(t, "truncf"),
         (d, DType::Bool) if !is_half(d) => {
             let zero = if d.is_float() { float(t, from, 0.0) } else { int(t, from, 0) };
             compare(t, if d.is_float() { "une" } else { "ne" }, from, a, &zero)
@@ -338,7 +338,7 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     }
 }
 
-/// A vector to nearest even on the bits, NaN stays a quiet NaN; for the reason at [`select`].
+/// To nearest even on the bits, NaN stays a quiet NaN; for the reason at [`select`].
 fn round_to_bf16(t: &mut Text, from: Ty, a: &str) -> String {
     let (wide, short) = (from.with_dtype(DType::U32), from.with_dtype(DType::U16));
     let bits = t.def(&format!("arith.bitcast {a} : {} to {}", reg_type(from), reg_type(wide)));

@@ -11,6 +11,9 @@ use transc_ir::{Dim, Module, Op, TensorType, Value};
 
 use super::error::{Result, invalid, limit};
 
+/// Most elements of a tensor of whole numbers that is evaluated without being asked for.
+const FEW_INTS: usize = 64;
+
 /// Knowledge about the values of one function. It grows with the function; see [`Facts::propagate`].
 #[derive(Default)]
 pub(super) struct Facts {
@@ -40,11 +43,23 @@ impl Facts {
             let constant = node.operands.iter().all(|v| self.constant[v.index()])
                 && results.iter().all(|t| t.static_dims().is_some())
                 && !mentions_symbols(node);
-            for v in &node.results {
+            for (v, ty) in node.results.iter().zip(&results) {
                 self.constant[v.index()] = constant;
+                // Whole numbers that were computed in reals, such as the side of a square of patches.
+                if constant && ty.dtype.is_int() && self.known[v.index()].is_none() {
+                    self.known[v.index()] = self.few_ints(m, *v, ty);
+                }
             }
         }
         self.done = f.node_count();
+    }
+
+    /// The elements of a constant with few of them, where all that it is computed from is small too.
+    fn few_ints(&mut self, m: &Module, v: Value, ty: &TensorType) -> Option<SymTensor> {
+        let dims: Vec<usize> = ty.dims.iter().map(Dim::as_usize).collect::<Option<_>>()?;
+        let few = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).is_some_and(|n| n <= FEW_INTS);
+        let t = if few { self.constant(m, v, FEW_INTS).ok()?? } else { return None };
+        Some(SymTensor { dims, values: (0..t.count()).map(|i| Dim::from(t.get_i64(i))).collect() })
     }
 
     /// Forgets what was derived, since symbols were replaced: more may be known now.

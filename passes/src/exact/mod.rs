@@ -1,4 +1,4 @@
-//! Passes that keep every bit under the reference interpreter (and `decompose`, which rounds elsewhere).
+//! Passes that keep every bit under the reference interpreter (and some that round elsewhere: the table says which).
 
 pub mod algebra;
 pub mod carry_unmerge;
@@ -6,6 +6,7 @@ pub mod cse;
 pub mod dce;
 pub mod decompose;
 pub mod fold_constants;
+pub mod fold_linear;
 pub mod fuse;
 pub mod int_matmul;
 pub mod merge_matmuls;
