@@ -10,7 +10,7 @@ use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{Atom, DType, Dim};
 
 use super::scalar;
-use super::text::{Text, quoted, reg_type, scalar_type, vector_of};
+use super::text::{Text, quoted, scalar_type, vector_of};
 #[cfg(feature = "mlir-out")]
 use crate::scratch::local_offsets;
 
@@ -141,7 +141,7 @@ struct Emitter<'a> {
 impl<'a> Emitter<'a> {
     fn new(k: &'a Kernel) -> Self {
         let maps = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { k, t: Text::new(2), entry: String::new(), dims: maps.0, regs: maps.1, vars: maps.2, syms: "%syms".into() }
+        Self { k, t: Text::of_kernel(2), entry: String::new(), dims: maps.0, regs: maps.1, vars: maps.2, syms: "%syms".into() }
     }
 
     fn reg(&self, r: Reg) -> String {
@@ -149,7 +149,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn var_type(&self, v: Var) -> String {
-        if v == STATUS { "i32".into() } else { reg_type(self.k.var_ty(v)) }
+        if v == STATUS { "i32".into() } else { self.t.reg_type(self.k.var_ty(v)) }
     }
 
     fn block(&mut self, block: &[Stmt]) {
@@ -341,22 +341,14 @@ impl<'a> Emitter<'a> {
                 name
             }
         };
-        match ty.dtype {
-            DType::Bool => scalar::cast(&mut self.t, ty.with_dtype(stored), DType::Bool, &raw),
-            DType::Bf16 => self.t.def(&format!("arith.bitcast {raw} : {mem} to {}", reg_type(ty))),
-            _ => raw,
-        }
+        if ty.dtype == DType::Bool { scalar::cast(&mut self.t, ty.with_dtype(stored), DType::Bool, &raw) } else { raw }
     }
 
     fn store(&mut self, buf: Buf, index: Reg, value: Reg, count: Option<Reg>) {
         let ty = self.k.reg_ty(value);
         let (memref, mem) = (self.memref(buf), vector_of(scalar_type(stored(ty.dtype)), ty.lanes));
         let v = self.reg(value);
-        let v = match ty.dtype {
-            DType::Bool => scalar::cast(&mut self.t, ty, DType::U8, &v),
-            DType::Bf16 => self.t.def(&format!("arith.bitcast {v} : {} to {mem}", reg_type(ty))),
-            _ => v,
-        };
+        let v = if ty.dtype == DType::Bool { scalar::cast(&mut self.t, ty, DType::U8, &v) } else { v };
         match count {
             Some(c) if ty.lanes > 1 => {
                 let (mask, place, bits) = (self.mask(ty.lanes, c), self.place(buf, index), vector_of("i1", ty.lanes));
@@ -400,28 +392,28 @@ impl<'a> Emitter<'a> {
             }
             Inst::Cast(d, a) => scalar::cast(&mut self.t, self.k.reg_ty(*a), *d, &self.regs[a]),
             Inst::Bitcast(_, a) => {
-                let (from, to) = (reg_type(at(a)), reg_type(ty));
+                let (from, to) = (self.t.reg_type(at(a)), self.t.reg_type(ty));
                 if from == to { self.reg(*a) } else { self.t.def(&format!("arith.bitcast {} : {from} to {to}", self.regs[a])) }
             }
             Inst::Splat(n, a) => {
-                let (from, to) = (scalar_type(ty.dtype), vector_of(scalar_type(ty.dtype), *n));
+                let (from, to) = (self.t.reg_type(Ty::scalar(ty.dtype)), self.t.reg_type(Ty::vector(ty.dtype, *n)));
                 self.t.def(&format!("vector.broadcast {} : {from} to {to}", self.regs[a]))
             }
             Inst::Lanes(t) if t.lanes == 1 => self.t.constant(1, Literal::from_i64(t.dtype, 0)),
             Inst::Lanes(t) => {
                 let lanes: Vec<String> = (0..t.lanes).map(|i| i.to_string()).collect();
-                self.t.def(&format!("arith.constant dense<[{}]> : {}", lanes.join(", "), reg_type(*t)))
+                self.t.def(&format!("arith.constant dense<[{}]> : {}", lanes.join(", "), self.t.reg_type(*t)))
             }
             Inst::Extract(a, i) => {
-                let (from, to) = (reg_type(at(a)), scalar_type(ty.dtype));
+                let (from, to) = (self.t.reg_type(at(a)), self.t.reg_type(Ty::scalar(ty.dtype)));
                 self.t.def(&format!("vector.extract {}[{i}] : {to} from {from}", self.regs[a]))
             }
             Inst::Insert(a, i, x) => {
-                let (t, s) = (reg_type(ty), scalar_type(ty.dtype));
+                let (t, s) = (self.t.reg_type(ty), self.t.reg_type(Ty::scalar(ty.dtype)));
                 self.t.def(&format!("vector.insert {}, {} [{i}] : {s} into {t}", self.regs[x], self.regs[a]))
             }
             Inst::Shuffle(a, b, lanes) => {
-                let (ta, tb) = (reg_type(at(a)), reg_type(at(b)));
+                let (ta, tb) = (self.t.reg_type(at(a)), self.t.reg_type(at(b)));
                 let lanes: Vec<String> = lanes.iter().map(ToString::to_string).collect();
                 let (a, b) = (&self.regs[a], &self.regs[b]);
                 self.t.def(&format!("vector.shuffle {a}, {b} [{}] : {ta}, {tb}", lanes.join(", ")))
@@ -443,7 +435,7 @@ impl<'a> Emitter<'a> {
             ReduceOp::Min => BinOp::Min,
             ReduceOp::Max => BinOp::Max,
         };
-        let s = scalar_type(ty.dtype);
+        let s = self.t.reg_type(Ty::scalar(ty.dtype));
         let mut n = ty.lanes;
         while n > 2 {
             let (half, t) = (n / 2, format!("vector<{n}x{s}>"));

@@ -4,7 +4,7 @@ use transc_ir::loops::{TargetInst, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
 
-use super::text::{Text, reg_type, vector_of};
+use super::text::{Text, vector_of};
 
 fn int(t: &mut Text, ty: Ty, v: i64) -> String {
     t.constant(ty.lanes, Literal::from_i64(ty.dtype, v))
@@ -29,25 +29,18 @@ fn narrow(t: &mut Text, ty: Ty, a: &str) -> String {
 
 /// An operation whose operands and result have one type.
 fn same(t: &mut Text, name: &str, ty: Ty, args: &[&str]) -> String {
-    t.def(&format!("{name} {} : {}", args.join(", "), reg_type(ty)))
+    t.def(&format!("{name} {} : {}", args.join(", "), t.reg_type(ty)))
 }
 
 fn compare(t: &mut Text, name: &str, ty: Ty, a: &str, b: &str) -> String {
     let dialect = if ty.dtype.is_float() { "cmpf" } else { "cmpi" };
-    t.def(&format!("arith.{dialect} {name}, {a}, {b} : {}", reg_type(ty)))
+    t.def(&format!("arith.{dialect} {name}, {a}, {b} : {}", t.reg_type(ty)))
 }
 
 /// Lane by lane; a scalar condition chooses all lanes.
 pub(super) fn select(t: &mut Text, cond_lanes: u16, ty: Ty, c: &str, a: &str, b: &str) -> String {
     let cond = if cond_lanes == 1 { String::new() } else { format!("{}, ", vector_of("i1", cond_lanes)) };
-    if ty.dtype == DType::Bf16 {
-        // On the bits: LLVM's x86 backend promotes a choice between bf16 to f32 and calls a function to come back.
-        let (bits, own) = (reg_type(ty.with_dtype(DType::I16)), reg_type(ty));
-        let [a, b] = [a, b].map(|v| t.def(&format!("arith.bitcast {v} : {own} to {bits}")));
-        let v = t.def(&format!("arith.select {c}, {a}, {b} : {cond}{bits}"));
-        return t.def(&format!("arith.bitcast {v} : {bits} to {own}"));
-    }
-    t.def(&format!("arith.select {c}, {a}, {b} : {cond}{}", reg_type(ty)))
+    t.def(&format!("arith.select {c}, {a}, {b} : {cond}{}", t.reg_type(ty)))
 }
 
 fn blend(t: &mut Text, ty: Ty, c: &str, a: &str, b: &str) -> String {
@@ -306,12 +299,14 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
         return a.into();
     }
     let target = from.with_dtype(to);
-    let convert = |t: &mut Text, name: &str| t.def(&format!("arith.{name} {a} : {} to {}", reg_type(from), reg_type(target)));
+    let convert = |t: &mut Text, name: &str| t.def(&format!("arith.{name} {a} : {} to {}", t.reg_type(from), t.reg_type(target)));
     let f32_ty = from.with_dtype(DType::F32);
     match (from.dtype, to) {
-        (DType::F16 | DType::Bf16, DType::F32 | DType::F64) | (DType::F32, DType::F64) => convert(t, "extf"),
-        (DType::F32, DType::Bf16) => round_to_bf16(t, from, a),
-        (DType::F32, DType::F16) | (DType::F64, DType::F32) => convert(t, "truncf"),
+        (DType::Bf16, DType::F32) if t.is_bits(from.dtype) => from_bf16(t, from, a),
+        (DType::F32, DType::Bf16) if t.is_bits(to) => round_to_bf16(t, from, a),
+        (d, DType::F64) if d == DType::F32 || is_half(d) && !t.is_bits(d) => convert(t, "extf"),
+        (DType::F16 | DType::Bf16, DType::F32) => convert(t, "extf"),
+        (DType::F32, DType::F16 | DType::Bf16) | (DType::F64, DType::F32) => convert(t, "truncf"),
         (d, DType::Bool) if !is_half(d) => {
             let zero = if d.is_float() { float(t, from, 0.0) } else { int(t, from, 0) };
             compare(t, if d.is_float() { "une" } else { "ne" }, from, a, &zero)
@@ -338,10 +333,19 @@ pub(super) fn cast(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     }
 }
 
-/// To nearest even on the bits, NaN stays a quiet NaN; for the reason at [`select`].
+/// The bits of a `bf16` are the upper half of those of an `f32`.
+fn from_bf16(t: &mut Text, from: Ty, a: &str) -> String {
+    let wide = from.with_dtype(DType::U32);
+    let bits = cast(t, from.with_dtype(DType::U16), DType::U32, a);
+    let sixteen = int(t, wide, 16);
+    let bits = same(t, "arith.shli", wide, &[&bits, &sixteen]);
+    t.def(&format!("arith.bitcast {bits} : {} to {}", t.reg_type(wide), t.reg_type(from.with_dtype(DType::F32))))
+}
+
+/// To nearest even on the bits; NaN stays a quiet NaN.
 fn round_to_bf16(t: &mut Text, from: Ty, a: &str) -> String {
-    let (wide, short) = (from.with_dtype(DType::U32), from.with_dtype(DType::U16));
-    let bits = t.def(&format!("arith.bitcast {a} : {} to {}", reg_type(from), reg_type(wide)));
+    let wide = from.with_dtype(DType::U32);
+    let bits = t.def(&format!("arith.bitcast {a} : {} to {}", t.reg_type(from), t.reg_type(wide)));
     let (sixteen, one, half, quiet) = (int(t, wide, 16), int(t, wide, 1), int(t, wide, 0x7fff), int(t, wide, 0x40_0000));
     let odd = same(t, "arith.shrui", wide, &[&bits, &sixteen]);
     let odd = same(t, "arith.andi", wide, &[&odd, &one]);
@@ -351,8 +355,7 @@ fn round_to_bf16(t: &mut Text, from: Ty, a: &str) -> String {
     let quieted = same(t, "arith.ori", wide, &[&bits, &quiet]);
     let v = blend(t, wide, &nan, &quieted, &rounded);
     let v = same(t, "arith.shrui", wide, &[&v, &sixteen]);
-    let v = cast(t, wide, DType::U16, &v);
-    t.def(&format!("arith.bitcast {v} : {} to {}", reg_type(short), reg_type(from.with_dtype(DType::Bf16))))
+    cast(t, wide, DType::U16, &v)
 }
 
 /// Float to integer: out of range gives the nearest end, NaN gives 0. MLIR's own conversion is undefined there, so it sees numbers in
@@ -369,7 +372,7 @@ fn saturate(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     let inside = same(t, "arith.andi", from.with_dtype(DType::Bool), &[&inside.0, &inside.1]);
     let safe = blend(t, from, &inside, a, &zero);
     let name = if signed { "fptosi" } else { "fptoui" };
-    let v = t.def(&format!("arith.{name} {safe} : {} to {}", reg_type(from), reg_type(target)));
+    let v = t.def(&format!("arith.{name} {safe} : {} to {}", t.reg_type(from), t.reg_type(target)));
     let (low, high) = if signed { (i64::MIN >> (64 - to.bits()), i64::MAX >> (64 - to.bits())) } else { (0, -1) };
     let (low, high) = (int(t, target, low), int(t, target, high));
     let v = blend(t, target, &over, &high, &v);
@@ -382,7 +385,7 @@ pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[Strin
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VDpBf16Ps => (DType::F32, 2),
     };
-    let wide = reg_type(Ty::vector(product_dtype, types[1].lanes));
+    let wide = t.reg_type(Ty::vector(product_dtype, types[1].lanes));
     let (x, y) = (cast(t, types[1], product_dtype, &args[1]), cast(t, types[2], product_dtype, &args[2]));
     let mut sum = args[0].clone();
     for j in (0..per_lane).rev() {

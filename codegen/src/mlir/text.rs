@@ -11,11 +11,29 @@ pub(super) struct Text {
     pub(super) out: String,
     pub(super) depth: usize,
     next: u32,
+    /// True where a `bf16` travels as its bits. LLVM's x86 backend promotes one that stays in a register to `f32`, and calls a function of the C library
+    /// to come back.
+    bits: bool,
 }
 
 impl Text {
     pub(super) fn new(depth: usize) -> Self {
-        Self { out: String::new(), depth, next: 0 }
+        Self { out: String::new(), depth, next: 0, bits: false }
+    }
+
+    /// The text of a kernel, where a `bf16` travels as its bits.
+    pub(super) fn of_kernel(depth: usize) -> Self {
+        Self { bits: true, ..Self::new(depth) }
+    }
+
+    /// True for a `bf16` that travels as its bits.
+    pub(super) fn is_bits(&self, d: DType) -> bool {
+        self.bits && d == DType::Bf16
+    }
+
+    /// The type of a scalar or a short vector.
+    pub(super) fn reg_type(&self, ty: Ty) -> String {
+        vector_of(scalar_type(if self.is_bits(ty.dtype) { DType::U16 } else { ty.dtype }), ty.lanes)
     }
 
     /// A fresh name.
@@ -61,7 +79,8 @@ impl Text {
 
     /// A constant of a scalar or vector type.
     pub(super) fn constant(&mut self, lanes: u16, v: Literal) -> String {
-        let (n, ty) = (number(v), reg_type(Ty::vector(v.dtype, lanes)));
+        let v = if self.is_bits(v.dtype) { Literal { dtype: DType::U16, ..v } } else { v };
+        let (n, ty) = (number(v), self.reg_type(Ty::vector(v.dtype, lanes)));
         self.def(&match (lanes, v.dtype) {
             // `true` and `false` carry their type.
             (1, DType::Bool) => format!("arith.constant {n}"),
@@ -89,11 +108,6 @@ pub(super) fn scalar_type(d: DType) -> &'static str {
         DType::U64 | DType::I64 => "i64",
         DType::Bool => "i1",
     }
-}
-
-/// The type of a scalar or a short vector.
-pub(super) fn reg_type(ty: Ty) -> String {
-    vector_of(scalar_type(ty.dtype), ty.lanes)
 }
 
 pub(super) fn vector_of(scalar: &str, lanes: u16) -> String {
