@@ -1,7 +1,7 @@
 //! What is measured on the calibration inputs: activations, errors of layers and of the outputs, and what a budget leaves.
 
-use transc_ir::Module;
-use transc_passes::{Observed, PassCx, PassError, WeightError, WeightSpec};
+use transc_ir::{Module, Value};
+use transc_passes::{CutSpec, Observed, PassCx, PassError, WeightError, WeightSpec};
 use transc_runtime::Tensor;
 
 use crate::{Compiled, Compiler, Error};
@@ -10,28 +10,45 @@ use crate::{Compiled, Compiler, Error};
 pub(crate) type Outputs = Vec<(String, Tensor)>;
 
 impl Compiler {
+    /// What is to be cut, with the mean squares of the inputs of each layer.
+    pub(crate) fn observed_cuts(&self, module: &Module) -> Result<CutSpec, Error> {
+        let mut spec = self.cuts.clone();
+        if spec.shares.is_none() || self.calibration.is_empty() {
+            return Ok(spec);
+        }
+        let mut watched = before("cut-layers", module, CutSpec::default())?;
+        let layers = transc_passes::layers(&watched.main);
+        let seen = self.observe(&mut watched, layers.iter().map(|l| l.activation))?;
+        let mean_square = |(l, (_, t)): (&transc_passes::Layer, &(String, Tensor))| {
+            let axis = l.axes[1 - l.weight];
+            transc_passes::root_mean_squares(&Observed { values: t.as_slice().unwrap_or(&[]), dims: t.shape() }, axis)
+        };
+        spec.seen = layers.iter().zip(&seen).map(mean_square).collect();
+        Ok(spec)
+    }
+
+    /// Values on the calibration inputs.
+    fn observe(&self, module: &mut Module, values: impl Iterator<Item = Value>) -> Result<Outputs, Error> {
+        let outputs = module.main.results().len();
+        for (i, v) in values.enumerate() {
+            module.main.add_result(&format!("activation {i}"), v);
+        }
+        Ok(self.on_calibration(&self.exact().compile(module)?)?.split_off(outputs))
+    }
+
     /// What is asked for, with what the calibration inputs say of each layer.
-    pub(crate) fn measured(&self, module: &Module) -> Result<WeightSpec, Error> {
+    pub(crate) fn measured(&self, module: &Module, cuts: &CutSpec) -> Result<WeightSpec, Error> {
         let mut spec = self.weights.clone();
         if spec.is_empty() || self.calibration.is_empty() {
             return Ok(spec);
         }
         // The layers as the pass that compresses them will find them.
-        let mut watched = module.clone();
-        let before: Vec<&str> = transc_passes::pipeline::until("compress-weights");
-        transc_passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default())?;
+        let mut watched = before("compress-weights", module, cuts.clone())?;
         if spec.lacks_facts().is_some() {
             let sites = transc_passes::sites(&watched.main);
-            let mut m = watched.clone();
-            let outputs = m.main.results().len();
-            for (i, s) in sites.iter().enumerate() {
-                m.main.add_result(&format!("activation {i}"), s.activation);
-            }
-            let seen = self.on_calibration(&self.exact().compile(&m)?)?;
-            let seen: Vec<Observed<'_>> = seen[outputs..]
-                .iter()
-                .map(|(_, t)| Observed { values: t.as_slice::<f32>().unwrap_or(&[]), dims: t.shape() })
-                .collect();
+            let seen = self.observe(&mut watched.clone(), sites.iter().map(|s| s.activation))?;
+            let seen: Vec<Observed<'_>> =
+                seen.iter().map(|(_, t)| Observed { values: t.as_slice::<f32>().unwrap_or(&[]), dims: t.shape() }).collect();
             spec.facts = transc_passes::facts(&watched, &sites, &spec, &seen);
         }
         let layers = transc_passes::probe(&mut watched, &spec)?;
@@ -98,6 +115,15 @@ impl Compiler {
         let budget = format!("{budget}");
         Err(PassError::from(WeightError::Budget { budget, error, compressed: layers - kept, layers }).into())
     }
+}
+
+/// A module as a pass will find it.
+fn before(pass: &str, module: &Module, cuts: CutSpec) -> Result<Module, Error> {
+    let (mut m, mut cx) = (module.clone(), PassCx::default());
+    cx.cuts = cuts;
+    let passes = transc_passes::pipeline::until(pass);
+    transc_passes::run(&mut m, &passes[..passes.len() - 1], &mut cx)?;
+    Ok(m)
 }
 
 /// `|want - got| / |want|` in the mean square over all `f32` outputs; `None` if all that is wanted is 0.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use transc_codegen::mlir::TensorMlir;
 use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
-use transc_passes::{MergeSpec, PassCx, WeightSpec};
+use transc_passes::{CutSpec, MergeSpec, PassCx, WeightSpec};
 use transc_runtime::abi::LedgerEntry;
 use transc_runtime::{Session, SessionOptions, Tensor};
 
@@ -23,6 +23,7 @@ pub struct Compiler {
     opt_level: u8,
     pub(crate) threads: usize,
     merge: Option<MergeSpec>,
+    pub(crate) cuts: CutSpec,
     pub(crate) weights: WeightSpec,
     pub(crate) budget: Option<f64>,
     pub(crate) calibration: Arc<Vec<(String, Tensor)>>,
@@ -43,6 +44,7 @@ impl Compiler {
             opt_level: 3,
             threads: 0,
             merge: None,
+            cuts: CutSpec::default(),
             weights: WeightSpec::default(),
             budget: None,
             calibration: Arc::default(),
@@ -98,6 +100,14 @@ impl Compiler {
         self
     }
 
+    /// Cuts units from layers, which changes results; see `docs/sparsity-and-quantisation.md`. What counts least is found on the inputs of
+    /// [`Compiler::calibration`], or without these by the weights alone.
+    #[must_use]
+    pub fn cuts(mut self, spec: CutSpec) -> Self {
+        self.cuts = spec;
+        self
+    }
+
     /// Compresses weights, which changes results; see `docs/sparsity-and-quantisation.md`. What must be observed for it, is on the inputs of
     /// [`Compiler::calibration`].
     #[must_use]
@@ -136,6 +146,7 @@ impl Compiler {
     pub fn to_mlir(&self, module: &Module, cx: &mut PassCx) -> Result<TensorMlir, Error> {
         let mut optimised = module.clone();
         cx.merge.clone_from(&self.merge);
+        cx.cuts = self.observed_cuts(module)?;
         let passes = transc_passes::pipeline::default();
         let on_tensors: Vec<_> = passes.into_iter().take_while(|p| *p != "fuse").collect();
         transc_passes::run(&mut optimised, &on_tensors, cx)?;
@@ -147,8 +158,10 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile`].
     pub fn lower(&self, module: &Module) -> Result<Program, Error> {
-        let weights = self.measured(module)?;
-        Ok(transc_codegen::lower::lower(&self.optimise(module, weights, &mut PassCx::default())?, &self.targets[0])?)
+        let mut cx = PassCx::default();
+        cx.cuts = self.observed_cuts(module)?;
+        let weights = self.measured(module, &cx.cuts)?;
+        Ok(transc_codegen::lower::lower(&self.optimise(module, weights, &mut cx)?, &self.targets[0])?)
     }
 
     fn optimise(&self, module: &Module, weights: WeightSpec, cx: &mut PassCx) -> Result<Module, Error> {
@@ -164,10 +177,11 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile`]; also a budget that cannot be met.
     pub fn compile_with(&self, module: &Module, cx: &mut PassCx, on_phase: &mut dyn FnMut(&str)) -> Result<Compiled, Error> {
-        if !self.weights.is_empty() && !self.calibration.is_empty() {
+        if !(self.weights.is_empty() && self.cuts.is_empty() || self.calibration.is_empty()) {
             on_phase("observe");
         }
-        let weights = self.measured(module)?;
+        cx.cuts = self.observed_cuts(module)?;
+        let weights = self.measured(module, &cx.cuts)?;
         match self.budget {
             Some(budget) => self.within(budget, module, weights, cx, on_phase),
             None => self.build(module, weights, &mut None, cx, on_phase),
@@ -233,7 +247,14 @@ impl Compiler {
     /// This compiler without lossy steps.
     #[must_use]
     pub fn without_lossy_steps(self) -> Self {
-        Self { merge: None, weights: WeightSpec::default(), budget: None, calibration: Arc::default(), ..self }
+        Self {
+            merge: None,
+            cuts: CutSpec::default(),
+            weights: WeightSpec::default(),
+            budget: None,
+            calibration: Arc::default(),
+            ..self
+        }
     }
 
     /// The same for a machine that is here.

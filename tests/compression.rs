@@ -1,17 +1,14 @@
 //! What codes and zeros cost in accuracy, on trained models and real inputs.
 
+use transc::Compiler;
+use transc::ir::Module;
 use transc::ir::interp::Tensor as Plain;
-use transc::passes::{Codes, WeightSpec};
-use transc::{Compiler, Tensor};
+use transc::passes::{self, Codes, Observed, PassCx, WeightSpec};
 
 use crate::kit;
 
 /// Sentences on which ranges and outliers are observed.
-const CALIBRATION: usize = 64;
-
-fn inputs(arrays: &[(String, Plain)]) -> Vec<(String, Tensor)> {
-    arrays.iter().map(|(n, t)| (n.clone(), kit::tensor(t))).collect()
-}
+const CALIBRATION: usize = 24;
 
 fn array<'a>(arrays: &'a [(String, Plain)], name: &str) -> &'a Plain {
     &arrays.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no `{name}`")).1
@@ -56,26 +53,47 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
 }
 
+/// What the options need to know of each layer, from one run on the calibration inputs.
+fn observed(module: &Module, calibration: &[(String, Plain)]) -> impl Fn(WeightSpec) -> WeightSpec {
+    let mut watched = module.clone();
+    let before = passes::pipeline::until("compress-weights");
+    passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default()).expect("the passes run");
+    let (sites, results) = (passes::sites(&watched.main), watched.main.results().len());
+    let mut m = watched.clone();
+    sites.iter().enumerate().for_each(|(i, s)| m.main.add_result(&format!("activation {i}"), s.activation));
+    let session = Compiler::new().opt_level(1).compile(&m).expect("it compiles").session(2).expect("a session");
+    let seen: Vec<(Vec<f32>, Vec<usize>)> = kit::run(&session, calibration)
+        .expect("it runs")
+        .drain(results..)
+        .map(|(_, t)| (t.to_f64().iter().map(|v| *v as f32).collect(), t.dims))
+        .collect();
+    move |mut spec| {
+        let seen: Vec<Observed<'_>> = seen.iter().map(|(values, dims)| Observed { values, dims }).collect();
+        spec.facts = passes::facts(&watched, &sites, &spec, &seen);
+        spec
+    }
+}
+
 #[test]
 fn embeddings_of_sentences_survive_codes() {
     let Some(model) = kit::minilm() else { return };
     let tokens = kit::npz(&kit::root().join("tests/data/minilm/tokens.npz"));
     let mask = array(&tokens, "attention_mask").clone();
     let module = transc::load(&model).expect("the model imports");
-    let embed = |compiler: Compiler| {
-        let session = compiler.compile(&module).expect("it compiles").session(2).expect("a session");
+    let embed = |spec: WeightSpec| {
+        let session = Compiler::new().weights(spec).compile(&module).expect("it compiles").session(2).expect("a session");
         embeddings(array(&kit::run(&session, &tokens).expect("it runs"), "last_hidden_state"), &mask)
     };
-    let exact = embed(Compiler::new());
+    let exact = embed(WeightSpec::default());
     assert!(exact.len() >= 200, "{} sentences", exact.len());
     let exact_ranks = ranks(&exact);
+    let known = observed(&module, &kit::rows(&tokens, 0..CALIBRATION));
     // The way, and the smallest cosine, mean cosine and rank correlation that it must keep.
     for (name, codes, least) in [
         ("static:minmax,outliers=4", Codes::int8("static:minmax,outliers=4"), [0.99, 0.999, 0.99]),
         ("llm-int8 6.0", Codes::outliers("6.0"), [0.995, 0.999, 0.999]),
     ] {
-        let calibration = inputs(&kit::rows(&tokens, 0..CALIBRATION));
-        let coded = embed(Compiler::new().weights(spec(codes)).calibration(calibration));
+        let coded = embed(known(spec(codes)));
         let cosines: Vec<f64> = exact.iter().zip(&coded).map(|(a, b)| dot(a, b)).collect();
         let smallest = cosines.iter().copied().fold(f64::INFINITY, f64::min);
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
@@ -109,9 +127,9 @@ fn digits_survive_codes_and_zeros() {
     ];
     let docs = std::fs::read_to_string(kit::root().join("docs/sparsity-and-quantisation.md")).expect("the page");
     let images = array(&arrays, "pixel_values").dims[0];
+    let known = observed(&module, &kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
     for (way, spec) in ways {
-        let calibration = inputs(&kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
-        let compiled = Compiler::new().weights(spec).calibration(calibration).compile(&module).expect("it compiles");
+        let compiled = Compiler::new().weights(known(spec)).opt_level(1).compile(&module).expect("it compiles");
         let out = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("it runs");
         let classes = kit::argmax(&out[0].1);
         let right = (0..images).filter(|i| labels.get_f64(*i) == classes[*i] as f64).count();
@@ -182,4 +200,64 @@ fn compare_and_report_name_layers() {
     let layers = json["layers"].as_array().expect("layers");
     assert!(layers.iter().filter(coded).count() >= 8, "{json:#}");
     assert!(layers.iter().filter(coded).all(|l| l["after"]["bytes"].as_u64() < l["before"]["bytes"].as_u64()), "{json:#}");
+}
+
+/// Cut layers are smaller, write ledger entries with the measured error, and what cannot be cut is refused by its node.
+#[test]
+fn cut_layers_are_smaller() {
+    let dir = kit::root().join("examples/digits-vit");
+    let (model, calib) = (dir.join("model.onnx").display().to_string(), dir.join("heldout.npz").display().to_string());
+    let tmp = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| tmp.path().join(name).display().to_string();
+    let out = file("m.tsc");
+    let compile = |options: &[&str]| {
+        let common = ["compile", &model, "-o", &out, "--json", "--calib", &calib, "--backend", "clif", "-O0"];
+        kit::transc(&[&common[..], options].concat())
+    };
+    let summary = |options: &[&str]| -> serde_json::Value {
+        let out = compile(options);
+        assert!(out.status.success(), "{options:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).expect("JSON")
+    };
+    let size = |v: &serde_json::Value| v["artefact_bytes"].as_u64().expect("a size");
+    let whole = size(&summary(&[]));
+    for (options, codec) in [
+        (&["--mat", "1/2"][..], "matformer"),
+        (&["--mat", "l0=1/4,l1=1/2"], "matformer"),
+        (&["--prune-structured", "heads=0.5"], "vtrans"),
+        (&["--prune-structured", "ffn=0.5,layers=0.25"], "vtrans"),
+        (&["--mat", "1/2", "--int8", "dynamic"], "matformer"),
+    ] {
+        let cut = summary(options);
+        let ledger = cut["ledger"].as_array().expect("a ledger");
+        assert!(ledger.iter().any(|l| l["codec"] == codec && l["error"].as_f64().is_some_and(|e| e > 0.0)), "{cut:#}");
+        assert!(size(&cut) < whole, "{options:?}: {} of {whole} bytes", size(&cut));
+    }
+    // A mask that drops the first of the hidden units of a layer, as training would write it.
+    let masks = |name: &str, tensor: &str, values: &[f32]| {
+        let header = serde_json::json!({"__metadata__": {"version": "1"}, tensor: {"dtype": "F32", "shape": [values.len()], "data_offsets": [0, 4 * values.len()]}});
+        let header = header.to_string().into_bytes();
+        let data = values.iter().flat_map(|v| v.to_le_bytes());
+        let bytes: Vec<u8> = (header.len() as u64).to_le_bytes().into_iter().chain(header.clone()).chain(data).collect();
+        std::fs::write(file(name), bytes).expect("a file");
+        format!("mask={}", file(name))
+    };
+    let units = |v: &serde_json::Value| v["ledger"][0]["parameters"].as_str().and_then(|p| p.split(' ').nth(2)?.parse().ok());
+    let n: usize = units(&summary(&["--mat", "l0=1"])).expect("a number of units");
+    let dropped: Vec<f32> = (0..n).map(|i| f32::from(i > 0)).collect();
+    let cut = summary(&["--prune-structured", &masks("a", "layer.0.ffn_units.mask", &dropped)]);
+    assert_eq!(cut["ledger"][0]["parameters"], format!("{} of {n} hidden units", n - 1));
+    let short = masks("b", "layer.0.ffn_units.mask", &dropped[1..]);
+    let nan = masks("c", "layer.0.heads.mask", &[f32::NAN]);
+    for wrong in [
+        ["--mat", "1/7"],
+        ["--mat", "nowhere=1/2"],
+        ["--mat", "2/1"],
+        ["--prune-structured", "tails=0.5"],
+        ["--prune-structured", &short],
+        ["--prune-structured", &nan],
+    ] {
+        let out = compile(&wrong);
+        assert_eq!(out.status.code(), Some(4), "{wrong:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
 }

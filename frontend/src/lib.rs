@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod hf;
+pub mod masks;
 pub mod npy;
 pub mod npz;
 pub mod onnx;

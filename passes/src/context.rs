@@ -9,6 +9,7 @@ use crate::analysis::coverage::Counts;
 use crate::analysis::estimate::CostTable;
 use crate::egraph::{ENode, Limits, Proof, Stop};
 use crate::lossy::LedgerEntry;
+use crate::lossy::cut::CutSpec;
 use crate::lossy::merge_tokens::MergeSpec;
 use crate::lossy::weights::WeightSpec;
 use crate::registry::Class;
@@ -54,6 +55,8 @@ pub struct PassCx {
     pub decompose: Vec<&'static str>,
     /// How tokens are merged; `None` for not at all.
     pub merge: Option<MergeSpec>,
+    /// What is cut from layers.
+    pub cuts: CutSpec,
     /// How weights are compressed.
     pub weights: WeightSpec,
     /// The lossy steps that were taken, in order.
@@ -99,6 +102,7 @@ impl Default for PassCx {
             verify_each: false,
             decompose: vec!["rope", "quantize", "dequantize", "token_size", "token_unmerge"],
             merge: None,
+            cuts: CutSpec::default(),
             weights: WeightSpec::default(),
             ledger: Vec::new(),
             numerics: Class::Reassoc,

@@ -4,6 +4,7 @@ use transc_ir::diag::{Diagnose, Diagnostic, Fault, Place};
 use transc_ir::op::TypeError;
 use transc_ir::verify::VerifyProblem;
 
+use crate::lossy::cut::CutError;
 use crate::lossy::merge_tokens::MergeError;
 use crate::lossy::weights::WeightError;
 
@@ -34,6 +35,9 @@ pub enum PassError {
     /// A merge of tokens that cannot be done.
     #[error(transparent)]
     Merge(#[from] MergeError),
+    /// A cut of layers that cannot be done.
+    #[error(transparent)]
+    Cut(#[from] CutError),
     /// A compression of weights that cannot be done.
     #[error(transparent)]
     Weights(#[from] WeightError),
@@ -55,6 +59,7 @@ impl Diagnose for PassError {
             PassError::Unknown(_) => one("T0501", Fault::Invalid, "`transc passes` lists them"),
             PassError::Stage { .. } => one("T0502", Fault::Invalid, "`transc passes` lists what each pass takes"),
             PassError::Merge(e) => e.diagnostics(),
+            PassError::Cut(e) => e.diagnostics(),
             PassError::Weights(e) => e.diagnostics(),
             PassError::Type { .. } => one("T0503", Fault::Bug, ""),
             PassError::Verify { when, problems } => problems

@@ -27,10 +27,11 @@ pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;
 pub use exact::fuse::check_region;
 pub use lossy::LedgerEntry;
+pub use lossy::cut::{CutError, CutSpec, Kind, Layer, Masks, Nested, Shares, layers};
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
 pub use lossy::weights::{
     Codes, Facts, Observed, Observer, Prune, Range, Site, WeightError, WeightSpec, facts, parse_budget, probe, relative_error_of,
-    sites,
+    root_mean_squares, sites,
 };
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};

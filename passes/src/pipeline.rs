@@ -14,7 +14,8 @@ use crate::stage::Stage;
 const DEFAULT: &[&str] = &[
     // Sizes become dims and constants, so that later passes see static structure.
     "simplify-shapes",
-    // Lossy, where asked for.
+    // Lossy, where asked for: what is cut has no codes.
+    "cut-layers",
     "compress-weights",
     // While scales and zero points still stand beside their codes.
     "int-matmul",

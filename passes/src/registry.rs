@@ -80,6 +80,12 @@ pub const PASSES: &[PassInfo] = &[
         "weights are pruned, and weights and activations become 8-bit codes, where asked for",
     ),
     tensor("cse", Class::Exact, exact::cse::run, "equal nodes become one"),
+    tensor(
+        "cut-layers",
+        Class::Lossy,
+        lossy::cut::run,
+        "hidden units, heads and whole blocks go, and their rows and columns of the weights, where asked for",
+    ),
     tensor("dce", Class::Exact, exact::dce::run, "nodes and constants that no output depends on vanish"),
     tensor("decompose", Class::Reassoc, exact::decompose::run, "named ops without a kernel become simpler ops"),
     tensor(

@@ -27,6 +27,8 @@ fn snapshot(path: &Path) -> String {
     let asked =
         |option: &str| text.lines().take_while(|l| l.starts_with("//")).find_map(|l| l.strip_prefix(&format!("// {option}: ")));
     cx.merge = asked("merge").map(|l| l.parse().expect("a codec"));
+    cx.cuts.nested = asked("mat").map(|l| l.parse().expect("sizes"));
+    cx.cuts.shares = asked("prune-structured").map(|l| l.parse().expect("shares"));
     cx.weights.prune = asked("sparse").map(|l| l.parse().expect("a pattern"));
     let codes = asked("int8")
         .map(Codes::int8)

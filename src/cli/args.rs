@@ -109,6 +109,14 @@ pub struct LossyArgs {
     /// Merge similar tokens of a vision transformer: `tome:r=8` removes 8 per block (`,inflect=-1`: most of them early).
     #[arg(long, value_name = "CODEC:r=N")]
     pub merge: Option<String>,
+    /// Take a nested sub-model: the first hidden units of feed-forward layers, a share or a number. `1/2`, or by layer `l0-3=1/2,l4=768`; a
+    /// layer may also be called by a part of its node's name.
+    #[arg(long, value_name = "[LAYERS=]SIZE,..")]
+    pub mat: Option<String>,
+    /// Remove the hidden units, heads and blocks that count least: `heads=SHARE,ffn=SHARE,layers=SHARE`; or those that a learnt mask names:
+    /// `mask=FILE.safetensors`.
+    #[arg(long, value_name = "WHAT=SHARE,..")]
+    pub prune_structured: Option<String>,
     /// Set small weights to zero: `prune-4x1=SHARE`, `prune-2:4` or `prune-unstructured=SHARE`. Zeros that are there are used without this.
     #[arg(long, value_name = "PATTERN")]
     pub sparse: Option<String>,
@@ -133,7 +141,10 @@ pub struct LossyArgs {
 impl LossyArgs {
     /// True if nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        [&self.merge, &self.sparse, &self.int8, &self.llm_int8, &self.w4, &self.budget].iter().all(|o| o.is_none()) && !self.w8
+        [&self.merge, &self.mat, &self.prune_structured, &self.sparse, &self.int8, &self.llm_int8, &self.w4, &self.budget]
+            .iter()
+            .all(|o| o.is_none())
+            && !self.w8
     }
 }
 

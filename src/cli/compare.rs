@@ -8,7 +8,7 @@ use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::DType;
 use transc::ir::{Func, Module, Value};
-use transc::passes::{self, WeightSpec};
+use transc::passes::{self, CutSpec, WeightSpec};
 use transc::{Compiler, Tensor};
 
 use super::Failure;
@@ -39,7 +39,7 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
         let mut cx = source::pass_context();
         let compiled = compiler.compile_with(&module, &mut cx, &mut |phase| progress.phase(phase))?;
         results.push(run_session(&compiled.session(a.threads)?, &inputs)?);
-        models.push(Model { module, weights: cx.weights, exact: compiler.without_lossy_steps() });
+        models.push(Model { module, cuts: cx.cuts, weights: cx.weights, exact: compiler.without_lossy_steps() });
     }
     let differences = check(&results[1], &results[0], a.tolerance);
     let same = differences.iter().all(Difference::ok);
@@ -73,6 +73,8 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
 /// A model that was compiled.
 struct Model {
     module: Module,
+    /// What was cut from its layers.
+    cuts: CutSpec,
     /// How its layers were compressed.
     weights: WeightSpec,
     /// Its compiler without lossy steps.
@@ -83,6 +85,7 @@ impl Model {
     /// The module with its layers compressed, before anything is fused: the values of its nodes can still be told apart.
     fn compressed(&self) -> Result<Module, Failure> {
         let (mut module, mut cx) = (self.module.clone(), source::pass_context());
+        cx.cuts = self.cuts.clone();
         cx.weights = self.weights.clone();
         passes::run(&mut module, &passes::pipeline::until("compress-weights"), &mut cx).map_err(transc::Error::from)?;
         Ok(module)

@@ -193,6 +193,26 @@ const CODES: &[(&str, &str, &str)] = &[
         "The error that `--budget` allows cannot be met.",
         "The message names the smallest error that was reached, and with how many layers compressed. Give that, or another codec.",
     ),
+    (
+        "T0518",
+        "The value of `--mat` or `--prune-structured` is wrong.",
+        "`--mat 1/2` or `--mat l0-3=1/2,l4=768`; `--prune-structured heads=0.25,ffn=0.5,layers=0.1` or `mask=FILE.safetensors`.",
+    ),
+    (
+        "T0519",
+        "The model has no layer of this kind or name whose units could be cut.",
+        "Feed-forward layers are two matrix products by constants around an activation; heads stand before a product behind attention.",
+    ),
+    (
+        "T0520",
+        "A layer cannot have this size.",
+        "A share must give a whole number of hidden units, a number may not exceed them, and a block without a residual sum stays.",
+    ),
+    (
+        "T0521",
+        "A mask file does not fit.",
+        "Tensors are `layer.N.heads.mask` and the like, finite, one number per unit; docs/sparsity-and-quantisation.md lists them.",
+    ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
     ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, cuda:sm_80 or cuda:sm_90a."),
     ("T0603", "A bug in transc: the backend refused a kernel.", "Please report it with the model."),

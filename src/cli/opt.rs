@@ -22,6 +22,7 @@ pub fn run(a: &OptArgs) -> Result<(), Failure> {
     let imported = module.clone();
     let mut cx = source::pass_context();
     cx.merge = source::merge_spec(&a.lossy)?;
+    cx.cuts = source::cut_spec(&a.lossy)?;
     cx.weights = source::weight_spec(&a.lossy)?;
     cx.explain = a.explain || a.check;
     cx.egraph = a.egraph_json.as_ref().map(|_| Vec::new());

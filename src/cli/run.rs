@@ -75,8 +75,9 @@ fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Pla
     let mut module = source::load_module(&a.model)?;
     let mut cx = source::pass_context();
     cx.merge = source::merge_spec(&a.target.lossy)?;
+    cx.cuts = source::cut_spec(&a.target.lossy)?;
     cx.weights = source::weight_spec(&a.target.lossy)?;
-    if cx.merge.is_some() || !cx.weights.is_empty() {
+    if cx.merge.is_some() || !cx.cuts.is_empty() || !cx.weights.is_empty() {
         // Changed as compiled code would be, so that both can be compared.
         passes::run(&mut module, &passes::pipeline::until("merge-tokens"), &mut cx).map_err(transc::Error::from)?;
     }

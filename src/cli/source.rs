@@ -9,7 +9,7 @@ use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Loc, Module};
-use transc::passes::{Codes, Coverage, MergeSpec, PassCx, WeightError, WeightSpec};
+use transc::passes::{Codes, Coverage, CutError, CutSpec, Masks, MergeSpec, PassCx, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::runtime::artefact::write_atomic;
@@ -106,6 +106,24 @@ pub fn macs(m: &Module) -> Option<Dim> {
 pub fn merge_spec(a: &LossyArgs) -> Result<Option<MergeSpec>, Failure> {
     let spec = a.merge.as_deref().map(str::parse).transpose();
     Ok(spec.map_err(|e: transc::passes::MergeError| transc::Error::from(transc::passes::PassError::from(e)))?)
+}
+
+/// What the options for layers ask for.
+pub fn cut_spec(a: &LossyArgs) -> Result<CutSpec, Failure> {
+    let refused = |e: CutError| Failure::from(transc::Error::from(transc::passes::PassError::from(e)));
+    let nested = a.mat.as_deref().map(str::parse).transpose().map_err(refused)?;
+    let (mut shares, mut masks) = (None, None);
+    match a.prune_structured.as_deref().map(|t| t.strip_prefix("mask=").ok_or(t)) {
+        Some(Ok(file)) => {
+            let file = Path::new(file);
+            let problem = |p| Failure::from(transc_frontend::FrontendError::one(file, p));
+            let (header, tensors) = transc_frontend::masks::read_file(file).map_err(problem)?;
+            masks = Some(Masks::new(&header, &tensors).map_err(|e| refused(e).in_file(file))?);
+        }
+        Some(Err(text)) => shares = Some(text.parse().map_err(refused)?),
+        None => {}
+    }
+    Ok(CutSpec { nested, shares, masks, ..CutSpec::default() })
 }
 
 /// What the options for weights ask for.

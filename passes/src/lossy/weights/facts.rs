@@ -26,6 +26,16 @@ pub struct Facts {
     pub outliers: Vec<usize>,
 }
 
+/// The root of the mean square of each index of an axis; NaN and infinities do not count.
+pub fn root_mean_squares(x: &Observed<'_>, axis: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; x.dims[axis]];
+    for (i, v) in x.values.iter().enumerate().filter(|(_, v)| v.is_finite()) {
+        sums[column(x.dims, axis, i)] += f64::from(*v).powi(2);
+    }
+    let each = (x.values.len() / sums.len().max(1)).max(1) as f64;
+    sums.iter().map(|s| (s / each).sqrt() as f32).collect()
+}
+
 /// What the codes that are asked for need to know of each site, given its activation.
 pub fn facts(module: &Module, sites: &[Site], spec: &WeightSpec, seen: &[Observed<'_>]) -> Vec<Facts> {
     let largest: Vec<Vec<f32>> = sites.iter().zip(seen).map(|(s, x)| column_magnitudes(x, s.input)).collect();

@@ -21,7 +21,7 @@ use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, Value};
 
 pub use error::WeightError;
-pub use facts::{Facts, Observed, facts};
+pub use facts::{Facts, Observed, facts, root_mean_squares};
 pub use spec::{Codes, Observer, Prune, Range, WeightSpec, parse_budget};
 
 use super::LedgerEntry;
