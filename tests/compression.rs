@@ -54,7 +54,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// What the options need to know of each layer, from one run on the calibration inputs.
-fn observed(module: &Module, calibration: &[(String, Plain)]) -> impl Fn(WeightSpec) -> WeightSpec {
+fn observed(module: &Module, calibration: &[(String, Plain)]) -> impl Fn(WeightSpec) -> WeightSpec + use<> {
     let mut watched = module.clone();
     let before = passes::pipeline::until("compress-weights");
     passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default()).expect("the passes run");
