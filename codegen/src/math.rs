@@ -3,17 +3,20 @@
 //!
 //! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs: exp, tanh and log 4 ulp; sigmoid 4 ulp above `-87`;
 //! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
-//! number are rounded as denormals.
+//! number are rounded as denormals. Divisions by a constant become multiplications that round the same (`quotient`).
 //!
 //! Targets with no library of functions get all others from `full`.
 
 mod full;
+mod quotient;
 
 use std::collections::HashMap;
 
 use transc_ir::loops::{Block, Inst, Kernel, Reg, Stmt, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
+
+use quotient::Reciprocal;
 
 /// Replaces the transcendental operations on `f32` that this module knows; everything else stays.
 pub fn expand(kernel: &mut Kernel) {
@@ -140,7 +143,14 @@ impl Expander<'_> {
     }
 
     fn bin(&mut self, op: BinOp, x: Reg, y: Reg, out: &mut Block) -> Option<Reg> {
-        let d = self.regs[x.0 as usize].dtype;
+        let ty = self.regs[x.0 as usize];
+        let d = ty.dtype;
+        if op == BinOp::Div
+            && d == DType::F32
+            && let Some(r) = self.constants.get(&y).and_then(|c| Reciprocal::of(*c))
+        {
+            return Some(Emit { regs: self.regs, out, ty }.quotient(x, r));
+        }
         if !self.all || !d.is_float() {
             return None;
         }
@@ -345,6 +355,14 @@ impl Emit<'_> {
         let tp = self.bin(BinOp::Mul, t, p);
         let y = self.bin(BinOp::Div, tp, q);
         self.clamp(y, 1.0)
+    }
+
+    fn quotient(&mut self, x: Reg, by: Reciprocal) -> Reg {
+        let high = self.num(by.high);
+        let Some(low) = by.low else { return self.bin(BinOp::Mul, x, high) };
+        let low = self.num(low);
+        let rest = self.bin(BinOp::Mul, x, low);
+        self.fma(x, high, rest)
     }
 
     /// `x` between `-limit` and `limit`; comparisons are false for NaN, which passes through.
