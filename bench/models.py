@@ -108,6 +108,15 @@ def bert_base(_):
     return bert()
 
 
+def bert_distil(_):
+    """The layers of DistilBERT."""
+    return bert(num_hidden_layers=6)
+
+
+def bert_mini(_):
+    return bert(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+
+
 def minilm_random(_):
     return bert(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 
@@ -137,6 +146,8 @@ def gpt2(_):
 # name -> (builder, folder below models/); the trained MiniLM's own folder holds Hugging Face files only
 BUILDERS = {
     "bert-base": (bert_base, "bert-base"),
+    "bert-distil": (bert_distil, "bert-distil"),
+    "bert-mini": (bert_mini, "bert-mini"),
     "minilm": (minilm, "minilm-golden"),
     "minilm-random": (minilm_random, "minilm-random"),
     "deit-s": (deit_s, "deit-s"),
@@ -145,7 +156,7 @@ BUILDERS = {
 
 
 VARIANTS = {"-int8": 0.0, "-int8-80": 0.8, "-int8-90": 0.9}
-QUANTISED = ("bert-base", "minilm", "deit-s")
+QUANTISED = ("bert-base", "bert-distil", "bert-mini", "minilm", "deit-s")
 NAMES = [*BUILDERS, *(name + variant for name in QUANTISED for variant in VARIANTS)]
 
 

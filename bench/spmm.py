@@ -5,8 +5,9 @@
 The layer is `f32[tokens, n] = scale * (u8[tokens, k] @ s8[k, n])`, its weight pruned in blocks of 4 neighbouring outputs by one input. transc gets it
 as an ONNX file in QDQ form and finds the zeros itself: once as it stands (`rows`), once with activation and result transposed, the layout in which
 sparse layers hand on to each other (`turned`). oneDNN is carried by PyTorch's quantised linear (engine `onednn`, u8 by s8 to f32 with the same
-number of multiply-adds), and is dense. Shapes are `outputs x inputs`. `share of peak` is the time that the kept weights need at one
-64-multiply-add dot product per cycle of the core clock that is measured in the same run, divided by the time taken, turning and scaling included.
+number of multiply-adds), and is dense. Without VNNI it saturates, so that its numbers differ: a line on standard error says so. Shapes are
+`outputs x inputs`. `share of peak` is the time that the kept weights need at 64 multiply-adds per cycle of the core clock that is measured in the same
+run (32 without VNNI: two `pmaddwd`), divided by the time taken, turning and scaling included.
 """
 
 import argparse
@@ -27,6 +28,10 @@ from compare import ROOT, Transc  # noqa: E402
 
 SHAPES = "768x768,3072x768,768x3072,1024x1024,4096x1024,1024x4096"
 SPARSITY = "0.7,0.75,0.8,0.85,0.9"
+
+
+VNNI = "avx512_vnni" in Path("/proc/cpuinfo").read_text()
+PER_CYCLE = 64 if VNNI else 32
 
 
 def weights(k, n, share, rng):
@@ -115,7 +120,10 @@ def measure(shape, tokens, share, args):
             for _ in range(3):
                 got = peer.run()
             got = got.numpy() if name == "onednn" else got[0].T if name == "turned" else got[0]
-            assert np.allclose(got, want, rtol=1e-4, atol=1e-3), f"{name} gives other numbers"
+            same = np.allclose(got, want, rtol=1e-4, atol=1e-3)
+            assert same or name == "onednn" and not VNNI, f"{name} gives other numbers"
+            if not same:
+                print(f"onednn: largest difference {np.abs(got - want).max():.3g} of {np.abs(want).max():.3g}", file=sys.stderr)
         times = {name: [] for name in peers}
         for _ in range(args.rounds):
             for name, peer in peers.items():
@@ -126,11 +134,11 @@ def measure(shape, tokens, share, args):
         peers["rows"].close()
     us = {name: min(t) / 1e3 for name, t in times.items()}
     kept = float((codes != 0).mean())
-    floor_us = tokens * n * k * kept / 64 / args.ghz / 1e3
+    floor_us = tokens * n * k * kept / PER_CYCLE / args.ghz / 1e3
     return {"shape": shape, "tokens": tokens, "sparsity": share, "us": {name: round(t, 1) for name, t in us.items()},
             "ratio": round(us["onednn"] / us["turned"], 2), "ratio_rows": round(us["onednn"] / us["rows"], 2),
             "share_of_peak": round(floor_us / us["turned"], 3),
-            "onednn_share_of_peak": round(tokens * n * k / 64 / args.ghz / 1e3 / us["onednn"], 3)}
+            "onednn_share_of_peak": round(tokens * n * k / PER_CYCLE / args.ghz / 1e3 / us["onednn"], 3)}
 
 
 def main():

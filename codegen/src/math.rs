@@ -3,10 +3,12 @@
 //!
 //! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs: exp, tanh and log 4 ulp; sigmoid 4 ulp above `-87`;
 //! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
-//! number are rounded as denormals. Divisions by a constant become multiplications that round the same (`quotient`).
+//! number are rounded as denormals. Divisions by a constant become multiplications that round the same (`quotient`), and codes are
+//! clamped before they are rounded (`codes`); neither changes a bit.
 //!
 //! Targets with no library of functions get all others from `full`.
 
+mod codes;
 mod full;
 mod quotient;
 
@@ -21,7 +23,7 @@ use quotient::Reciprocal;
 /// Replaces the transcendental operations on `f32` that this module knows; everything else stays.
 pub fn expand(kernel: &mut Kernel) {
     let body = std::mem::take(&mut kernel.body);
-    kernel.body = Expander { regs: &mut kernel.regs, constants: HashMap::new(), all: false, missing: None }.block(body);
+    kernel.body = Expander::new(&mut kernel.regs, false).block(body);
 }
 
 /// Replaces every operation that a target with no library of functions does not have.
@@ -30,7 +32,7 @@ pub fn expand(kernel: &mut Kernel) {
 /// The first function that is not known for its type.
 pub fn expand_all(kernel: &mut Kernel) -> Result<(), String> {
     let body = std::mem::take(&mut kernel.body);
-    let mut e = Expander { regs: &mut kernel.regs, constants: HashMap::new(), all: true, missing: None };
+    let mut e = Expander::new(&mut kernel.regs, true);
     kernel.body = e.block(body);
     e.missing.map_or(Ok(()), Err)
 }
@@ -56,12 +58,19 @@ struct Expander<'a> {
     regs: &'a mut Vec<Ty>,
     /// Registers that hold one `f32` constant in all lanes.
     constants: HashMap<Reg, f32>,
+    /// What came before.
+    defs: HashMap<Reg, Inst>,
     all: bool,
     missing: Option<String>,
 }
 
-impl Expander<'_> {
-    fn note_constant(&mut self, dst: Reg, inst: &Inst) {
+impl<'a> Expander<'a> {
+    fn new(regs: &'a mut Vec<Ty>, all: bool) -> Self {
+        Self { regs, constants: HashMap::new(), defs: HashMap::new(), all, missing: None }
+    }
+
+    fn note(&mut self, dst: Reg, inst: &Inst) {
+        self.defs.insert(dst, inst.clone());
         let value = match inst {
             Inst::Const(l) if l.dtype == DType::F32 => Some(f32::from_bits(l.bits as u32)),
             Inst::Splat(_, r) => self.constants.get(r).copied(),
@@ -80,7 +89,7 @@ impl Expander<'_> {
         let mut out = Vec::with_capacity(block.len());
         for stmt in block {
             if let Stmt::Let(dst, inst) = &stmt {
-                self.note_constant(*dst, inst);
+                self.note(*dst, inst);
             }
             match stmt {
                 Stmt::Let(dst, Inst::Bin(BinOp::Pow, x, exponent)) => match self.whole_power(x, exponent) {
@@ -93,6 +102,10 @@ impl Expander<'_> {
                         Some(last) => rename_last(&mut out, last, dst),
                         None => out.push(stmt),
                     },
+                },
+                Stmt::Let(dst, Inst::Cast(to, x)) => match self.code(to, x, &mut out) {
+                    Some(last) => rename_last(&mut out, last, dst),
+                    None => out.push(stmt),
                 },
                 Stmt::Let(dst, Inst::Un(op, x)) => match self.un(op, x, &mut out) {
                     Some(last) => rename_last(&mut out, last, dst),
@@ -282,6 +295,18 @@ impl Emit<'_> {
         acc
     }
 
+    /// A polynomial of degree 5, lowest power first, by Estrin's scheme: a chain of three steps in place of five.
+    fn poly5(&mut self, x: Reg, c: &[f32; 6]) -> Reg {
+        let x2 = self.bin(BinOp::Mul, x, x);
+        let x4 = self.bin(BinOp::Mul, x2, x2);
+        let [a, b, c] = [0, 2, 4].map(|i| {
+            let (low, high) = (self.num(c[i]), self.num(c[i + 1]));
+            self.fma(high, x, low)
+        });
+        let ab = self.fma(b, x2, a);
+        self.fma(c, x4, ab)
+    }
+
     /// `2^n` for integer lanes with `-127 < n < 128`.
     fn pow2(&mut self, n: Reg) -> Reg {
         let (bias, shift) = (self.int(127), self.int(23));
@@ -350,8 +375,8 @@ impl Emit<'_> {
     fn erf(&mut self, x: Reg) -> Reg {
         let t = self.clamp(x, ERF_END);
         let u = self.bin(BinOp::Mul, t, t);
-        let p = self.poly(u, &ERF_P);
-        let q = self.poly(u, &ERF_Q);
+        let p = self.poly5(u, &ERF_P);
+        let q = self.poly5(u, &ERF_Q);
         let tp = self.bin(BinOp::Mul, t, p);
         let y = self.bin(BinOp::Div, tp, q);
         self.clamp(y, 1.0)

@@ -129,6 +129,13 @@ pub enum Packing {
         /// Width of a panel.
         width: usize,
     },
+    /// The same in groups of two, each byte in 16 bits: `[ceil(n/width)][ceil(k/2)][width][2]`.
+    Pairs {
+        /// The matrix.
+        matrix: Matrix,
+        /// Width of a panel.
+        width: usize,
+    },
     /// One of the arrays of a sparse matrix.
     Sparse(Sparse),
 }
@@ -165,6 +172,7 @@ impl PackedConst {
             }
             Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
             Packing::Quads { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(4) * width * 4,
+            Packing::Pairs { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(2) * width * 4,
         }
     }
 
@@ -175,6 +183,7 @@ impl PackedConst {
             Packing::Raw => return out.copy_from_slice(src),
             Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
             Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
+            Packing::Pairs { matrix, width } => return pairs(src, matrix, width, out),
             Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } => {
                 (batch, k, n, k_stride, n_stride, batch_stride, width)
             }
@@ -198,6 +207,18 @@ impl PackedConst {
                     }
                 }
             }
+        }
+    }
+}
+
+/// See [`Packing::Pairs`].
+fn pairs(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
+    let groups = m.k.div_ceil(2);
+    for c in 0..m.n {
+        let panel = (c / width * groups * width + c % width) * 4;
+        for k in 0..m.k {
+            let to = panel + k / 2 * width * 4 + k % 2 * 2;
+            out[to..to + 2].copy_from_slice(&i16::from(src[k * m.k_stride + c * m.n_stride] as i8).to_le_bytes());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Weights with zeros: finding their blocks, and storing what is left.
 
 use crate::program::Matrix;
+use crate::template::spmm;
 
 /// A layout of a matrix `[k, n]` by blocks of `height` neighbouring columns of one row. The blocks of zeros are left out; the rows of the others
 /// stand in groups of `quad`, filled up with the last row and zero weights.
@@ -16,6 +17,8 @@ pub struct Sparse {
     pub groups: usize,
     /// What an offset counts per row.
     pub stride: usize,
+    /// Bytes are stored in 16 bits.
+    pub words: bool,
     /// Which of the arrays this is.
     pub part: SparsePart,
 }
@@ -27,14 +30,15 @@ pub enum SparsePart {
     Starts,
     /// `i32[groups][quad]`: `row * stride`.
     Offsets,
-    /// `[groups][height][quad]` in the element type of the matrix.
+    /// `[groups][height][quad]` in the element type of the matrix, or in `i16`.
     Values,
 }
 
 impl Sparse {
     /// The layout of a matrix; `size` is that of an element in bytes.
-    pub(crate) fn new(src: &[u8], size: usize, matrix: Matrix, height: usize, quad: usize, stride: usize) -> Self {
-        let mut s = Self { matrix, height, quad, groups: 0, stride, part: SparsePart::Starts };
+    pub(crate) fn new(src: &[u8], size: usize, matrix: Matrix, s: spmm::Schedule) -> Self {
+        let [quad, stride] = [s.quad(), s.rows()].map(|v| v as usize);
+        let mut s = Self { matrix, height: s.height.into(), quad, groups: 0, stride, words: s.words, part: SparsePart::Starts };
         s.groups = s.block_rows(src, size).map(|kept| kept.len().div_ceil(quad)).sum();
         s
     }
@@ -63,7 +67,7 @@ impl Sparse {
         match self.part {
             SparsePart::Starts => (self.matrix.n.div_ceil(self.height) + 1) * 4,
             SparsePart::Offsets => self.groups * self.quad * 4,
-            SparsePart::Values => self.macs() * size,
+            SparsePart::Values => self.macs() * if self.words { 2 } else { size },
         }
     }
 
@@ -92,9 +96,13 @@ impl Sparse {
                     let columns = block * self.height..m.n.min((block + 1) * self.height);
                     for (i, k) in kept.iter().enumerate() {
                         for (r, c) in columns.clone().enumerate() {
-                            let to = (((group + i / self.quad) * self.height + r) * self.quad + i % self.quad) * size;
+                            let to = ((group + i / self.quad) * self.height + r) * self.quad + i % self.quad;
                             let from = (k * m.k_stride + c * m.n_stride) * size;
-                            out[to..to + size].copy_from_slice(&src[from..from + size]);
+                            if self.words {
+                                out[2 * to..2 * to + 2].copy_from_slice(&i16::from(src[from] as i8).to_le_bytes());
+                            } else {
+                                out[to * size..(to + 1) * size].copy_from_slice(&src[from..from + size]);
+                            }
                         }
                     }
                     group += kept.len().div_ceil(self.quad);

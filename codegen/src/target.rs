@@ -146,6 +146,11 @@ impl Target {
         V3.iter().chain(v4).chain(&self.extra).copied().collect()
     }
 
+    /// True if there is an instruction for sums of products of bytes.
+    pub fn has_byte_dot(&self) -> bool {
+        self.extra.contains(&"avx512vnni")
+    }
+
     /// LLVM's feature string.
     pub fn llvm_features(&self) -> String {
         self.extra.iter().map(|f| format!("+{f}")).collect::<Vec<_>>().join(",")

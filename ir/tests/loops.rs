@@ -163,4 +163,16 @@ fn target_instructions_have_their_stated_meaning() {
     launch(&kb.finish(), &[], &mut memory, &[0]).expect("no fault");
     let want = 5 - 4 * 255 * 128i32;
     assert_eq!(memory[0].data, [want, want].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+    // The one pair of products whose sum does not fit wraps.
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let y = kb.param("y", DType::I32, Access::Write);
+    let least = splat(&mut kb, DType::I16, -32768, 4);
+    let acc = splat(&mut kb, DType::I32, 5, 2);
+    let sum = kb.target(TargetInst::VpDpWssd, &[acc, least, least]);
+    let zero = kb.index(0);
+    kb.store(y, zero, sum);
+    let mut memory = [Buffer::undefined(8)];
+    launch(&kb.finish(), &[], &mut memory, &[0]).expect("no fault");
+    let want = i32::MIN + 5;
+    assert_eq!(memory[0].data, [want, want].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
 }

@@ -112,26 +112,37 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[P
             let registers = args[0].iter().zip(args[1].iter().zip(&args[2]));
             registers.map(|(acc, (a, b))| dot_u8_i8(e, *acc, *a, *b)).collect()
         }
+        TargetInst::VpDpWssd if packed(ty) => {
+            let registers = args[0].iter().zip(args[1].iter().zip(&args[2]));
+            registers
+                .map(|(acc, (a, b))| {
+                    let sums = pairs(e, *a, *b);
+                    e.f.ins().iadd(*acc, sums)
+                })
+                .collect()
+        }
         TargetInst::VDpBf16Ps if packed(ty) => {
             let registers = args[0].iter().zip(args[1].iter().zip(&args[2]));
             registers.map(|(acc, (a, b))| dot_bf16(e, *acc, *a, *b)).collect()
         }
         TargetInst::VpDpBusd => by_lanes(e, DType::I32, 4, types, args),
+        TargetInst::VpDpWssd => by_lanes(e, DType::I32, 2, types, args),
         TargetInst::VDpBf16Ps => by_lanes(e, DType::F32, 2, types, args),
     }
+}
+
+/// Sums of neighbouring products of 16-bit numbers: a pattern that Cranelift knows as one instruction.
+fn pairs(e: &mut Emitter<'_>, a: Value, b: Value) -> Value {
+    let (a0, b0) = (e.f.ins().swiden_low(a), e.f.ins().swiden_low(b));
+    let (a1, b1) = (e.f.ins().swiden_high(a), e.f.ins().swiden_high(b));
+    let (low, high) = (e.f.ins().imul(a0, b0), e.f.ins().imul(a1, b1));
+    e.f.ins().iadd_pairwise(low, high)
 }
 
 /// Products as pairs of 16-bit numbers, whose sums fit 32 bits; then neighbouring sums.
 fn dot_u8_i8(e: &mut Emitter<'_>, acc: Value, a: Value, b: Value) -> Value {
     let (al, bl) = (e.f.ins().uwiden_low(a), e.f.ins().swiden_low(b));
     let (ah, bh) = (e.f.ins().uwiden_high(a), e.f.ins().swiden_high(b));
-    // Cranelift knows this pattern as one instruction.
-    let pairs = |e: &mut Emitter<'_>, a: Value, b: Value| {
-        let (a0, b0) = (e.f.ins().swiden_low(a), e.f.ins().swiden_low(b));
-        let (a1, b1) = (e.f.ins().swiden_high(a), e.f.ins().swiden_high(b));
-        let (low, high) = (e.f.ins().imul(a0, b0), e.f.ins().imul(a1, b1));
-        e.f.ins().iadd_pairwise(low, high)
-    };
     let (low, high) = (pairs(e, al, bl), pairs(e, ah, bh));
     let sums = e.f.ins().iadd_pairwise(low, high);
     e.f.ins().iadd(acc, sums)

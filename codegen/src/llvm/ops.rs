@@ -426,8 +426,13 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
     if t == TargetInst::VpDpBusd && matches!(n, 8 | 16) {
         return dot_bytes(e, n, types, args);
     }
+    if t == TargetInst::VpDpWssd && matches!(n, 8 | 16) {
+        let pairs = dot_words(e, n, (&reg_type(types[0]), &reg_type(types[1])), &args[1], &args[2]);
+        return e.def(&format!("add {} {}, {pairs}", reg_type(types[0]), args[0]));
+    }
     let (product_dtype, per_lane) = match t {
         TargetInst::VpDpBusd => (DType::I32, 4),
+        TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),
     };
     let wide = Ty::vector(product_dtype, types[1].lanes);
@@ -443,6 +448,12 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         sum = bin(e, BinOp::Add, types[0], &sum, &product);
     }
     sum
+}
+
+/// `pmaddwd`.
+fn dot_words(e: &mut Emitter<'_>, n: u16, (sums, words): (&str, &str), a: &str, b: &str) -> String {
+    let name = if n == 16 { "llvm.x86.avx512.pmaddw.d.512" } else { "llvm.x86.avx2.pmadd.wd" };
+    e.call(sums, name, &[(words.into(), a.into()), (words.into(), b.into())])
 }
 
 /// `vpdpbusd`, or without it products of 16-bit halves: the even bytes, then the odd ones, by `pmaddwd`, which is exact where the
@@ -462,10 +473,9 @@ fn dot_bytes(e: &mut Emitter<'_>, n: u16, types: &[Ty], args: &[String]) -> Stri
     let w_even = e.def(&format!("shl {words} {w}, {eight}"));
     let w_even = e.def(&format!("ashr {words} {w_even}, {eight}"));
     let w_odd = e.def(&format!("ashr {words} {w}, {eight}"));
-    let name = if n == 16 { "llvm.x86.avx512.pmaddw.d.512" } else { "llvm.x86.avx2.pmadd.wd" };
     let mut sum = args[0].clone();
     for (x, w) in [(x_even, w_even), (x_odd, w_odd)] {
-        let pairs = e.call(&acc, name, &[(words.clone(), x), (words.clone(), w)]);
+        let pairs = dot_words(e, n, (&acc, &words), &x, &w);
         sum = e.def(&format!("add {acc} {sum}, {pairs}"));
     }
     sum

@@ -14,7 +14,7 @@ mod tokens;
 mod weights;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use transc_ir::loops::Kernel;
 use transc_ir::op::Op;
@@ -51,6 +51,13 @@ pub(crate) enum Source {
 /// # Errors
 /// An op without a lowering.
 pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
+    let handed = if target.is_device() { HashSet::new() } else { weights::handed_on(m, target) };
+    let program = lower_with(m, target, &handed);
+    if program.is_err() && !handed.is_empty() { lower_with(m, target, &HashSet::new()) } else { program }
+}
+
+/// Lowers a module, some values of which layers hand to one another with rows and columns exchanged.
+fn lower_with(m: &Module, target: &Target, handed: &HashSet<Value>) -> Result<Program, CodegenError> {
     let f = &m.main;
     let mut p = Program {
         name: m.name.clone(),
@@ -80,7 +87,9 @@ pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
             places[node.results[0].index()] = Some(Arg::Const(pack(&mut p, &mut packed, m, c.id, Packing::Raw)));
             continue;
         }
-        let region = Region::new(f, node, m);
+        let mut region = Region::new(f, node, m);
+        region.handed.operand = node.operands.iter().any(|v| handed.contains(v));
+        region.handed.result = node.results.iter().any(|v| handed.contains(v));
         let lowered = nest::lower_region(&region, target)?;
         for v in &node.results {
             let place = match outputs.get(v) {

@@ -23,6 +23,7 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
     let result = match anchor {
         _ if target.is_device() => device::lower(r, anchor, target),
         Some((v, n)) => match &n.op {
+            Op::Contract(_) if r.handed != weights::Handed::default() => weights::product_of(r, v, n, target).ok_or(Stuck::Op(v)),
             Op::Contract(_) => weights::product_of(r, v, n, target)
                 .or_else(|| products::matmul_of(r, v, n, target))
                 .map_or_else(|| pointwise(r, target), Ok),

@@ -7,6 +7,7 @@ use transc_ir::tensor::{Func, Loc, Node};
 use transc_ir::types::{Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
+use super::weights::Handed;
 use crate::program::{LayerChoice, Tunable};
 
 /// A region of the `fuse` pass, or a bare node as a region of one.
@@ -21,6 +22,8 @@ pub(crate) struct Region {
     pub(crate) ranges: Ranges,
     /// The module's constants.
     pub(crate) consts: std::sync::Arc<transc_ir::tensor::ConstPool>,
+    /// Which of its values lie with rows and columns exchanged.
+    pub(crate) handed: Handed,
     /// Provenance.
     pub(crate) loc: Loc,
     /// Set by lowering where the region is a product by a constant weight.
@@ -45,6 +48,7 @@ impl Region {
             symbols,
             ranges,
             consts: m.consts.clone(),
+            handed: Handed::default(),
             loc: node.loc.clone(),
             layer: Cell::new(None),
             tunable: Cell::new(None),

@@ -1,13 +1,15 @@
 //! Products of an activation by a constant weight whose codes or zeros have kernels of their own.
 
-use transc_ir::Value;
-use transc_ir::loops::{Access, KernelBuilder, Reg};
+use std::collections::{HashMap, HashSet};
+
+use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
 use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
+use transc_ir::{Module, Value};
 
 use super::Lowered;
-use super::element::Elements;
+use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::nest::results;
 use super::products::{self, Operand, Roles, roles};
@@ -16,7 +18,7 @@ use super::strided::{merged, strided};
 use crate::Target;
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
-use crate::template::{matmul, matmul_int8, spmm, tile};
+use crate::template::{matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
 const INT8_MACS_PER_NS: i64 = 160;
@@ -37,6 +39,17 @@ struct Layer<'a> {
     m: Dim,
     /// Activation `[k, m]` and result `[n, m]`, one label each.
     turned: bool,
+    /// The same of what another layer left, or is left for it, where the types say otherwise: see [`handed_on`].
+    handed: Handed,
+}
+
+/// Which values of a layer are stored with rows and columns exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handed {
+    /// The activation.
+    pub(crate) operand: bool,
+    /// The result.
+    pub(crate) result: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -73,11 +86,15 @@ impl<'a> Layer<'a> {
         };
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|(d, _)| d).collect();
         let m = rows.iter().fold(Dim::from(1), |x, y| &x * y);
-        Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m, turned })
+        Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m, turned, handed: r.handed })
     }
 
     /// The offset of a row of the activation, or of a row of sums if `turned`.
     fn row(&self, kb: &mut KernelBuilder, m: Reg) -> Reg {
+        if self.handed.operand {
+            let len = kb.dim(&self.m);
+            return kb.mul(m, len);
+        }
         let axes = self.a.axes(if self.turned { &self.roles.inner } else { &self.roles.rows });
         match merged(&axes) {
             Some(stride) => {
@@ -97,6 +114,11 @@ impl<'a> Layer<'a> {
         let vector = |reg| Index { reg, step: 1, aligned: true };
         if self.turned {
             return vec![Index::scalar(n), vector(m)];
+        }
+        if self.handed.result {
+            // What follows depends on the column alone.
+            let zero = Index::scalar(kb.index(0));
+            return self.contract.out.iter().map(|l| if self.roles.rows.contains(l) { zero } else { Index::scalar(n) }).collect();
         }
         let at = tile::unflatten(kb, m, &self.rows);
         let row = |l: &u8| self.roles.rows.iter().position(|r| r == l).map(|i| Index::scalar(at[i]));
@@ -124,8 +146,9 @@ mod cost {
     pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, fill: f64) -> f64 {
         // Blocks of one column load as much as they multiply. Few registers spill the tile.
         let slow = if s.height == 1 { 1.7 } else { 1.05 } * if s.lanes == 16 { 1.0 } else { 2.0 };
-        let turn = if s.int8 { 1.0 } else { 0.25 } * if s.turned { 0.2 } else { 1.0 };
-        (macs as f64 * slow + turn * (TURN[0] * m.k + TURN[1] * m.n) as f64) / fill
+        let turn = |turned: bool| if s.int8 { 1.0 } else { 0.25 } * if turned { 0.2 } else { 1.0 };
+        let turns = turn(s.turned_in) * (TURN[0] * m.k) as f64 + turn(s.turned_out) * (TURN[1] * m.n) as f64;
+        (macs as f64 * slow + turns) / fill
     }
 }
 
@@ -139,11 +162,15 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
     let mut best = None;
     // Blocks of zeros cannot be more than zeros.
     for height in heights.iter().filter(|_| zeros > 0.25) {
-        let s = spmm::Schedule::choose(target.lanes(), *height, int8, layer.turned);
+        let (turned_in, turned_out) = (layer.turned || layer.handed.operand, layer.turned || layer.handed.result);
+        let s = spmm::Schedule {
+            turned_in,
+            turned_out,
+            ..spmm::Schedule::choose(target.lanes(), target.has_byte_dot(), *height, int8)
+        };
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
-        let [quad, stride] = [s.quad(), s.rows()].map(|v| v as usize);
-        let sparse = Sparse::new(src, size, m, (*height).into(), quad, stride);
+        let sparse = Sparse::new(src, size, m, s);
         let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m);
         if cost < choice.sparse_cost {
             choice.sparse_cost = cost;
@@ -157,33 +184,121 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
     (choice, best)
 }
 
-/// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
-pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
-    let root = r.roots()[0];
-    if r.ty(root).dims != r.ty(anchor).dims {
+/// The layer of a region, and whether it multiplies bytes; `None` where no template fits.
+fn layer_of<'a>(r: &Region, anchor: Value, node: &'a Node) -> Option<(Layer<'a>, bool)> {
+    if r.ty(r.roots()[0]).dims != r.ty(anchor).dims {
         return None;
     }
     let layer = Layer::find(r, node)?;
-    let int8 = match (r.ty(layer.a.view.base).dtype, r.ty(layer.b.view.base).dtype, r.ty(anchor).dtype) {
-        (DType::U8, DType::I8, DType::I32) => true,
-        (DType::F32, DType::F32, DType::F32) => false,
-        _ => return None,
-    };
+    match (r.ty(layer.a.view.base).dtype, r.ty(layer.b.view.base).dtype, r.ty(anchor).dtype) {
+        (DType::U8, DType::I8, DType::I32) => Some((layer, true)),
+        (DType::F32, DType::F32, DType::F32) => Some((layer, false)),
+        _ => None,
+    }
+}
+
+/// Values that one sparse layer makes and another one takes: stored with rows and columns exchanged, neither has to turn them.
+pub(crate) fn handed_on(m: &Module, target: &Target) -> HashSet<Value> {
+    let f = &m.main;
+    let mut uses = f.use_counts();
+    f.results().iter().for_each(|(_, v)| uses[v.index()] += 1);
+    // A layer that may hand its result on: the numbers of its rows and columns.
+    let mut open: HashMap<Value, (Dim, usize)> = HashMap::new();
+    let mut handed = HashSet::new();
+    for (_, node) in f.nodes() {
+        let region = Region::new(f, node, m);
+        let Some((anchor, product)) = region.anchor.and_then(|v| Some((v, region.body.def_node(v)?))) else { continue };
+        let Some((layer, int8)) = layer_of(&region, anchor, product).filter(|(l, _)| !l.turned) else { continue };
+        let given = region.body.params().iter().zip(&node.operands).find(|((_, v), _)| *v == layer.a.view.base).map(|(_, v)| *v);
+        let given = given.filter(|v| {
+            let whole = layer.a.view.offset.is(0)
+                && merged(&layer.a.axes(&layer.roles.rows)).is_some_and(|s| s.is(layer.matrix.k as i64));
+            let alone = only_read_by(&region, layer.a.view.base, anchor);
+            whole
+                && alone
+                && open.get(v) == Some(&(layer.m.clone(), layer.matrix.k))
+                && f.ty(*v).count() == &layer.m * &Dim::from(layer.matrix.k)
+        });
+        let result = node.results[0];
+        let may = node.results.len() == 1 && uses[result.index()] == 1 && follows_columns(&region, anchor);
+        if given.is_none() && !may {
+            continue;
+        }
+        let sparse = region.consts.get(layer.id).is_some_and(|c| choose(&layer, c.bytes(), int8, target).1.is_some());
+        if sparse {
+            handed.extend(given);
+            open.extend(may.then(|| (result, (layer.m.clone(), layer.matrix.n))));
+        }
+    }
+    handed
+}
+
+/// True if a value is read by the anchor and nothing else, through views.
+fn only_read_by(r: &Region, v: Value, anchor: Value) -> bool {
+    let uses = r.body.use_counts();
+    let mut v = v;
+    while uses[v.index()] == 1 && v != anchor {
+        let Some((_, user)) = r.body.nodes().find(|(_, n)| n.operands.contains(&v)) else { return false };
+        v = user.results[0];
+    }
+    v == anchor
+}
+
+/// Applies what follows to a vector of sums of column `n` from row `m` on, and stores it in `[n, m]`.
+fn finish_turned(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    (anchor, root): (Value, Value),
+    (out, rows): (Buf, &Dim),
+    index: &[Index],
+    (m, n, x, count): (Reg, Reg, Reg, Option<Reg>),
+) -> Result<(), Stuck> {
+    e.bound = Some((anchor, x));
+    let mark = e.mark();
+    let y = e.at(kb, root, index, Lanes { n: kb.ty(x).lanes, count });
+    e.release(mark);
+    e.bound = None;
+    let len = kb.dim(rows);
+    let row = kb.mul(n, len);
+    let at = kb.add(row, m);
+    match count {
+        Some(c) => kb.store_count(out, at, y?, c),
+        None => kb.store(out, at, y?),
+    }
+    Ok(())
+}
+
+/// True if what follows the anchor depends on its value and on the column alone.
+fn follows_columns(r: &Region, anchor: Value) -> bool {
+    let dims = &r.ty(anchor).dims;
+    let chained =
+        |v: Value| v == anchor || r.body.def_node(v).is_some_and(|n| matches!(n.op, Op::Map(_))) && &r.ty(v).dims == dims;
+    let by_column = |v: Value| r.ty(v).dims.split_last().is_none_or(|(_, rows)| rows.iter().all(|d| d.is(1)));
+    r.body
+        .nodes()
+        .filter(|(_, n)| matches!(n.op, Op::Map(_)))
+        .all(|(_, n)| n.operands.iter().all(|v| chained(*v) || by_column(*v)))
+}
+
+/// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
+pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
+    let root = r.roots()[0];
+    let (layer, int8) = layer_of(r, anchor, node)?;
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
     if sparse.is_none() && (!int8 || layer.turned) {
         return None;
     }
     let n = Dim::from(layer.matrix.n);
-    let s = matmul::Schedule::choose(target.lanes(), &n);
+    let (columns, k) = (layer.matrix.n as i64, layer.matrix.k as i64);
+    let s = matmul_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), columns, k);
     let (name, extent) = match &sparse {
         Some((_, s)) => (s.to_string(), s.extent(&layer.m, &n)),
-        None => (matmul_int8::name(s), matmul_int8::extent(s, &layer.m, &n)),
+        None => (s.to_string(), s.extent(&layer.m, &n)),
     };
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a = e.buffer(&mut kb, layer.a.view.base)?;
-    let (columns, k) = (layer.matrix.n as i64, layer.matrix.k as i64);
     let ty = r.ty(root).clone();
     let mut stuck = None;
     let mut row = |kb: &mut KernelBuilder, m: Reg| layer.row(kb, m);
@@ -191,7 +306,6 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
         Some((sparse, s)) => {
             let mut part =
                 |part: SparsePart, dtype: DType| e.packed(&mut kb, dtype, layer.id, Packing::Sparse(Sparse { part, ..sparse }));
-            let values = if int8 { DType::I8 } else { DType::F32 };
             let p = spmm::Problem {
                 m: &layer.m,
                 n: columns,
@@ -199,18 +313,24 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
                 a,
                 starts: part(SparsePart::Starts, DType::I32),
                 offsets: part(SparsePart::Offsets, DType::I32),
-                values: part(SparsePart::Values, values),
+                values: part(SparsePart::Values, s.values()),
             };
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             spmm::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
                 let index = layer.index(kb, m, n);
-                stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+                let done = if layer.handed.result {
+                    finish_turned(&mut e, kb, (anchor, root), (out, &layer.m), &index, (m, n, x, count))
+                } else {
+                    products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count)
+                };
+                stuck = done.err().or(stuck);
             });
             &layer.m * &Dim::from(sparse.macs())
         }
         None => {
-            let packing = Packing::Quads { matrix: layer.matrix, width: usize::try_from(s.tile.width()).ok()? };
-            let b = e.constant(&mut kb, layer.b.view.base, layer.id, packing);
+            let (matrix, width) = (layer.matrix, usize::try_from(s.tile.width()).ok()?);
+            let packing = if s.words { Packing::Pairs { matrix, width } } else { Packing::Quads { matrix, width } };
+            let b = e.packed(&mut kb, s.dtype(), layer.id, packing);
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b };
             matmul_int8::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {

@@ -383,6 +383,7 @@ fn saturate(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
 pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[String]) -> String {
     let (product_dtype, per_lane) = match inst {
         TargetInst::VpDpBusd => (DType::I32, 4),
+        TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),
     };
     let wide = t.reg_type(Ty::vector(product_dtype, types[1].lanes));

@@ -1,29 +1,73 @@
 //! Matrix product of bytes `C[m, n] = sum over k of A[m, k] * B[k, n]`: `u8` by `i8`, exact in `i32`.
 //!
-//! **Contract.** Rows of `A` are contiguous along `k`. `B` is a constant in panels of quads ([`crate::Packing::Quads`]). The sums wrap as
+//! **Contract.** Rows of `A` are contiguous along `k`. `B` is a constant in panels of quads or pairs ([`crate::Packing`]). The sums wrap as
 //! 32-bit integers; no step saturates, so every target gives the same integers. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** A register tile: four bytes of each row, broadcast, against the panel's vectors (`vpdpbusd`: Intel 2018, "Lower numerical
-//! precision deep learning inference and training"). A unit is one panel of columns times `chunk` rows.
+//! precision deep learning inference and training"). A unit is one panel of columns times `chunk` rows. Without that instruction, pairs of
+//! 16-bit numbers are multiplied (`pmaddwd`), since sums of products of bytes do not fit 16 bits: the weight is stored so, and the rows
+//! of a chunk are widened once for all panels that one thread computes.
 
-use transc_ir::loops::{Buf, KernelBuilder, Reg, TargetInst, Ty, Unroll};
+use std::fmt;
+
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::matmul::Schedule;
 use super::tile::{self, TileShape};
 
-/// Rows of the weight that one instruction takes.
-const QUAD: i64 = 4;
+/// Steps of `k` per turn of the inner loop.
+const STEP: i64 = 4;
+/// Most rows of a chunk.
+const CHUNK: i64 = 128;
+/// Most bytes of a chunk of widened rows: what stays in a second-level cache beside a panel.
+const WIDE_BYTES: i64 = 200_000;
 
-/// The kernel's name under a schedule.
-pub fn name(s: Schedule) -> String {
-    format!("matmul_int8_m{}n{}c{}", s.tile.rows, s.tile.width(), s.chunk)
+/// How a product is computed; `Display` is part of the kernel's symbol name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Schedule {
+    /// The register tile.
+    pub tile: TileShape,
+    /// Rows of a chunk.
+    pub chunk: i64,
+    /// Operands in 16 bits.
+    pub words: bool,
 }
 
-/// Number of independent units for `m` rows and `n` columns: a panel of columns by a chunk of rows.
-pub fn extent(s: Schedule, m: &Dim, n: &Dim) -> Dim {
-    &n.ceil_div(&s.tile.width().into()) * &m.ceil_div(&s.chunk.into())
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = if self.words { "w" } else { "" };
+        write!(f, "matmul_int8{words}_m{}n{}c{}", self.tile.rows, self.tile.width(), self.chunk)
+    }
+}
+
+impl Schedule {
+    /// The schedule for sums of `k` products in `n` columns on a machine with vectors of `lanes` 32-bit numbers, with an instruction for sums of products of
+    /// bytes or not.
+    pub fn choose(lanes: u16, byte_dot: bool, n: i64, k: i64) -> Schedule {
+        if byte_dot {
+            return Schedule { tile: TileShape::choose(lanes, &n.into()), chunk: CHUNK, words: false };
+        }
+        // The products take a register before they are added.
+        let tile = if lanes == 16 { TileShape::choose(lanes, &n.into()) } else { TileShape { lanes, rows: 4, vectors: 2 } };
+        let chunk = (0..).map(|i| CHUNK >> i).find(|c| c * k * 2 <= WIDE_BYTES || *c <= tile.rows.into());
+        Schedule { tile, chunk: chunk.unwrap_or(CHUNK), words: true }
+    }
+
+    /// Number of independent units for `m` rows and `n` columns: a panel of columns by a chunk of rows.
+    pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
+        &n.ceil_div(&self.tile.width().into()) * &m.ceil_div(&self.chunk.into())
+    }
+
+    /// Rows of the weight that one instruction takes.
+    fn group(self) -> i64 {
+        if self.words { 2 } else { 4 }
+    }
+
+    /// Element type of the packed weight.
+    pub fn dtype(self) -> DType {
+        if self.words { DType::I16 } else { DType::I8 }
+    }
 }
 
 /// Gives the element offset of row `m` of `A`.
@@ -45,32 +89,60 @@ pub struct Problem<'a> {
     pub b: Buf,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`extent`].
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
     let (shape, n) = (s.tile, Dim::from(p.n));
-    let n_chunks = p.m.ceil_div(&s.chunk.into());
+    let (n_chunks, n_panels) = (p.m.ceil_div(&s.chunk.into()), n.ceil_div(&shape.width().into()));
     let stage = kb.local(DType::I32, Dim::from(shape.width() * i64::from(shape.rows)));
+    // Whole vectors, the last one filled up with zeros.
+    let words = i64::from(shape.lanes) * 2;
+    let wide_len = (p.k + words - 1) / words * words;
+    let wide = s.words.then(|| {
+        let none = kb.index(-1);
+        (kb.local(DType::I16, Dim::from(s.chunk * wide_len)), kb.var(none))
+    });
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
-        let (panel, chunk) = tile::div_rem(kb, unit, &n_chunks);
+        let (panel, chunk) = if s.words {
+            let (chunk, panel) = tile::div_rem(kb, unit, &n_panels);
+            (panel, chunk)
+        } else {
+            tile::div_rem(kb, unit, &n_chunks)
+        };
         let (chunk_len, width) = (kb.index(s.chunk), kb.index(shape.width()));
         let (m0, n0) = (kb.mul(chunk, chunk_len), kb.mul(panel, width));
         let (m_end, n_end) = (kb.dim(p.m), kb.dim(&n));
         let m1 = kb.add(m0, chunk_len);
         let m1 = kb.bin(BinOp::Min, m1, m_end);
-        let panel_len = kb.index((p.k + QUAD - 1) / QUAD * QUAD * shape.width());
+        let panel_len = kb.index((p.k + s.group() - 1) / s.group() * s.group() * shape.width());
         let column = kb.mul(panel, panel_len);
         let left = kb.sub(n_end, n0);
         let counts = tile::column_counts(kb, shape, &n, left);
+        if let Some((buf, current)) = wide {
+            let here = kb.get(current);
+            let other = kb.bin(BinOp::Ne, here, chunk);
+            kb.if_(
+                other,
+                |kb| {
+                    kb.set(current, chunk);
+                    widen(kb, p, (m0, m1), (buf, wide_len, words), row);
+                },
+                |_| {},
+            );
+        }
         tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, m, rows| {
             let offsets: Vec<Reg> = (0..i64::from(rows))
                 .map(|r| {
                     let r = kb.index(r);
                     let m = kb.add(m, r);
-                    row(kb, m)
+                    if !s.words {
+                        return row(kb, m);
+                    }
+                    let (inside, len) = (kb.sub(m, m0), kb.index(wide_len));
+                    kb.mul(inside, len)
                 })
                 .collect();
-            accumulate(kb, p, shape, &offsets, column, stage);
+            accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), column, stage);
             // The epilogue's code stands once per tile shape and not once per vector.
             let (zero, n_rows) = (kb.index(0), kb.index(rows.into()));
             kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
@@ -88,13 +160,47 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     });
 }
 
+/// Copies rows of the activation to `[row][len]` in 16 bits.
+fn widen(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    (m0, m1): (Reg, Reg),
+    (buf, len, words): (Buf, i64, i64),
+    row: &mut RowOffset<'_>,
+) {
+    kb.for_(m0, m1, 1, Unroll::No, |kb, m| {
+        let from = row(kb, m);
+        let (inside, row_len) = (kb.sub(m, m0), kb.index(len));
+        let to = kb.mul(inside, row_len);
+        let copy = |kb: &mut KernelBuilder, k: Reg, count: Option<Reg>| {
+            let (from, to) = (kb.add(from, k), kb.add(to, k));
+            let x = match count {
+                Some(c) => kb.load_count(p.a, from, words as u16, c),
+                None => kb.load(p.a, from, words as u16),
+            };
+            let x = kb.cast(DType::I16, x);
+            kb.store(buf, to, x);
+        };
+        let whole = p.k / words * words;
+        let (start, end) = (kb.index(0), kb.index(whole));
+        kb.for_(start, end, words, Unroll::Auto, |kb, k| copy(kb, k, None));
+        if whole < p.k {
+            let left = kb.index(p.k - whole);
+            copy(kb, end, Some(left));
+        }
+    });
+}
+
 /// The sums of one tile, left in `stage`.
-fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, shape: TileShape, rows: &[Reg], column: Reg, stage: Buf) {
+fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (a, rows): (Buf, &[Reg]), column: Reg, stage: Buf) {
+    let shape = s.tile;
     let zero = kb.num(Ty::vector(DType::I32, shape.lanes), 0.0);
     let vectors = usize::from(shape.vectors);
     let acc: Vec<_> = (0..rows.len() * vectors).map(|_| kb.var(zero)).collect();
-    // One quad of four bytes in every 32-bit lane.
-    let spread: Vec<u16> = (0..shape.lanes * 4).map(|i| i % 4).collect();
+    let group = s.group() as u16;
+    // One group in every 32-bit lane.
+    let spread: Vec<u16> = (0..shape.lanes * group).map(|i| i % group).collect();
+    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
     let step = |kb: &mut KernelBuilder, k: Reg, count: Option<Reg>| {
         let width = kb.index(shape.width());
         let at = kb.mul(k, width);
@@ -102,32 +208,38 @@ fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, shape: TileShape, rows: &
         let weights: Vec<Reg> = shape
             .columns()
             .map(|v| {
-                let v = kb.index(v * QUAD);
+                let v = kb.index(v * s.group());
                 let at = kb.add(at, v);
-                kb.load(p.b, at, shape.lanes * 4)
+                kb.load(p.b, at, shape.lanes * group)
             })
             .collect();
         for (row, acc) in rows.iter().zip(acc.chunks(vectors)) {
             let at = kb.add(*row, k);
             let x = match count {
-                Some(c) => kb.load_count(p.a, at, 4, c),
-                None => kb.load(p.a, at, 4),
+                Some(c) => kb.load_count(a, at, group, c),
+                None => kb.load(a, at, group),
             };
-            let x = kb.push(transc_ir::loops::Inst::Shuffle(x, x, spread.clone()));
+            let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
             for (w, var) in weights.iter().zip(acc) {
                 let sum = kb.get(*var);
-                let sum = kb.target(TargetInst::VpDpBusd, &[sum, x, *w]);
+                let sum = kb.target(dot, &[sum, x, *w]);
                 kb.set(*var, sum);
             }
         }
     };
-    let (start, whole) = (kb.index(0), p.k / QUAD * QUAD);
+    let (start, whole) = (kb.index(0), p.k / STEP * STEP);
     let end = kb.index(whole);
-    kb.for_(start, end, QUAD, Unroll::No, |kb, k| step(kb, k, None));
-    if whole < p.k {
-        // The quads beyond the end of a row belong to the next one.
-        let left = kb.index(p.k - whole);
-        step(kb, end, Some(left));
+    kb.for_(start, end, STEP, Unroll::No, |kb, k| {
+        for at in (0..STEP).step_by(group.into()) {
+            let at = kb.index(at);
+            let k = kb.add(k, at);
+            step(kb, k, None);
+        }
+    });
+    for k in (whole..p.k).step_by(group.into()) {
+        // Widened rows end in zeros; the bytes beyond the end of a row belong to the next one.
+        let (k, left) = (kb.index(k), (!s.words).then(|| kb.index(p.k - k)));
+        step(kb, k, left);
     }
     for (i, var) in acc.iter().enumerate() {
         let (r, v) = (i / vectors, i % vectors);

@@ -7,7 +7,8 @@
 //! **Schedule.** As Shen et al. 2023 ("An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"): the
 //! activation is turned so that the rows of `A` are neighbours, four vectors of rows are one tile, and a block of weights is broadcast
 //! against them. For bytes, `quad` = 4 kept rows of the weight are interleaved by unpacking within 128-bit lanes; the rows of `A` stand in
-//! the panel in the order that makes the interleaved vectors come out sorted. A panel is turned once for all units of it that
+//! the panel in the order that makes the interleaved vectors come out sorted. Without an instruction for sums of products of bytes, both
+//! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each. A panel is turned once for all units of it that
 //! one thread computes, and lives in the second-level cache. Finished tiles turn back through scratch memory.
 
 use std::fmt;
@@ -31,21 +32,32 @@ pub struct Schedule {
     pub height: u16,
     /// Bytes instead of floats.
     pub int8: bool,
-    /// Activation `[k, m]` and result `[n, m]`: nothing has to be turned.
-    pub turned: bool,
+    /// Bytes multiplied in 16 bits.
+    pub words: bool,
+    /// The activation is `[k, m]`: it has not to be turned.
+    pub turned_in: bool,
+    /// The result is `[n, m]`: the sums have not to be turned back.
+    pub turned_out: bool,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = if self.int8 { "int8" } else { "f32" };
-        write!(f, "spmm{}x1_{dtype}_m{}n{}{}", self.height, self.rows(), self.lanes, if self.turned { "t" } else { "" })
+        let dtype = ["f32", "int8", "int8w"][usize::from(self.int8) + usize::from(self.words)];
+        let turned = match (self.turned_in, self.turned_out) {
+            (false, false) => "",
+            (true, false) => "ti",
+            (false, true) => "to",
+            (true, true) => "t",
+        };
+        write!(f, "spmm{}x1_{dtype}_m{}n{}{turned}", self.height, self.rows(), self.lanes)
     }
 }
 
 impl Schedule {
-    /// The schedule for blocks of `height` columns on a machine with vectors of `lanes` 32-bit numbers.
-    pub fn choose(lanes: u16, height: u16, int8: bool, turned: bool) -> Schedule {
-        Schedule { lanes, height, int8, turned }
+    /// The schedule for blocks of `height` columns on a machine with vectors of `lanes` 32-bit numbers, with an instruction for sums of products of
+    /// bytes or not. Nothing is turned yet.
+    pub fn choose(lanes: u16, byte_dot: bool, height: u16, int8: bool) -> Schedule {
+        Schedule { lanes, height, int8, words: int8 && !byte_dot, turned_in: false, turned_out: false }
     }
 
     /// Rows of `A` in a tile.
@@ -55,7 +67,16 @@ impl Schedule {
 
     /// Rows of the weight that one group holds.
     pub fn quad(self) -> i64 {
-        if self.int8 { 4 } else { 1 }
+        match (self.int8, self.words) {
+            (false, _) => 1,
+            (true, false) => 4,
+            (true, true) => 2,
+        }
+    }
+
+    /// Vectors of rows whose sums are taken at once.
+    fn pass(self) -> u16 {
+        if self.lanes == 16 || self.height == 1 || self.int8 && !self.words { VECTORS } else { VECTORS / 2 }
     }
 
     /// Number of independent units for `m` rows and `n` columns: a tile of rows by one vector of columns.
@@ -63,8 +84,18 @@ impl Schedule {
         &m.ceil_div(&self.rows().into()) * &n.ceil_div(&i64::from(self.lanes).into())
     }
 
+    /// Element type of the panel.
     fn dtype(self) -> DType {
-        if self.int8 { DType::U8 } else { DType::F32 }
+        match (self.int8, self.words) {
+            (false, _) => DType::F32,
+            (true, false) => DType::U8,
+            (true, true) => DType::I16,
+        }
+    }
+
+    /// Element type of the weight's blocks.
+    pub fn values(self) -> DType {
+        if self.int8 && !self.words { DType::I8 } else { self.dtype() }
     }
 
     fn sums(self) -> DType {
@@ -86,12 +117,13 @@ pub struct Problem<'a> {
     pub starts: Buf,
     /// Row of the weight times the rows of a tile, for each member of each group.
     pub offsets: Buf,
-    /// `[groups][height][quad]`.
+    /// `[groups][height][quad]` of type [`Schedule::values`].
     pub values: Buf,
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
-/// [`Schedule::turned`] that of row `k` of the activation; the epilogue's vectors run along the columns, or then along the rows.
+/// [`Schedule::turned_in`] that of row `k` of the activation; the epilogue's vectors run along the columns, or with [`Schedule::turned_out`]
+/// along the rows.
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
     let (rows, height, lanes) = (s.rows(), i64::from(s.height), i64::from(s.lanes));
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
@@ -112,7 +144,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             other,
             |kb| {
                 kb.set(current, which);
-                if s.turned {
+                if s.turned_in {
                     copy_panel(kb, p, s, panel, m0, row);
                 } else {
                     turn_panel(kb, p, s, (panel, scratch), m0, row);
@@ -125,17 +157,19 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         let b1 = kb.add(b0, per_strip);
         let b1 = kb.bin(BinOp::Min, b1, blocks);
         kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
-            let acc = block_row(kb, p, s, panel, block);
-            if s.turned {
-                finish_rows(kb, p, s, &acc, (m0, block), epilogue);
-                return;
+            for first in (0..VECTORS).step_by(s.pass().into()) {
+                let acc = block_row(kb, p, s, panel, (block, first));
+                if s.turned_out {
+                    finish_rows(kb, p, s, (&acc, first), (m0, block), epilogue);
+                    continue;
+                }
+                let done = kb.sub(block, b0);
+                let len = kb.index(height);
+                let at = kb.mul(done, len);
+                turn_back(kb, s, (&acc, first), turned, at);
             }
-            let done = kb.sub(block, b0);
-            let len = kb.index(height);
-            let at = kb.mul(done, len);
-            turn_back(kb, s, &acc, turned, at);
         });
-        if s.turned {
+        if s.turned_out {
             return;
         }
         let m_end = kb.dim(p.m);
@@ -158,8 +192,8 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     });
 }
 
-/// The sums of one block row, by column of the block and vector of rows.
-fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, block: Reg) -> Vec<Var> {
+/// The sums of one block row, by column of the block and vector of rows, for [`Schedule::pass`] vectors from `first_vector` on.
+fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (block, first_vector): (Reg, u16)) -> Vec<Var> {
     let one = kb.index(1);
     let next = kb.add(block, one);
     let [first, end] = [block, next].map(|b| {
@@ -167,8 +201,10 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, b
         kb.cast(DType::I64, g)
     });
     let zero = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
-    let acc: Vec<Var> = (0..s.height * VECTORS).map(|_| kb.var(zero)).collect();
-    let spread: Vec<u16> = (0..s.lanes * 4).map(|i| i % 4).collect();
+    let acc: Vec<Var> = (0..s.height * s.pass()).map(|_| kb.var(zero)).collect();
+    let group = s.quad() as u16;
+    let spread: Vec<u16> = (0..s.lanes * group).map(|i| i % group).collect();
+    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
     let unroll = if s.height == 1 { Unroll::Auto } else { Unroll::No };
     kb.for_(first, end, 1, unroll, |kb, g| {
         let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
@@ -181,23 +217,28 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, b
                 kb.cast(DType::I64, offset)
             })
             .collect();
-        let x: Vec<Reg> = if s.int8 {
-            let rows: Vec<Reg> = kept.iter().map(|at| kb.load(panel, *at, s.lanes * 4)).collect();
-            interleave(kb, &rows)
-        } else {
-            (0..i64::from(VECTORS))
-                .map(|v| {
-                    let v = kb.index(v * i64::from(s.lanes));
-                    let at = kb.add(kept[0], v);
-                    kb.load(panel, at, s.lanes)
+        // As many vectors as one load of each kept row gives.
+        let mut x: Vec<Reg> = Vec::new();
+        for v in (first_vector..first_vector + s.pass()).step_by(group.into()) {
+            let v = kb.index(i64::from(v) * i64::from(s.lanes));
+            let rows: Vec<Reg> = kept
+                .iter()
+                .map(|row| {
+                    let at = kb.add(*row, v);
+                    kb.load(panel, at, s.lanes * group)
                 })
-                .collect()
-        };
-        for (r, acc) in acc.chunks(VECTORS.into()).enumerate() {
+                .collect();
+            x.extend(match rows.as_slice() {
+                [a, b, c, d] => interleave(kb, [*a, *b, *c, *d]),
+                [a, b] => [false, true].map(|upper| unpack(kb, [*a, *b], 8, 1, upper)).to_vec(),
+                one => one.to_vec(),
+            });
+        }
+        for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
             let r = kb.index(r as i64 * s.quad());
             let at = kb.add(value, r);
             let w = if s.int8 {
-                let w = kb.load(p.values, at, 4);
+                let w = kb.load(p.values, at, group);
                 kb.push(Inst::Shuffle(w, w, spread.clone()))
             } else {
                 let w = kb.load(p.values, at, 1);
@@ -205,7 +246,7 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, b
             };
             for (x, var) in x.iter().zip(acc) {
                 let sum = kb.get(*var);
-                let sum = if s.int8 { kb.target(TargetInst::VpDpBusd, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
+                let sum = if s.int8 { kb.target(dot, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
                 kb.set(*var, sum);
             }
         }
@@ -239,8 +280,8 @@ fn turn(kb: &mut KernelBuilder, r: [Reg; 4], lane: u16, size: u16) -> Vec<Reg> {
     out
 }
 
-fn interleave(kb: &mut KernelBuilder, rows: &[Reg]) -> Vec<Reg> {
-    turn(kb, [rows[0], rows[1], rows[2], rows[3]], 16, 1)
+fn interleave(kb: &mut KernelBuilder, rows: [Reg; 4]) -> Vec<Reg> {
+    turn(kb, rows, 16, 1)
 }
 
 fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
@@ -278,7 +319,20 @@ fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
     out
 }
 
-/// Copies columns `m0..` of an activation `[k, m]` into the panel; bytes in the order that [`interleave`] undoes.
+impl Schedule {
+    /// Which four rows of a tile stand at place `j` of a row of the panel, such that unpacking brings them into order.
+    fn quad_at(self, j: u16) -> u16 {
+        let per_vector = self.lanes / 4;
+        if self.words {
+            let (load, j) = (j / (2 * per_vector), j % (2 * per_vector));
+            load * 2 * per_vector + j % 2 * per_vector + j / 2
+        } else {
+            j % 4 * per_vector + j / 4
+        }
+    }
+}
+
+/// Copies columns `m0..` of an activation `[k, m]` into the panel; bytes in the order of [`Schedule::quad_at`].
 fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, m0: Reg, row: &mut RowOffset<'_>) {
     let (rows, lanes) = (s.rows(), i64::from(s.lanes));
     let (zero, end, stride, m_end) = (kb.index(0), kb.index(p.k), kb.index(rows), kb.dim(p.m));
@@ -296,9 +350,9 @@ fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, 
                 None => kb.load(p.a, from, width as u16),
             };
             if s.int8 {
-                let quads = (0..s.lanes).map(|j| j % 4 * (s.lanes / 4) + j / 4);
-                let picks = quads.flat_map(|q| (0..4).map(move |i| 4 * q + i)).collect();
+                let picks = (0..s.lanes).flat_map(|j| (0..4).map(move |i| 4 * s.quad_at(j) + i)).collect();
                 x = kb.push(Inst::Shuffle(x, x, picks));
+                x = kb.cast(s.dtype(), x);
             }
             kb.store(panel, to, x);
         }
@@ -319,18 +373,18 @@ fn finish_rows(
     kb: &mut KernelBuilder,
     p: &Problem<'_>,
     s: Schedule,
-    acc: &[Var],
+    (acc, first_vector): (&[Var], u16),
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
     let (height, columns, m_end) = (kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
     let (first, left) = (kb.mul(block, height), kb.sub(m_end, m0));
-    for (r, acc) in acc.chunks(VECTORS.into()).enumerate() {
+    for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
         let r = kb.index(r as i64);
         let n = kb.add(first, r);
         let mut row = |kb: &mut KernelBuilder| {
-            for (v, var) in acc.iter().enumerate() {
-                let at = kb.index(v as i64 * i64::from(s.lanes));
+            for (v, var) in (first_vector..).zip(acc) {
+                let at = kb.index(i64::from(v) * i64::from(s.lanes));
                 let count = clipped(kb, p.m, left, at, s.lanes.into());
                 let (m, x) = (kb.add(m0, at), kb.get(*var));
                 epilogue(kb, m, n, x, count);
@@ -395,22 +449,28 @@ fn turn_panel(
             });
             return;
         }
-        // Quads of rows first: quad `j` of a panel's row holds the rows `(j % 4) * lanes + 4 * (j / 4)` and the three behind it.
+        // Quads of rows first, in the order of `quad_at`.
         let (end, four, step) = (kb.index(lanes), kb.index(4), kb.index(lanes));
         let square_len = kb.index(lanes * rows);
         kb.for_(zero, end, 1, Unroll::No, |kb, j| {
-            let (t, l) = (kb.bin(BinOp::Rem, j, four), kb.bin(BinOp::Div, j, four));
+            let (base, j_in, vectors) = if s.words {
+                let (per_load, load_rows) = (kb.index(lanes / 2), kb.index(2 * lanes));
+                let (load, inside) = (kb.bin(BinOp::Div, j, per_load), kb.bin(BinOp::Rem, j, per_load));
+                (kb.mul(load, load_rows), inside, kb.index(2))
+            } else {
+                (zero, j, four)
+            };
+            let (t, l) = (kb.bin(BinOp::Rem, j_in, vectors), kb.bin(BinOp::Div, j_in, vectors));
             let (t, l) = (kb.mul(t, step), kb.mul(l, four));
             let first = kb.add(t, l);
-            let bytes: Vec<Reg> = (0..4)
-                .map(|i| {
-                    let i = kb.index(i);
-                    let r = kb.add(first, i);
-                    load(kb, r)
-                })
-                .collect();
+            let first = kb.add(base, first);
+            let bytes = [0, 1, 2, 3].map(|i| {
+                let i = kb.index(i);
+                let r = kb.add(first, i);
+                load(kb, r)
+            });
             let to = kb.mul(j, stride);
-            for (v, x) in interleave(kb, &bytes).into_iter().enumerate() {
+            for (v, x) in interleave(kb, bytes).into_iter().enumerate() {
                 let v = kb.index(v as i64);
                 let square = kb.mul(v, square_len);
                 let to = kb.add(square, to);
@@ -433,6 +493,7 @@ fn turn_panel(
                 let d = d as i64;
                 let k = kb.index((16 * (d / 4) + d % 4) * rows);
                 let to = kb.add(to, k);
+                let x = kb.cast(s.dtype(), x);
                 kb.store(panel, to, x);
             }
         });
@@ -447,10 +508,11 @@ fn turn_panel(
 }
 
 /// Stores the sums of a block row as columns `at..` of `turned`, `[row][lanes]`.
-fn turn_back(kb: &mut KernelBuilder, s: Schedule, acc: &[Var], turned: Buf, at: Reg) {
+fn turn_back(kb: &mut KernelBuilder, s: Schedule, (acc, first_vector): (&[Var], u16), turned: Buf, at: Reg) {
     let lanes = usize::from(s.lanes);
-    for v in 0..usize::from(VECTORS) {
-        let sums: Vec<Reg> = acc.iter().skip(v).step_by(VECTORS.into()).map(|var| kb.get(*var)).collect();
+    for v in 0..usize::from(s.pass()) {
+        let sums: Vec<Reg> = acc.iter().skip(v).step_by(s.pass().into()).map(|var| kb.get(*var)).collect();
+        let v = v + usize::from(first_vector);
         // Four columns turn within 128-bit lanes: lane `l` of piece `c` is row `4l + c`. One column goes element by element.
         let (pieces, len) = match sums.as_slice() {
             [a, b, c, d] => (turn_quads(kb, [*a, *b, *c, *d], 1), 4),

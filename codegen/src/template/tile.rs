@@ -247,8 +247,14 @@ pub fn div_rem(kb: &mut KernelBuilder, r: Reg, by: &Dim) -> (Reg, Reg) {
     (kb.bin(BinOp::Div, r, by), kb.bin(BinOp::Rem, r, by))
 }
 
-/// Row-major indices of a flat index; the outermost needs no division.
+/// Row-major indices of a flat index; the outermost extent other than 1 needs no division.
 pub fn unflatten(kb: &mut KernelBuilder, flat: Reg, dims: &[Dim]) -> Vec<Reg> {
+    let ones = dims.iter().take_while(|d| d.is(1)).count();
+    if ones > 0 && ones < dims.len() {
+        let mut out: Vec<Reg> = (0..ones).map(|_| kb.index(0)).collect();
+        out.extend(unflatten(kb, flat, &dims[ones..]));
+        return out;
+    }
     let mut out = Vec::with_capacity(dims.len());
     let mut rest = flat;
     for d in dims.iter().skip(1).rev() {

@@ -295,6 +295,26 @@ fn turned_weights_with_zeros() {
     }
 }
 
+/// The first layer's result lies turned in memory, where only the second one looks.
+#[test]
+fn sparse_layers_hand_on_what_they_need_not_turn() {
+    for (m, n, k) in [(1, 64, 80), (33, 68, 64), (100, 130, 131)] {
+        for (residual, names) in [(false, ["to", "ti"]), (true, ["n16", "n16"])] {
+            let up = sparse(k, n, 4, 90, true);
+            let down = sparse(n, k, 4, 90, true);
+            let (operands, n_args, add) = if residual { ("%4, %3, %1", 3, "a2") } else { ("%4, %3", 2, "a1") };
+            let text = format!(
+                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{up}]\n const @c1 \"b\": f32[{n}] = random(4)\n const @c2 \"v\": i8[{n},{k}] = [{down}]\n func @\"main\"(%0 \"x\": u8[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: u8[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: u8[2,N,{n}] = map({operands}) {{body = {{{n_args}: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; i3 = add i2 {add}; i4 = round i3; i5 = cast u8 i4; i5}}}}\nreturn %5 \"y\"\n}}}}\n%2: f32[2,N,{k}] = fused(%1) {{body = func @\"s\"(%0 \"a\": u8[2,N,{n}]) {{\n%1: i8[{n},{k}] = constant() {{id = @c2}}\n%2: i32[2,N,{k}] = contract(%0, %1) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%3: f32[2,N,{k}] = map(%2) {{body = {{1: i0 = cast f32 a0; i0}}}}\nreturn %3 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
+            );
+            let program = lower::lower(&parse_module(&text).expect("text"), &Target::X86_64_V4).expect("lowers");
+            for (kernel, end) in program.kernels.iter().zip(names) {
+                assert!(kernel.name.ends_with(end), "{}", kernel.name);
+            }
+            check(&text, &[&[2, m, k], &[2, m, n]]);
+        }
+    }
+}
+
 #[test]
 fn attention_with_masks_groups_and_causality() {
     for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64)] {
@@ -346,6 +366,46 @@ fn convolutions_with_epilogues() {
     }
     let body = "%2: f32[N,4,6] = conv(%0, %1) {strides = [1], dilations = [2], lo = [2], hi = [2], groups = 4}\nreturn %2 \"y\"";
     check(&module("%0 \"x\": f32[N,4,6], %1 \"w\": f32[4,1,3]", body), &[&[2, 4, 6], &[4, 1, 3]]);
+}
+
+/// Codes and what they decode to, bit by bit as the interpreter has them: ties, both ends, and what is no number.
+#[test]
+fn codes_are_those_of_the_interpreter() {
+    let n = 4096;
+    let mut x = Tensor::zeros(DType::F32, &[n]).expect("small");
+    let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30, 1e-40];
+    for i in 0..n {
+        // Halves of a step of 2^-5, then of the odd one.
+        let v = (i as f64 - 2048.0) / if i % 2 == 0 { 64.0 } else { 54.054 };
+        x.set(i, Literal::from_f64(DType::F32, special.get(i).copied().unwrap_or(v)));
+    }
+    for (to, zero) in [("u8", 0), ("u8", 13), ("u8", 255), ("i8", 0), ("i8", -128), ("i8", 7)] {
+        for (step, minus) in [("0.03125", zero), ("0.037", zero), ("0.037", 3)] {
+            let code = format!(
+                "i0 = const f32 {step}; i1 = div a0 i0; i2 = round i1; i3 = const f32 {zero}.0; i4 = add i2 i3; i5 = cast {to} i4"
+            );
+            let text = module(
+                &format!("%0 \"x\": f32[{n}]"),
+                &format!(
+                    "%1: {to}[{n}] = map(%0) {{body = {{1: {code}; i5}}}}\n%2: f32[{n}] = map(%0) {{body = {{1: {code}; i6 = cast i32 i5; i7 = const i32 {minus}; i8 = sub i6 i7; i9 = cast f32 i8; i10 = mul i9 i0; i10}}}}\nreturn %1 \"y\", %2 \"z\""
+                ),
+            );
+            let m = parse_module(&text).expect("valid");
+            let want = interp::eval_module(&m, std::slice::from_ref(&x)).expect("evaluates");
+            for backend in Backend::built() {
+                let target = backend.target(&Target::host());
+                let program = lower::lower(&m, &target).expect("lowers");
+                let options = EmitOptions { backend, ..EmitOptions::default() };
+                let code = compile(&program, &target, &options).expect("compiles");
+                let session = Session::new(code.jit().expect("loads"), SessionOptions::default()).expect("threads");
+                let given = runtime::Tensor::from_bytes(runtime::DType::F32, &[n], &x.data).expect("whole");
+                let got = session.run(&[("x", given.view())]).expect("runs");
+                for ((name, got), want) in got.iter().zip(&want) {
+                    assert!(got.bytes() == want.data, "{name}: {to} {zero} {step} {minus} by {backend}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -71,6 +71,8 @@ named_enum! {
     TargetInst {
         /// `vpdpbusd(acc: i32xN, a: u8x4N, b: i8x4N)`: `acc[i] + sum over j in 0..4 of a[4i+j]*b[4i+j]`, wrapping.
         VpDpBusd = "vpdpbusd",
+        /// `vpdpwssd(acc: i32xN, a: i16x2N, b: i16x2N)`: `acc[i] + a[2i]*b[2i] + a[2i+1]*b[2i+1]`, wrapping.
+        VpDpWssd = "vpdpwssd",
         /// `vdpbf16ps(acc: f32xN, a: bf16x2N, b: bf16x2N)`: `acc[i] + a[2i+1]*b[2i+1] + a[2i]*b[2i]`, denormals as zero.
         VDpBf16Ps = "vdpbf16ps",
     }

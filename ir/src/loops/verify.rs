@@ -229,6 +229,7 @@ fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
     let acc = *types.first()?;
     let (d, a, b, per_lane) = match t {
         TargetInst::VpDpBusd => (DType::I32, DType::U8, DType::I8, 4),
+        TargetInst::VpDpWssd => (DType::I32, DType::I16, DType::I16, 2),
         TargetInst::VDpBf16Ps => (DType::F32, DType::Bf16, DType::Bf16, 2),
     };
     let n = acc.lanes.checked_mul(per_lane)?;

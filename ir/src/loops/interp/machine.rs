@@ -278,6 +278,7 @@ impl<'a> Machine<'a> {
                     let (a, b) = (&a[i * n..][..n], &b[i * n..][..n]);
                     *o = match t {
                         TargetInst::VpDpBusd => ops::vpdpbusd(acc[i], a, b),
+                        TargetInst::VpDpWssd => ops::vpdpwssd(acc[i], a, b),
                         TargetInst::VDpBf16Ps => ops::vdpbf16ps(acc[i], a, b),
                     };
                 }

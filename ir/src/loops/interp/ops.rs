@@ -97,6 +97,12 @@ pub(super) fn vpdpbusd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
     u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
 }
 
+/// `acc + a[0]*b[0] + a[1]*b[1]`, wrapping.
+pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
+    let products = a.iter().zip(b).map(|(a, b)| i32::from(*a as u16 as i16).wrapping_mul(i32::from(*b as u16 as i16)));
+    u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
+}
+
 /// `acc + a[1]*b[1] + a[0]*b[0]`, denormals as zero.
 pub(super) fn vdpbf16ps(acc: u64, x: &[u64], y: &[u64]) -> u64 {
     let flush = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };
