@@ -241,10 +241,12 @@ def physical_cores():
 
 def compare(case, args):
     """Runs one case and returns its record."""
+    # Another model's outputs are other numbers.
+    other = Case(args.against, case.dims, args.inputs) if args.against else case
     peers, record = [], {"model": case.name, "dims": case.dims, "threads": args.threads, "peers": {}}
     for name in args.peers:
         try:
-            peers.append(PEERS[name](case, args))
+            peers.append(PEERS[name](other, args))
         except (ImportError, ValueError) as error:
             print(f"{case.name}: without {name}: {error}", file=sys.stderr)
     if not peers:
@@ -279,7 +281,7 @@ def compare(case, args):
     record["best_peer"] = min(others, key=others.get)
     # In 8 bits one rounding that falls the other way moves everything after it by a step.
     tolerance = args.tolerance or (0.5 if case.quantised else 1e-3 if args.dtype == "f32" else 0.1)
-    record["agree"] = all(r["max_rel_diff"] <= tolerance for r in agreement.values())
+    record["agree"] = bool(args.against) or all(r["max_rel_diff"] <= tolerance for r in agreement.values())
     if not args.no_transc:
         record["ratio"] = round(others[record["best_peer"]] / record["peers"]["transc"]["p50_ms"], 3)
     return record
@@ -311,6 +313,7 @@ def parse():
     parser.add_argument("--tolerance", type=float, metavar="R",
                         help="largest difference of outputs, relative to their largest value; "
                         "default 1e-3, bf16 0.1, quantised models 0.5")
+    parser.add_argument("--against", metavar="MODEL", help="what the peers run in place of MODEL, such as the model before it was compressed")
     parser.add_argument("--peers", default="ort,openvino", help=f"of {', '.join(PEERS)}; default: %(default)s")
     parser.add_argument("--transc", type=Path, default=ROOT / "target" / "release" / "transc", metavar="BINARY")
     parser.add_argument("--options", default="", help="further options for `transc compile`, in one string")
