@@ -44,7 +44,7 @@ impl Compiler {
         }
         // The layers as the pass that compresses them will find them.
         let mut watched = before("compress-weights", module, cuts.clone())?;
-        if spec.lacks_facts().is_some() {
+        if spec.wants_facts() {
             let sites = transc_passes::sites(&watched.main);
             let seen = self.observe(&mut watched.clone(), sites.iter().map(|s| s.activation))?;
             let seen: Vec<Observed<'_>> =

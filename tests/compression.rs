@@ -261,3 +261,26 @@ fn cut_layers_are_smaller() {
         assert_eq!(out.status.code(), Some(4), "{wrong:?}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
+
+/// Factorised layers write ledger entries with their errors; what is no factorisation is refused.
+#[test]
+fn layers_are_factorised() {
+    let dir = kit::root().join("examples/digits-vit");
+    let (model, calib) = (dir.join("model.onnx").display().to_string(), dir.join("heldout.npz").display().to_string());
+    let tmp = tempfile::tempdir().expect("a temporary folder");
+    let out = tmp.path().join("m.tsc").display().to_string();
+    let compile = |how: &str| {
+        kit::transc(&["compile", &model, "-o", &out, "--json", "--calib", &calib, "--backend", "clif", "-O0", "--factorize", how])
+    };
+    for (how, codecs) in [("dsformer:r=1/4,k=4", &["dsformer", "low-rank"][..]), ("low-rank:r=1/4", &["low-rank"])] {
+        let done = compile(how);
+        assert!(done.status.success(), "{how}: {}", String::from_utf8_lossy(&done.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        let ledger = json["ledger"].as_array().expect("a ledger");
+        assert!(!ledger.is_empty() && ledger.iter().all(|l| codecs.iter().any(|c| l["codec"] == *c)), "{json:#}");
+        assert!(ledger[0]["error"].as_f64().is_some_and(|e| e > 0.0 && e < 2.0), "{json:#}");
+    }
+    for wrong in ["dsformer:r=8", "low-rank", "svd:r=4"] {
+        assert_eq!(compile(wrong).status.code(), Some(4), "{wrong}");
+    }
+}

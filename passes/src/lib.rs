@@ -30,8 +30,8 @@ pub use lossy::LedgerEntry;
 pub use lossy::cut::{CutError, CutSpec, Kind, Layer, Masks, Nested, Shares, layers};
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
 pub use lossy::weights::{
-    Codes, Facts, Observed, Observer, Prune, Range, Site, WeightError, WeightSpec, facts, parse_budget, probe, relative_error_of,
-    root_mean_squares, sites,
+    Codes, Factor, Facts, Observed, Observer, Prune, Range, Rank, Site, WeightError, WeightSpec, facts, parse_budget, probe,
+    relative_error_of, root_mean_squares, sites,
 };
 pub use pipeline::{optimise, run};
 pub use registry::{Class, PASSES, PassInfo};

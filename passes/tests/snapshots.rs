@@ -33,7 +33,8 @@ fn snapshot(path: &Path) -> String {
     let codes = asked("int8")
         .map(Codes::int8)
         .or_else(|| asked("w4").map(Codes::weights4))
-        .or_else(|| asked("llm-int8").map(Codes::outliers));
+        .or_else(|| asked("llm-int8").map(Codes::outliers))
+        .or_else(|| asked("factorize").map(|f| f.parse().map(Codes::Factored)));
     cx.weights.codes = codes.map(|c| c.expect("a way"));
     cx.weights.facts = asked("outliers").map_or_else(Vec::new, |columns| {
         let outliers: Vec<usize> = columns.split(' ').map(|c| c.parse().expect("a column")).collect();

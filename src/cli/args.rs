@@ -133,6 +133,10 @@ pub struct LossyArgs {
     /// 4-bit codes for weights alone, with a scale per output and N inputs, decoded when the model is compiled.
     #[arg(long, value_name = "gN", group = "codes")]
     pub w4: Option<String>,
+    /// Make two products of each layer where that is faster: `dsformer:r=R,k=K` gives `R` columns of which each output takes `K` (`,b=B`: as many
+    /// of each `B`), `low-rank:r=R`. `R` is a number, or a share of the inputs.
+    #[arg(long, value_name = "CODEC:r=R,..", group = "codes")]
+    pub factorize: Option<String>,
     /// Leave the layers with the largest errors as they are until the relative error of the outputs on the calibration inputs is at most E.
     #[arg(long, value_name = "max-err=E")]
     pub budget: Option<String>,
@@ -141,9 +145,19 @@ pub struct LossyArgs {
 impl LossyArgs {
     /// True if nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        [&self.merge, &self.mat, &self.prune_structured, &self.sparse, &self.int8, &self.llm_int8, &self.w4, &self.budget]
-            .iter()
-            .all(|o| o.is_none())
+        [
+            &self.merge,
+            &self.mat,
+            &self.prune_structured,
+            &self.sparse,
+            &self.int8,
+            &self.llm_int8,
+            &self.w4,
+            &self.factorize,
+            &self.budget,
+        ]
+        .iter()
+        .all(|o| o.is_none())
             && !self.w8
     }
 }

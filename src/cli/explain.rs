@@ -175,8 +175,8 @@ const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "T0514",
-        "The value of `--sparse`, `--int8`, `--llm-int8`, `--w4` or `--budget` is wrong.",
-        "`--sparse prune-4x1=0.8`; `--int8 static:mse,smooth`; `--llm-int8 6.0`; `--w4 g128`; `--budget max-err=0.01`.",
+        "The value of `--sparse`, `--int8`, `--llm-int8`, `--w4`, `--factorize` or `--budget` is wrong.",
+        "`--sparse prune-4x1=0.8`; `--int8 static:mse,smooth`; `--llm-int8 6.0`; `--w4 g128`; `--factorize dsformer:r=256,k=16`; `--budget max-err=0.01`.",
     ),
     (
         "T0515",

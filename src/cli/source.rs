@@ -128,10 +128,11 @@ pub fn cut_spec(a: &LossyArgs) -> Result<CutSpec, Failure> {
 
 /// What the options for weights ask for.
 pub fn weight_spec(a: &LossyArgs) -> Result<WeightSpec, Failure> {
-    let codes = match (&a.int8, &a.llm_int8, &a.w4) {
+    let codes = match (&a.int8, &a.llm_int8, &a.w4, &a.factorize) {
         (Some(way), ..) => Some(Codes::int8(way)),
-        (_, Some(magnitude), _) => Some(Codes::outliers(magnitude)),
-        (.., Some(group)) => Some(Codes::weights4(group)),
+        (_, Some(magnitude), ..) => Some(Codes::outliers(magnitude)),
+        (.., Some(group), _) => Some(Codes::weights4(group)),
+        (.., Some(factors)) => Some(factors.parse().map(Codes::Factored)),
         _ => a.w8.then_some(Ok(Codes::Weights8)),
     };
     let prune = a.sparse.as_deref().map(str::parse).transpose().map_err(refused)?;

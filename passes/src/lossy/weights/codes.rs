@@ -25,7 +25,7 @@ pub(super) struct Layer<'a> {
 }
 
 /// What a layer became: the codec and its parameters.
-type Coded = (Value, &'static str, String);
+pub(super) type Coded = (Value, &'static str, String);
 
 impl Layer<'_> {
     /// The product of an activation and a weight.
@@ -49,7 +49,9 @@ impl Layer<'_> {
                 ("w4", format!("per output and {group} inputs"), through_nibbles(values, self.matrix, group))
             }
             Codes::Weights8 => ("w8", "per output".to_string(), decode(&signed(values, self.matrix), self.matrix)),
-            Codes::Dynamic | Codes::Static { .. } | Codes::Outliers(_) => return self.integers(b, x, values, codes, facts),
+            Codes::Dynamic | Codes::Static { .. } | Codes::Outliers(_) | Codes::Factored(_) => {
+                return self.integers(b, x, values, codes, facts);
+            }
         };
         let error = relative_error(values, &decoded);
         let w = constant(b, self.name, Tensor::from_f32(self.dims, &decoded))?;

@@ -60,6 +60,7 @@ impl WeightError {
 fn usage(option: &str) -> &'static str {
     match option {
         "--sparse" => "`--sparse prune-4x1=0.8`, `prune-2:4` or `prune-unstructured=0.9`",
+        "--factorize" => "`--factorize dsformer:r=256,k=16` (`,b=32`) or `low-rank:r=1/4`",
         "--int8" => "`--int8 dynamic` or `static[:minmax|:percentile=99.9|:mse][,smooth[=0.5]][,outliers=4]`",
         "--llm-int8" => "`--llm-int8 6.0`: the magnitude from which an input stays in f32",
         "--w4" => "`--w4 g128`: the number of inputs that share a scale",

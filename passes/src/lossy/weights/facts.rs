@@ -24,6 +24,8 @@ pub struct Facts {
     pub smooth: Vec<f32>,
     /// Columns that stay in `f32`, ascending.
     pub outliers: Vec<usize>,
+    /// The root of the mean square of each column; empty where nothing weighs columns.
+    pub spread: Vec<f32>,
 }
 
 /// The root of the mean square of each index of an axis; NaN and infinities do not count.
@@ -54,7 +56,9 @@ pub fn facts(module: &Module, sites: &[Site], spec: &WeightSpec, seen: &[Observe
             let coded: Vec<f32> = columns.filter(|(k, _)| largest[*k] < threshold).map(|(k, v)| v / scale(k)).collect();
             o.range(&coded)
         });
-        Facts { range, smooth, outliers }
+        let weighs = matches!(spec.codes, Some(Codes::Factored(_)));
+        let spread = if weighs { root_mean_squares(x, site.input) } else { Vec::new() };
+        Facts { range, smooth, outliers, spread }
     };
     sites.iter().zip(seen).zip(&largest).map(one).collect()
 }

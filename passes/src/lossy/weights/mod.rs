@@ -3,10 +3,11 @@
 //! Each step is `decode(encode(w))` and nothing more: zeros stand in the weight (Han et al. 2015), 8-bit codes stand between `quantize` and
 //! `dequantize`. That the zeros are skipped and the codes multiplied as integers is found by what comes after, as in a model that
 //! arrives so. Activations of `dynamic` get a scale per row (the vector-wise scales of Dettmers et al. 2022), so that no row depends on its
-//! neighbours. Codes of weights alone are decoded here: they change what the model computes, not how.
+//! neighbours. Codes of weights alone are decoded here: they change what the model computes, not how. A factorised layer becomes two products.
 
 mod codes;
 mod error;
+mod factor;
 mod facts;
 mod prune;
 mod spec;
@@ -21,6 +22,7 @@ use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, Value};
 
 pub use error::WeightError;
+pub use factor::{Factor, Rank};
 pub use facts::{Facts, Observed, facts, root_mean_squares};
 pub use spec::{Codes, Observer, Prune, Range, WeightSpec, parse_budget};
 
@@ -93,9 +95,12 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
             cx.remark(&node.loc, format!("stays in f32{error}"));
             return Ok(None);
         }
-        let Some((y, entries)) = compress(b, node, site, operands, &spec, spec.facts.get(i))? else {
-            cx.remark(&node.loc, "stays as it is: its weight holds numbers that are not finite");
-            return Ok(None);
+        let (y, entries) = match compress(b, node, site, operands, &spec, spec.facts.get(i))? {
+            Ok(compressed) => compressed,
+            Err(why) => {
+                cx.remark(&node.loc, format!("stays as it is: {why}"));
+                return Ok(None);
+            }
         };
         for (codec, parameters) in entries {
             cx.fired(codec);
@@ -153,7 +158,7 @@ fn floats(data: &ConstData) -> Vec<f32> {
 /// A result with what was done for it, codec by codec.
 type Compressed = (Value, Vec<(&'static str, String)>);
 
-/// The layer with its weight pruned, and then coded; `None` if its weight holds numbers that are not finite.
+/// The layer with its weight pruned, and then coded or factorised; or why it stays as it is.
 fn compress(
     b: &mut Builder<'_>,
     node: &Node,
@@ -161,16 +166,16 @@ fn compress(
     operands: &[Value],
     spec: &WeightSpec,
     facts: Option<&Facts>,
-) -> Result<Option<Compressed>, TypeError> {
+) -> Result<Result<Compressed, String>, TypeError> {
     let (x, w) = (operands[1 - site.weight], operands[site.weight]);
     let (Op::Contract(contract), Some(Op::Constant(id))) = (&node.op, b.func.def_node(w).map(|n| n.op.clone())) else {
-        return Ok(None);
+        return Ok(Err("its weight is no constant".into()));
     };
     let name = b.consts.name(id.id).to_string();
-    let Some(data) = b.consts.get(id.id).cloned() else { return Ok(None) };
+    let Some(data) = b.consts.get(id.id).cloned() else { return Ok(Err("its weight is missing".into())) };
     let (dims, mut values) = (data.dims(), floats(&data));
     if !values.iter().all(|v| v.is_finite()) {
-        return Ok(None);
+        return Ok(Err("its weight holds numbers that are not finite".into()));
     }
     let layer = codes::Layer { contract, site, name: &name, dims: &dims, matrix: Matrix::of(&dims, site) };
     let mut entries = Vec::new();
@@ -180,6 +185,13 @@ fn compress(
         entries.push((codec, format!("{how}, weight error {:.2e}", relative_error(&before, &values))));
     }
     let y = match spec.codes {
+        Some(Codes::Factored(how)) => match layer.factored(b, x, &values, how, facts)? {
+            Ok((y, codec, how)) => {
+                entries.push((codec, how));
+                y
+            }
+            Err(why) => return Ok(Err(why)),
+        },
         Some(codes) => {
             let (y, codec, how) = layer.coded(b, x, &values, codes, facts)?;
             entries.push((codec, how));
@@ -190,7 +202,7 @@ fn compress(
             layer.product(b, x, w)?
         }
     };
-    Ok(Some((y, entries)))
+    Ok(Ok((y, entries)))
 }
 
 /// How the elements of a weight lie.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use super::{Facts, WeightError};
+use super::{Factor, Facts, WeightError};
 
 /// The largest unsigned code of 8 bits.
 pub(super) const MAX_BYTE: f32 = 255.0;
@@ -37,7 +37,7 @@ impl FromStr for Prune {
     }
 }
 
-/// How weights, and activations, become codes.
+/// How weights, and activations, become codes or factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Codes {
     /// 8 bits: weights per output; activations per row, by the largest magnitude that is there when the model runs.
@@ -55,6 +55,8 @@ pub enum Codes {
     Outliers(f32),
     /// Weights alone, in 8 bits with a scale per output.
     Weights8,
+    /// Weights as products of two.
+    Factored(Factor),
     /// Weights alone, in 4 bits with a scale and zero point per output and this many inputs.
     Weights4(usize),
 }
@@ -233,6 +235,11 @@ impl WeightSpec {
     /// True if nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.prune.is_none() && self.codes.is_none()
+    }
+
+    /// True if observed activations change what happens.
+    pub fn wants_facts(&self) -> bool {
+        self.codes.is_some_and(|c| c.needs_facts().is_some() || matches!(c, Codes::Factored(_)))
     }
 
     /// What needs observed activations and lacks them.
