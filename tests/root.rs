@@ -11,6 +11,7 @@ mod differential;
 mod digits;
 mod encoders;
 mod hostile;
+mod integers;
 mod kit;
 mod mlir;
 mod targets;

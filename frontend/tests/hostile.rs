@@ -345,6 +345,61 @@ fn quantised_layers_whose_parts_do_not_fit() {
     fails_as(&integer, Fault::Invalid, "3 zero points");
 }
 
+/// Scales that are no scales, and zero points of another type or number than their codes, by node.
+#[test]
+fn scales_and_zero_points_that_cannot_be() {
+    let byte = |name: &str, t: DataType, dims: &[i64]| {
+        let size = if t == DataType::Float { 4 } else { 1 };
+        raw(name, t, dims, vec![3; dims.iter().product::<i64>() as usize * size])
+    };
+    let named = |op: &str, inputs: &[&str]| {
+        let mut n = node(op, inputs, &["y"]);
+        n.name = Some("layer.3/quantiser".into());
+        n
+    };
+    let all = |scale: TensorProto, zero: DataType, zeros: &[i64]| {
+        let zero = |name: &str| byte(name, zero, zeros);
+        let codes = byte("w", DataType::Uint8, &[4, 4]);
+        let one = floats("one", &[], &[1.0]);
+        let byte_zero = byte("zero", DataType::Uint8, &[]);
+        [
+            chain(vec![named("QuantizeLinear", &["x", "s", "z"])], &["2", "4"], vec![scale.clone(), zero("z")]),
+            chain(vec![named("DequantizeLinear", &["w", "s", "z"])], &["2", "4"], vec![codes.clone(), scale.clone(), zero("z")]),
+            chain(
+                vec![named("QLinearMatMul", &["w", "s", "z", "w", "one", "zero", "one", "zero"])],
+                &["2", "4"],
+                vec![codes, scale, zero("z"), one, byte_zero],
+            ),
+        ]
+    };
+    let refused = |m: &ModelProto, gist: &str| {
+        let e = import(m).expect_err(gist);
+        assert_eq!(e.fault(), Fault::Invalid, "{e}");
+        let text = e.to_string();
+        assert!(text.contains("layer.3/quantiser") && text.contains(gist), "{gist:?}, or the node, is not in: {text}");
+    };
+    for good in all(floats("s", &[], &[0.5]), DataType::Uint8, &[]) {
+        assert!(import(&good).is_ok());
+    }
+    for scale in [0.0, -0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        all(floats("s", &[], &[scale]), DataType::Uint8, &[]).iter().for_each(|m| refused(m, "finite and positive"));
+        // One bad one among good ones.
+        all(floats("s", &[4], &[1.0, 1.0, scale, 1.0]), DataType::Uint8, &[4])
+            .iter()
+            .for_each(|m| refused(m, "finite and positive"));
+    }
+    for (i, m) in all(floats("s", &[3], &[1.0; 3]), DataType::Uint8, &[3]).iter().enumerate() {
+        refused(m, if i < 2 { "3 parameters for an axis of 4" } else { "" });
+    }
+    all(floats("s", &[], &[0.5]), DataType::Float, &[]).iter().for_each(|m| {
+        let e = import(m).expect_err("a zero point in floats");
+        assert!(matches!(e.fault(), Fault::Invalid | Fault::Unsupported) && e.to_string().contains("layer.3/quantiser"), "{e}");
+    });
+    let [_, dequantise, product] = all(floats("s", &[], &[0.5]), DataType::Int8, &[]);
+    refused(&dequantise, "zero point of u8");
+    refused(&product, "zero point");
+}
+
 #[test]
 fn sparse_index_out_of_range() {
     let sparse = |index: i64| {
