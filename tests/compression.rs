@@ -1,9 +1,9 @@
 //! What codes and zeros cost in accuracy, on trained models and real inputs.
 
-use transc::Compiler;
 use transc::ir::Module;
 use transc::ir::interp::Tensor as Plain;
 use transc::passes::{self, Codes, Observed, PassCx, WeightSpec};
+use transc::{Backend, Compiler};
 
 use crate::kit;
 
@@ -172,7 +172,17 @@ fn budgets_are_met_or_refused() {
     }
     let no_inputs = kit::transc(&["compile", &model, "-o", &out, "--int8", "dynamic", "--budget", "max-err=1"]);
     assert_eq!(no_inputs.status.code(), Some(4));
-    // Inputs of another model.
+    // Inputs of another size, of another type, and of another model.
+    let pixels = array(&kit::npz(&dir.join("heldout.npz")), "pixel_values").clone();
+    let narrow = Plain { dims: vec![pixels.dims[0] * 2, 1, 32, 16], ..pixels.clone() };
+    let integers = Plain { dtype: transc::ir::DType::I32, ..pixels };
+    for (name, t) in [("narrow", narrow), ("integers", integers)] {
+        let file = tmp.path().join(name);
+        std::fs::write(&file, transc_frontend::npz::write([("pixel_values", &t)]).expect("an archive")).expect("a file");
+        let unfit = kit::transc(&["compile", &model, "-o", &out, "--int8", "static", "--calib", &file.display().to_string()]);
+        let text = String::from_utf8_lossy(&unfit.stderr);
+        assert!(unfit.status.code() == Some(4) && text.contains("pixel_values"), "{name}: {text}");
+    }
     let other = kit::root().join("tests/data/minilm/tokens.npz").display().to_string();
     let unfit = kit::transc(&["compile", &model, "-o", &out, "--int8", "static", "--calib", &other]);
     assert_eq!(unfit.status.code(), Some(4), "{}", String::from_utf8_lossy(&unfit.stderr));
@@ -282,5 +292,38 @@ fn layers_are_factorised() {
     }
     for wrong in ["dsformer:r=8", "low-rank", "svd:r=4"] {
         assert_eq!(compile(wrong).status.code(), Some(4), "{wrong}");
+    }
+}
+
+/// Weights in few bits stay so in the artefact, and give the bits that their decoded numbers give.
+#[test]
+fn weights_in_few_bits_stay_small() {
+    let dir = kit::root().join("examples/digits-vit");
+    let module = transc::load(dir.join("model.onnx")).expect("the example imports");
+    let arrays = kit::rows(&kit::npz(&dir.join("heldout.npz")), 0..3);
+    let tmp = tempfile::tempdir().expect("a temporary folder");
+    let written = |compiled: &transc::Compiled| {
+        let file = tmp.path().join("m.tsc");
+        compiled.write_tsc(&file).expect("an artefact");
+        std::fs::metadata(file).expect("there").len() as f64
+    };
+    for backend in Backend::built() {
+        let compiler = Compiler::new().backend(backend).opt_level(1);
+        let whole = written(&compiler.compile(&module).expect("it compiles"));
+        for (codes, bits, most) in [(Codes::Weights8, 8, 0.75), (Codes::Weights4(32), 4, 0.7)] {
+            let compiled = compiler.clone().weights(spec(Ok(codes))).compile(&module).expect("it compiles");
+            let layers = compiled.program.layers.iter().filter(|(_, l)| l.bits == bits).count();
+            let size = written(&compiled) / whole;
+            println!("{backend} {codes:?}: {layers} layers in {bits} bits, {size:.2} of the size in f32");
+            assert!(layers >= 8 && size < most, "{layers} layers, {size:.2} of the size");
+            // One row decodes in registers, three from scratch memory.
+            for rows in [1, 3] {
+                let some = kit::rows(&arrays, 0..rows);
+                let got = kit::run(&compiled.session(2).expect("a session"), &some).expect("it runs");
+                let decoded = transc::ir::interp::eval_module(&compiled.module, &crate::ways::inputs(&compiled.module, &some));
+                let worst = kit::difference(&got[0].1, &decoded.expect("the reference")[0], 1e-4, 1e-4);
+                assert_eq!(worst, None, "{backend} {codes:?} {rows}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod backend;
 #[cfg(feature = "clif-out")]
 mod clif;
+mod codes;
 mod compiled;
 mod error;
 mod link;
@@ -25,6 +26,7 @@ pub mod template;
 pub mod tuning;
 
 pub use backend::{Backend, Text};
+pub use codes::{Codes, CodesPart};
 pub use compiled::{Compiled, EmitOptions, compile, compile_all};
 pub use error::CodegenError;
 pub use program::{Arg, Launch, LayerChoice, Matrix, PackedConst, Packing, Program, Tunable, Work};

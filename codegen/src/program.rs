@@ -6,6 +6,7 @@ use transc_ir::loops::Kernel;
 use transc_ir::tensor::{ConstData, Loc};
 use transc_ir::types::{DType, Dim, Ranges, TensorType};
 
+use crate::codes::Codes;
 use crate::sparse::Sparse;
 use crate::{CodegenError, math};
 
@@ -39,6 +40,8 @@ pub struct Program {
 pub struct LayerChoice {
     /// Integer codes.
     pub int8: bool,
+    /// Bits in which an element of the weight is stored.
+    pub bits: usize,
     /// Columns of a block of the sparse kernel; 0 for the dense one.
     pub sparse: usize,
     /// Multiply-adds of the kernel per row of the activation, and those of a dense one.
@@ -138,6 +141,8 @@ pub enum Packing {
     },
     /// One of the arrays of a sparse matrix.
     Sparse(Sparse),
+    /// One of the arrays of a matrix in few bits.
+    Codes(Codes),
 }
 
 /// A matrix inside a constant.
@@ -170,6 +175,7 @@ impl PackedConst {
             Packing::Panels { batch, k, n, width, .. } => {
                 batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes()
             }
+            Packing::Codes(c) => c.len_bytes(),
             Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
             Packing::Quads { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(4) * width * 4,
             Packing::Pairs { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(2) * width * 4,
@@ -181,6 +187,7 @@ impl PackedConst {
         let src = self.source.bytes();
         let (batch, k, n, k_stride, n_stride, batch_stride, width) = match self.packing {
             Packing::Raw => return out.copy_from_slice(src),
+            Packing::Codes(c) => return c.write(src, out),
             Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
             Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
             Packing::Pairs { matrix, width } => return pairs(src, matrix, width, out),

@@ -127,10 +127,10 @@ pub struct LossyArgs {
     /// 8-bit codes for weights and activations, but for the columns of activations that reach this magnitude on the calibration inputs.
     #[arg(long, value_name = "MAGNITUDE", group = "codes")]
     pub llm_int8: Option<String>,
-    /// 8-bit codes for weights alone, decoded when the model is compiled.
+    /// 8-bit codes for weights alone, decoded as they are multiplied.
     #[arg(long, group = "codes")]
     pub w8: bool,
-    /// 4-bit codes for weights alone, with a scale per output and N inputs, decoded when the model is compiled.
+    /// 4-bit codes for weights alone, with a scale per output and N inputs, decoded as they are multiplied.
     #[arg(long, value_name = "gN", group = "codes")]
     pub w4: Option<String>,
     /// Make two products of each layer where that is faster: `dsformer:r=R,k=K` gives `R` columns of which each output takes `K` (`,b=B`: as many

@@ -103,7 +103,11 @@ fn costs(compiled: &Compiled, inputs: &[(String, Tensor)], threads: usize) -> Re
 fn kernel(p: &Program, path: &str) -> String {
     let name = |l: &LayerChoice| {
         let dtype = if l.int8 { "int8" } else { "f32" };
-        if l.sparse > 0 { format!("{dtype} {}x1", l.sparse) } else { dtype.into() }
+        match (l.sparse, l.bits) {
+            (0, bits) if !l.int8 && bits < 32 => format!("{dtype} w{bits}"),
+            (0, _) => dtype.into(),
+            (block, _) => format!("{dtype} {block}x1"),
+        }
     };
     p.layers.iter().find(|(loc, _)| loc.path() == path).map_or_else(|| "-".into(), |(_, l)| name(l))
 }

@@ -193,7 +193,7 @@ pub fn coverage_json(coverage: &Coverage, p: Option<&Program>) -> Json {
 pub fn layers(p: &Program) -> Vec<Json> {
     let layer = |(loc, l): &(Loc, LayerChoice)| {
         let cost = l.sparse_cost.is_finite().then_some(l.sparse_cost);
-        json!({ "node": loc.path(), "int8": l.int8, "block": l.sparse, "zeros": l.zeros, "sparse_cost": cost })
+        json!({ "node": loc.path(), "int8": l.int8, "bits": l.bits, "block": l.sparse, "zeros": l.zeros, "sparse_cost": cost })
     };
     p.layers.iter().map(layer).collect()
 }

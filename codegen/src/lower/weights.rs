@@ -16,9 +16,11 @@ use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
 use super::strided::{merged, strided};
 use crate::Target;
+use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
-use crate::template::{matmul_int8, spmm, tile};
+use crate::template::matmul::{Lhs, MatmulProblem};
+use crate::template::{matmul_codes, matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
 const INT8_MACS_PER_NS: i64 = 160;
@@ -156,7 +158,8 @@ mod cost {
 fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
     let (m, size) = (layer.matrix, if int8 { 1 } else { 4 });
     let zeros = src.chunks_exact(size).filter(|e| e.iter().all(|b| *b == 0)).count() as f64 * size as f64 / src.len() as f64;
-    let mut choice = LayerChoice { int8, sparse: 0, macs: (m.k * m.n, m.k * m.n), zeros, sparse_cost: f64::INFINITY };
+    let mut choice =
+        LayerChoice { int8, bits: 8 * size, sparse: 0, macs: (m.k * m.n, m.k * m.n), zeros, sparse_cost: f64::INFINITY };
     // Quads of bytes multiply four columns at once; floats can also go one by one.
     let heights: &[u16] = if int8 { &[4] } else { &[4, 1] };
     let mut best = None;
@@ -286,6 +289,9 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     let (layer, int8) = layer_of(r, anchor, node)?;
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
+    if sparse.is_none() && !int8 && !layer.turned {
+        return coded(r, (anchor, root), &layer, choice, target);
+    }
     if sparse.is_none() && (!int8 || layer.turned) {
         return None;
     }
@@ -345,4 +351,32 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     }
     let rate = if int8 { INT8_MACS_PER_NS } else { F32_MACS_PER_NS };
     Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&rate.into()) })
+}
+
+/// The kernel of a product by a weight of `f32` that is made of few bits; `None` for another one.
+fn coded(r: &Region, (anchor, root): (Value, Value), layer: &Layer<'_>, choice: LayerChoice, target: &Target) -> Option<Lowered> {
+    let n = Dim::from(layer.matrix.n);
+    let s = matmul_codes::schedule(target.lanes(), &n);
+    let layout = Codes::find(r.consts.get(layer.id)?.bytes(), layer.matrix, usize::try_from(s.tile.width()).ok()?)?;
+    let p = MatmulProblem { batch: Vec::new(), m: layer.m.clone(), n, k: Dim::from(layer.matrix.k) };
+    let mut kb = KernelBuilder::new(&matmul_codes::name(s, &layout), r.symbols.clone(), s.extent(&p));
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let a = e.buffer(&mut kb, layer.a.view.base)?;
+    let mut part = |part: CodesPart, dtype: DType| e.packed(&mut kb, dtype, layer.id, Packing::Codes(Codes { part, ..layout }));
+    let (codes, scales) = (part(CodesPart::Codes, DType::U8), part(CodesPart::Scales, DType::F32));
+    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let ty = r.ty(root).clone();
+    let mut stuck = None;
+    let mut row = |kb: &mut KernelBuilder, _: &[Reg], m: Reg| layer.row(kb, m);
+    let mut lhs = Lhs { buf: a, row: &mut row, k_stride: Dim::from(1) };
+    let weight = matmul_codes::Weight { layout, codes, scales };
+    matmul_codes::build(&mut kb, &p, s, &mut lhs, weight, &mut |kb, _, m, n, x, count| {
+        let index = layer.index(kb, m, n);
+        stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+    });
+    if stuck.is_some() {
+        return None;
+    }
+    r.layer.set(Some(LayerChoice { bits: layout.bits, ..choice }));
+    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: layer.macs().floor_div(&F32_MACS_PER_NS.into()) })
 }

@@ -234,6 +234,40 @@ fn integer_weights_with_an_epilogue() {
     }
 }
 
+/// A matrix `[k, n]` of codes up to `top`, decoded with a scale and zero point per column and group of rows, in the text form.
+fn decoded(k: usize, n: usize, group: usize, top: i64) -> String {
+    let mut seed = 11;
+    let value = |i: usize| {
+        let (row, c) = (i / n, i % n);
+        let scale = 0.002 + ((row / group) * 31 + c * 7 % 13) as f32 * 0.000_37;
+        let code = if row % group == 0 { top } else { (random(&mut seed) >> 32) as i64 % (top + 1) };
+        format!("{:?}", (code - top / 3) as f32 * scale)
+    };
+    (0..k * n).map(value).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn weights_in_few_bits() {
+    // Rows of the activation, columns, length of the sums, inputs of a group, largest code.
+    for (m, n, k, group, top) in
+        [(1, 64, 64, 32, 15), (2, 50, 99, 99, 15), (9, 70, 80, 16, 15), (1, 49, 90, 90, 255), (35, 24, 256, 64, 255)]
+    {
+        let bits = if top > 15 { 8 } else { 4 };
+        // More rows than a few, and any number of them.
+        let (dim, fixed) = if m == 9 { ("", "9") } else { (" dim N in 1..4096\n", "N") };
+        let text = format!(
+            "module \"t\" {{\n{dim} const @c0 \"w\": f32[{k},{n}] = [{}]\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": f32[1,{fixed},{k}]) {{\n%1: f32[1,{fixed},{n}] = fused(%0) {{body = func @\"r\"(%0 \"a\": f32[1,{fixed},{k}]) {{\n%2: f32[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: f32[1,{fixed},{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = f32}}\n%5: f32[1,{fixed},{n}] = map(%4, %3) {{body = {{2: i0 = add a0 a1; i0}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n",
+            decoded(k, n, group, top),
+        );
+        let program = lower::lower(&parse_module(&text).expect("text"), &Target::X86_64_V3).expect("lowers");
+        let kernel = &program.kernels[0].name;
+        assert!(kernel.contains(&format!("matmul_w{bits}g{group}_")), "{kernel}");
+        let bytes: usize = program.consts.iter().map(transc_codegen::PackedConst::len_bytes).sum();
+        assert!(bytes < k * n * 4 * 3 / 4, "{bytes} bytes for {k}x{n}");
+        check(&text, &[&[1, m, k]]);
+    }
+}
+
 /// A matrix `[k, n]` of which the given share of blocks of `height` columns is zero, in the text form.
 fn sparse(k: usize, n: usize, height: usize, share: u64, int8: bool) -> String {
     let mut seed = 7;
