@@ -209,7 +209,9 @@ fn compare_and_report_name_layers() {
     let coded = |l: &&serde_json::Value| l["after"]["kernel"] == "int8" && l["error"].as_f64().is_some_and(|e| e > 0.0);
     let layers = json["layers"].as_array().expect("layers");
     assert!(layers.iter().filter(coded).count() >= 8, "{json:#}");
-    assert!(layers.iter().filter(coded).all(|l| l["after"]["bytes"].as_u64() < l["before"]["bytes"].as_u64()), "{json:#}");
+    // All together: products of one activation may be one before and several after, or the other way round.
+    let bytes = |when: &str| layers.iter().filter_map(|l| l[when]["bytes"].as_u64()).sum::<u64>();
+    assert!(bytes("after") < bytes("before") * 2 / 3, "{json:#}");
 }
 
 /// Cut layers are smaller, write ledger entries with the measured error, and what cannot be cut is refused by its node.
