@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use transc_codegen::mlir::TensorMlir;
 use transc_codegen::{Backend, EmitOptions, Program, Target};
 use transc_ir::Module;
-use transc_passes::{CutSpec, MergeSpec, PassCx, WeightSpec};
+use transc_passes::{CutSpec, MergeSpec, PassCx, PassError, Precision, WeightSpec};
 use transc_runtime::abi::LedgerEntry;
 use transc_runtime::{Session, SessionOptions, Tensor};
 
@@ -25,6 +25,7 @@ pub struct Compiler {
     merge: Option<MergeSpec>,
     pub(crate) cuts: CutSpec,
     pub(crate) weights: WeightSpec,
+    precision: Precision,
     pub(crate) budget: Option<f64>,
     pub(crate) calibration: Arc<Vec<(String, Tensor)>>,
 }
@@ -46,6 +47,7 @@ impl Compiler {
             merge: None,
             cuts: CutSpec::default(),
             weights: WeightSpec::default(),
+            precision: Precision::Model,
             budget: None,
             calibration: Arc::default(),
         }
@@ -116,6 +118,14 @@ impl Compiler {
         self
     }
 
+    /// Sets the element type that products by constant weights are computed in, which changes results if it is not that of the model; see
+    /// `docs/bf16.md`.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// Bounds the relative error of the outputs on the inputs of [`Compiler::calibration`]: the layers with the largest errors stay as they are until
     /// it is met.
     #[must_use]
@@ -147,6 +157,7 @@ impl Compiler {
         let mut optimised = module.clone();
         cx.merge.clone_from(&self.merge);
         cx.cuts = self.observed_cuts(module)?;
+        cx.precision = self.precision;
         let passes = transc_passes::pipeline::default();
         let on_tensors: Vec<_> = passes.into_iter().take_while(|p| *p != "fuse").collect();
         transc_passes::run(&mut optimised, &on_tensors, cx)?;
@@ -168,6 +179,7 @@ impl Compiler {
         let mut optimised = module.clone();
         cx.merge.clone_from(&self.merge);
         cx.weights = weights;
+        cx.precision = self.precision;
         transc_passes::optimise(&mut optimised, cx)?;
         Ok(optimised)
     }
@@ -177,6 +189,7 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile`]; also a budget that cannot be met.
     pub fn compile_with(&self, module: &Module, cx: &mut PassCx, on_phase: &mut dyn FnMut(&str)) -> Result<Compiled, Error> {
+        self.precision.beside(&self.weights).map_err(PassError::from)?;
         if !(self.weights.is_empty() && self.cuts.is_empty() || self.calibration.is_empty()) {
             on_phase("observe");
         }
@@ -251,6 +264,7 @@ impl Compiler {
             merge: None,
             cuts: CutSpec::default(),
             weights: WeightSpec::default(),
+            precision: Precision::Model,
             budget: None,
             calibration: Arc::default(),
             ..self

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use transc::passes::Precision;
+
 use crate::kit;
 
 #[test]
@@ -40,9 +42,15 @@ fn models() -> Vec<(PathBuf, PathBuf)> {
 
 #[test]
 fn output_bits_depend_on_neither_threads_nor_neighbours() {
+    for precision in [Precision::Model, Precision::Bf16] {
+        output_bits(precision);
+    }
+}
+
+fn output_bits(precision: Precision) {
     for (model, inputs) in models() {
         let module = transc::load(&model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
-        let compiled = transc::Compiler::new().compile(&module).expect("it compiles");
+        let compiled = transc::Compiler::new().precision(precision).compile(&module).expect("it compiles");
         let inputs = kit::npz(&inputs);
         let one = compiled.session(1).expect("a session");
         let want = kit::run(&one, &inputs).expect("it runs");

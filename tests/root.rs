@@ -1,6 +1,7 @@
 //! All integration tests of the root package in one binary: LLVM is linked once.
 
 mod bench;
+mod bf16;
 mod c_program;
 mod cli;
 mod compression;

@@ -107,7 +107,7 @@ pub enum Arg {
 pub enum Packing {
     /// As in the model: row-major.
     Raw,
-    /// Column panels of a matrix `[batch, k, n]`: `[batch][ceil(n/width)][k][width]`, zero padded.
+    /// Column panels of a matrix `[batch, k, n]` whose rows stand in groups: `[batch][ceil(n/width)][ceil(k/group)][width][group]`, zero padded.
     Panels {
         /// Number of matrices.
         batch: usize,
@@ -115,6 +115,8 @@ pub enum Packing {
         k: usize,
         /// Columns.
         n: usize,
+        /// First element in the source.
+        offset: usize,
         /// Distance between rows in the source, in elements.
         k_stride: usize,
         /// Distance between columns in the source, in elements.
@@ -123,6 +125,8 @@ pub enum Packing {
         batch_stride: usize,
         /// Width of a panel.
         width: usize,
+        /// Rows of a group.
+        group: usize,
     },
     /// Column panels of a matrix of bytes `[k, n]` whose rows stand in groups of four, the operand of a dot product:
     /// `[ceil(n/width)][ceil(k/4)][width][4]`, zero padded.
@@ -172,8 +176,8 @@ impl PackedConst {
     pub fn len_bytes(&self) -> usize {
         match self.packing {
             Packing::Raw => self.source.bytes().len(),
-            Packing::Panels { batch, k, n, width, .. } => {
-                batch * n.div_ceil(width) * k * width * self.source.ty().dtype.size_bytes()
+            Packing::Panels { batch, k, n, width, group, .. } => {
+                batch * n.div_ceil(width) * k.next_multiple_of(group) * width * self.source.ty().dtype.size_bytes()
             }
             Packing::Codes(c) => c.len_bytes(),
             Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
@@ -185,14 +189,14 @@ impl PackedConst {
     /// Fills `out`, which has [`PackedConst::len_bytes`] zero bytes.
     pub fn write(&self, out: &mut [u8]) {
         let src = self.source.bytes();
-        let (batch, k, n, k_stride, n_stride, batch_stride, width) = match self.packing {
+        let (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group) = match self.packing {
             Packing::Raw => return out.copy_from_slice(src),
             Packing::Codes(c) => return c.write(src, out),
             Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
             Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
             Packing::Pairs { matrix, width } => return pairs(src, matrix, width, out),
-            Packing::Panels { batch, k, n, k_stride, n_stride, batch_stride, width } => {
-                (batch, k, n, k_stride, n_stride, batch_stride, width)
+            Packing::Panels { batch, k, n, offset, k_stride, n_stride, batch_stride, width, group } => {
+                (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group)
             }
         };
         let size = self.source.ty().dtype.size_bytes();
@@ -201,16 +205,18 @@ impl PackedConst {
             for panel in 0..n.div_ceil(width) {
                 let columns = panel * width..n.min((panel + 1) * width);
                 for row in 0..k {
-                    let to = ((b * n.div_ceil(width) + panel) * k + row) * row_bytes;
-                    let from = b * batch_stride + row * k_stride;
-                    if n_stride == 1 {
+                    let first = (b * n.div_ceil(width) + panel) * k.next_multiple_of(group) + row / group * group;
+                    let to = first * row_bytes + row % group * size;
+                    let from = offset + b * batch_stride + row * k_stride;
+                    if n_stride == 1 && group == 1 {
                         let (start, end) = ((from + columns.start) * size, (from + columns.end) * size);
                         out[to..to + end - start].copy_from_slice(&src[start..end]);
                         continue;
                     }
                     for (i, c) in columns.clone().enumerate() {
                         let at = (from + c * n_stride) * size;
-                        out[to + i * size..to + (i + 1) * size].copy_from_slice(&src[at..at + size]);
+                        let to = to + i * group * size;
+                        out[to..to + size].copy_from_slice(&src[at..at + size]);
                     }
                 }
             }

@@ -151,6 +151,11 @@ impl Target {
         self.extra.contains(&"avx512vnni")
     }
 
+    /// True if there is an instruction for products of pairs of `bf16`.
+    pub fn multiplies_bf16(&self) -> bool {
+        self.extra.contains(&"avx512bf16")
+    }
+
     /// LLVM's feature string.
     pub fn llvm_features(&self) -> String {
         self.extra.iter().map(|f| format!("+{f}")).collect::<Vec<_>>().join(",")

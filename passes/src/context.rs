@@ -11,6 +11,7 @@ use crate::egraph::{ENode, Limits, Proof, Stop};
 use crate::lossy::LedgerEntry;
 use crate::lossy::cut::CutSpec;
 use crate::lossy::merge_tokens::MergeSpec;
+use crate::lossy::round_products::Precision;
 use crate::lossy::weights::WeightSpec;
 use crate::registry::Class;
 
@@ -59,6 +60,8 @@ pub struct PassCx {
     pub cuts: CutSpec,
     /// How weights are compressed.
     pub weights: WeightSpec,
+    /// The element type that products are computed in.
+    pub precision: Precision,
     /// The lossy steps that were taken, in order.
     pub ledger: Vec<LedgerEntry>,
     /// What equality saturation may change: with [`Class::Exact`], no bit.
@@ -104,6 +107,7 @@ impl Default for PassCx {
             merge: None,
             cuts: CutSpec::default(),
             weights: WeightSpec::default(),
+            precision: Precision::default(),
             ledger: Vec::new(),
             numerics: Class::Reassoc,
             limits: Limits::default(),

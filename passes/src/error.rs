@@ -6,6 +6,7 @@ use transc_ir::verify::VerifyProblem;
 
 use crate::lossy::cut::CutError;
 use crate::lossy::merge_tokens::MergeError;
+use crate::lossy::round_products::PrecisionError;
 use crate::lossy::weights::WeightError;
 
 /// An error of the pass runner or of a pass.
@@ -41,6 +42,9 @@ pub enum PassError {
     /// A compression of weights that cannot be done.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// Element types that do not fit.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
     /// A module that does not verify.
     #[error("the module does not verify {when}: {}", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
     Verify {
@@ -61,6 +65,7 @@ impl Diagnose for PassError {
             PassError::Merge(e) => e.diagnostics(),
             PassError::Cut(e) => e.diagnostics(),
             PassError::Weights(e) => e.diagnostics(),
+            PassError::Precision(e) => e.diagnostics(),
             PassError::Type { .. } => one("T0503", Fault::Bug, ""),
             PassError::Verify { when, problems } => problems
                 .iter()

@@ -29,6 +29,7 @@ pub use exact::fuse::check_region;
 pub use lossy::LedgerEntry;
 pub use lossy::cut::{CutError, CutSpec, Kind, Layer, Masks, Nested, Shares, layers};
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
+pub use lossy::round_products::{Precision, PrecisionError};
 pub use lossy::weights::{
     Codes, Factor, Facts, Observed, Observer, Prune, Range, Rank, Site, WeightError, WeightSpec, facts, parse_budget, probe,
     relative_error_of, root_mean_squares, sites,

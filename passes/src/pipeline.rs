@@ -38,6 +38,8 @@ const DEFAULT: &[&str] = &[
     "cse",
     "dce",
     "merge-matmuls",
+    // Lossy, where asked for.
+    "round-products",
     "fuse",
 ];
 

@@ -128,6 +128,12 @@ pub const PASSES: &[PassInfo] = &[
         "transposes, reshapes and broadcasts move to where they cancel or cost nothing",
     ),
     tensor(
+        "round-products",
+        Class::Lossy,
+        lossy::round_products::run,
+        "products by constant weights take their operands in bf16, where asked for",
+    ),
+    tensor(
         "saturate",
         Class::Reassoc,
         egraph::run,

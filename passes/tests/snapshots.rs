@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use transc_ir::text::parse_module;
-use transc_passes::{Class, Codes, Facts, PASSES, PassCx, Range, run};
+use transc_passes::{Class, Codes, Facts, PASSES, PassCx, Precision, Range, run};
 
 /// Random inputs that each case is evaluated on.
 const SEEDS: u64 = 8;
@@ -29,6 +29,7 @@ fn snapshot(path: &Path) -> String {
     cx.merge = asked("merge").map(|l| l.parse().expect("a codec"));
     cx.cuts.nested = asked("mat").map(|l| l.parse().expect("sizes"));
     cx.cuts.shares = asked("prune-structured").map(|l| l.parse().expect("shares"));
+    cx.precision = asked("dtype").map_or(Precision::Model, |l| l.parse().expect("a type"));
     cx.weights.prune = asked("sparse").map(|l| l.parse().expect("a pattern"));
     let codes = asked("int8")
         .map(Codes::int8)

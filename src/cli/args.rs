@@ -137,6 +137,9 @@ pub struct LossyArgs {
     /// of each `B`), `low-rank:r=R`. `R` is a number, or a share of the inputs.
     #[arg(long, value_name = "CODEC:r=R,..", group = "codes")]
     pub factorize: Option<String>,
+    /// Element type of the operands of products by constant weights: `f32` leaves the model as it is, `bf16` rounds them; sums stay in f32.
+    #[arg(long, value_name = "f32|bf16")]
+    pub dtype: Option<String>,
     /// Leave the layers with the largest errors as they are until the relative error of the outputs on the calibration inputs is at most E.
     #[arg(long, value_name = "max-err=E")]
     pub budget: Option<String>,
@@ -159,6 +162,7 @@ impl LossyArgs {
         .iter()
         .all(|o| o.is_none())
             && !self.w8
+            && self.dtype.as_deref().is_none_or(|d| d == "f32")
     }
 }
 

@@ -114,7 +114,8 @@ pub fn compiler(t: &TargetArgs, device: Option<u32>) -> Result<Compiler, Failure
         .backend(t.backend.unwrap_or_default())
         .opt_level(t.opt_level)
         .cuts(source::cut_spec(&t.lossy)?)
-        .weights(source::weight_spec(&t.lossy)?);
+        .weights(source::weight_spec(&t.lossy)?)
+        .precision(source::precision(&t.lossy)?);
     if let Some(spec) = source::merge_spec(&t.lossy)? {
         compiler = compiler.merge(spec);
     }

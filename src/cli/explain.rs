@@ -213,6 +213,12 @@ const CODES: &[(&str, &str, &str)] = &[
         "A mask file does not fit.",
         "Tensors are `layer.N.heads.mask` and the like, finite, one number per unit; docs/sparsity-and-quantisation.md lists them.",
     ),
+    ("T0528", "Products are not computed in this element type.", "`--dtype f32` or `--dtype bf16`."),
+    (
+        "T0529",
+        "`--dtype bf16` was asked for together with codes for weights.",
+        "A weight is either rounded to bf16 or coded in fewer bits: leave one of the options out.",
+    ),
     ("T0601", "An op has no lowering for this type or form.", "`transc run --interpret` runs it with the reference interpreter."),
     ("T0602", "There is no target of this name.", "host, x86-64-v3, x86-64-v4, cuda:sm_80 or cuda:sm_90a."),
     ("T0603", "A bug in transc: the backend refused a kernel.", "Please report it with the model."),

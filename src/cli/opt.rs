@@ -24,6 +24,7 @@ pub fn run(a: &OptArgs) -> Result<(), Failure> {
     cx.merge = source::merge_spec(&a.lossy)?;
     cx.cuts = source::cut_spec(&a.lossy)?;
     cx.weights = source::weight_spec(&a.lossy)?;
+    cx.precision = source::precision(&a.lossy)?;
     cx.explain = a.explain || a.check;
     cx.egraph = a.egraph_json.as_ref().map(|_| Vec::new());
     cx.fuel = a.fuel;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use transc::ir::diag::Fault;
 use transc::ir::interp::{self, Tensor as Plain};
-use transc::passes;
+use transc::passes::{self, Precision};
 
 use super::Failure;
 use super::args::{RunArgs, Tolerance};
@@ -77,9 +77,11 @@ fn interpret(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Pla
     cx.merge = source::merge_spec(&a.target.lossy)?;
     cx.cuts = source::cut_spec(&a.target.lossy)?;
     cx.weights = source::weight_spec(&a.target.lossy)?;
-    if cx.merge.is_some() || !cx.cuts.is_empty() || !cx.weights.is_empty() {
+    cx.precision = source::precision(&a.target.lossy)?;
+    if !a.target.lossy.is_empty() {
         // Changed as compiled code would be, so that both can be compared.
-        passes::run(&mut module, &passes::pipeline::until("merge-tokens"), &mut cx).map_err(transc::Error::from)?;
+        let last = if cx.precision == Precision::Model { "merge-tokens" } else { "round-products" };
+        passes::run(&mut module, &passes::pipeline::until(last), &mut cx).map_err(transc::Error::from)?;
     }
     let operands = operands(&module, inputs)?;
     let values = interp::eval_module(&module, &operands).map_err(|e| source::missing(&e.to_string()))?;

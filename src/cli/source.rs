@@ -9,7 +9,7 @@ use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
 use transc::ir::types::Dim;
 use transc::ir::{Func, Loc, Module};
-use transc::passes::{Codes, Coverage, CutError, CutSpec, Masks, MergeSpec, PassCx, WeightError, WeightSpec};
+use transc::passes::{Codes, Coverage, CutError, CutSpec, Masks, MergeSpec, PassCx, Precision, WeightError, WeightSpec};
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::runtime::artefact::write_atomic;
@@ -124,6 +124,12 @@ pub fn cut_spec(a: &LossyArgs) -> Result<CutSpec, Failure> {
         None => {}
     }
     Ok(CutSpec { nested, shares, masks, ..CutSpec::default() })
+}
+
+/// What `--dtype` asks for.
+pub fn precision(a: &LossyArgs) -> Result<Precision, Failure> {
+    let precision = a.dtype.as_deref().map_or(Ok(Precision::Model), str::parse);
+    Ok(precision.map_err(|e: transc::passes::PrecisionError| transc::Error::from(transc::passes::PassError::from(e)))?)
 }
 
 /// What the options for weights ask for.

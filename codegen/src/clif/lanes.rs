@@ -157,10 +157,8 @@ fn dot_bf16(e: &mut Emitter<'_>, acc: Value, a: Value, b: Value) -> Value {
         (bf16_to_f32(e, x), parts::bitcast(e, types::F32X4, odd))
     };
     let ((a0, a1), (b0, b1)) = (split(e, a), split(e, b));
-    let odd = e.f.ins().fmul(a1, b1);
-    let acc = e.f.ins().fadd(acc, odd);
-    let even = e.f.ins().fmul(a0, b0);
-    e.f.ins().fadd(acc, even)
+    let acc = e.f.ins().fma(a1, b1, acc);
+    e.f.ins().fma(a0, b0, acc)
 }
 
 fn by_lanes(e: &mut Emitter<'_>, d: DType, group: usize, types: &[Ty], args: &[Parts]) -> Parts {
@@ -172,8 +170,13 @@ fn by_lanes(e: &mut Emitter<'_>, d: DType, group: usize, types: &[Ty], args: &[P
     let mut sums = parts::lanes(e, types[0], &args[0]);
     for (i, sum) in sums.iter_mut().enumerate() {
         for j in (0..group).rev() {
-            let product = ops::bin1(e, BinOp::Mul, d, a[group * i + j], b[group * i + j]);
-            *sum = ops::bin1(e, BinOp::Add, d, *sum, product);
+            let (a, b) = (a[group * i + j], b[group * i + j]);
+            *sum = if d.is_float() {
+                e.f.ins().fma(a, b, *sum)
+            } else {
+                let product = ops::bin1(e, BinOp::Mul, d, a, b);
+                ops::bin1(e, BinOp::Add, d, *sum, product)
+            };
         }
     }
     parts::from_lanes(e, types[0], &sums)

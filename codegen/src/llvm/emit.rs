@@ -16,6 +16,7 @@ use crate::Target;
 pub(super) fn kernel(k: &Kernel, target: &Target) -> String {
     let mut e = Emitter::new(k);
     e.vnni = target.features().contains(&"avx512vnni");
+    e.bf16 = target.features().contains(&"avx512bf16");
     for (i, ty) in k.vars.iter().enumerate() {
         let _ = writeln!(e.entry, "  %v{i} = alloca {}", reg_type(*ty));
     }
@@ -54,6 +55,8 @@ pub(super) struct Emitter<'a> {
     pub(super) k: &'a Kernel,
     /// True if the target has dot products of bytes.
     pub(super) vnni: bool,
+    /// True if the target has dot products of pairs of `bf16`.
+    pub(super) bf16: bool,
     entry: String,
     body: String,
     /// The current basic block.
@@ -70,6 +73,7 @@ impl<'a> Emitter<'a> {
         Emitter {
             k,
             vnni: false,
+            bf16: false,
             entry: String::new(),
             body: String::new(),
             label: "start".into(),

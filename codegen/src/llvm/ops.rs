@@ -430,13 +430,12 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         let pairs = dot_words(e, n, (&reg_type(types[0]), &reg_type(types[1])), &args[1], &args[2]);
         return e.def(&format!("add {} {}, {pairs}", reg_type(types[0]), args[0]));
     }
-    let (product_dtype, per_lane) = match t {
-        TargetInst::VpDpBusd => (DType::I32, 4),
-        TargetInst::VpDpWssd => (DType::I32, 2),
-        TargetInst::VDpBf16Ps => (DType::F32, 2),
-    };
-    let wide = Ty::vector(product_dtype, types[1].lanes);
-    let (x, y) = (cast(e, types[1], product_dtype, &args[1]), cast(e, types[2], product_dtype, &args[2]));
+    if t == TargetInst::VDpBf16Ps {
+        return dot_bf16(e, types, args);
+    }
+    let per_lane = if t == TargetInst::VpDpBusd { 4 } else { 2 };
+    let wide = Ty::vector(DType::I32, types[1].lanes);
+    let (x, y) = (cast(e, types[1], DType::I32, &args[1]), cast(e, types[2], DType::I32, &args[2]));
     let mut sum = args[0].clone();
     let lanes_of = |e: &mut Emitter<'_>, v: &str, j: u16| {
         let picks: Vec<String> = (0..n).map(|i| format!("i32 {}", i * per_lane + j)).collect();
@@ -446,6 +445,30 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         let (a, b) = (lanes_of(e, &x, j), lanes_of(e, &y, j));
         let product = bin(e, BinOp::Mul, types[0], &a, &b);
         sum = bin(e, BinOp::Add, types[0], &sum, &product);
+    }
+    sum
+}
+
+/// `vdpbf16ps`, or without it the odd elements and then the even ones as `f32`, multiplied and added with one rounding.
+fn dot_bf16(e: &mut Emitter<'_>, types: &[Ty], args: &[String]) -> String {
+    let n = types[0].lanes;
+    let (acc, bits, words) = (reg_type(types[0]), reg_type(types[1]), vector_of("i32", n));
+    if e.bf16 && matches!(n, 4 | 8 | 16) {
+        let pairs = vector_of("bfloat", 2 * n);
+        let [x, w] = [1, 2].map(|i| e.def(&format!("bitcast {bits} {} to {pairs}", args[i])));
+        let args = [(acc.clone(), args[0].clone()), (pairs.clone(), x), (pairs, w)];
+        return e.call(&acc, &format!("llvm.x86.avx512bf16.dpbf16ps.{}", n * 32), &args);
+    }
+    let (half, upper) = (e.splat("i32", "16", n), e.splat("i32", "-65536", n));
+    let split = |e: &mut Emitter<'_>, v: &str| {
+        let v = e.def(&format!("bitcast {bits} {v} to {words}"));
+        let (odd, even) = (e.def(&format!("and {words} {v}, {upper}")), e.def(&format!("shl {words} {v}, {half}")));
+        [odd, even].map(|v| e.def(&format!("bitcast {words} {v} to {acc}")))
+    };
+    let (x, w) = (split(e, &args[1]), split(e, &args[2]));
+    let mut sum = args[0].clone();
+    for (x, w) in x.into_iter().zip(w) {
+        sum = fma(e, types[0], [&x, &w, &sum]);
     }
     sum
 }

@@ -1,9 +1,9 @@
-//! Contractions and attention through their templates, where operands are strided views in `f32`.
+//! Contractions and attention through their templates, where operands are strided views in `f32`, or in `bf16` if one of them is constant.
 
 use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
-use transc_ir::scalar::Literal;
+use transc_ir::scalar::{Body, Literal};
 use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
 
@@ -16,7 +16,7 @@ use super::strided::{Strided, merged, strided};
 use crate::program::{Packing, Tunable};
 use crate::template::attention::{self, AttentionProblem};
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
-use crate::template::tile;
+use crate::template::{matmul_bf16, tile};
 use crate::{Target, tuning};
 
 /// Multiply-adds per nanosecond that one core reaches about.
@@ -58,11 +58,13 @@ impl Operand {
 pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
     let Op::Contract(c) = &node.op else { return None };
     let root = r.roots()[0];
-    if !node.operands.iter().all(|v| is_f32(r.ty(*v).dtype)) || !is_f32(c.out_dtype) || r.ty(root).dims != r.ty(anchor).dims {
+    let all = |d: DType| node.operands.iter().all(|v| r.ty(*v).dtype == d);
+    let bf16 = all(DType::Bf16);
+    if !(bf16 || all(DType::F32) && is_f32(c.out_dtype)) || r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
     let operand = |i: usize, labels: &[u8]| {
-        let v = node.operands[i];
+        let v = unrounded(r, node.operands[i]);
         Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
     };
     let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
@@ -84,20 +86,25 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let n = b.axes(&[*column])[0].clone();
     let p = MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.0.clone(), k: product(&extents(&a, &roles.inner)) };
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
-    let problem = tuning::problem(&p, usual);
+    let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width());
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width(), if bf16 { matmul_bf16::GROUP } else { 1 });
+    if bf16 && packing.is_none() {
+        return None;
+    }
     let kind = if packing.is_some() { "w" } else { "a" };
     if packing.is_none() {
         s.chunk = matmul::GATHERED_CHUNK;
     } else {
         r.tunable.set(Some(Tunable { problem, schedule: tuning::short(s) }));
     }
-    let mut kb = KernelBuilder::new(&format!("{s}{kind}"), r.symbols.clone(), s.extent(&p));
+    let name = if bf16 { matmul_bf16::name(s) } else { s.to_string() };
+    let mut kb = KernelBuilder::new(&format!("{name}{kind}"), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a_buf = e.buffer(&mut kb, a.view.base)?;
     let b_base = b.view.base;
     let b_buf = match packing {
+        Some((id, packing)) if bf16 => e.packed(&mut kb, matmul_bf16::weight_type(target.multiplies_bf16()), id, packing),
         Some((id, packing)) => e.constant(&mut kb, b_base, id, packing),
         None => e.buffer(&mut kb, b_base)?,
     };
@@ -127,13 +134,10 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
     };
     let mut lhs = Lhs { buf: a_buf, row: &mut row, k_stride: a_k };
-    let mut rhs = match packing {
-        Some(_) => Rhs::Packed { buf: b_buf, batched: !batch.is_empty() },
-        None => Rhs::Gathered(&mut gather),
-    };
     let ty = r.ty(root).clone();
     let mut stuck = None;
     let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
+        let x = kb.cast(c.out_dtype, x);
         let rows_at = tile::unflatten(kb, m, &rows);
         let index: Vec<Index> = c
             .out
@@ -147,12 +151,28 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
             stuck = Some(s);
         }
     };
-    matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
+    let batched = !batch.is_empty();
+    if bf16 {
+        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &matmul_bf16::Weight { buf: b_buf, batched }, &mut epilogue);
+    } else {
+        let mut rhs = match packing {
+            Some(_) => Rhs::Packed { buf: b_buf, batched },
+            None => Rhs::Gathered(&mut gather),
+        };
+        matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
+    }
     if stuck.is_some() {
         return None;
     }
     let macs = p.batch.iter().fold(&(&p.m * &p.n) * &p.k, |a, d| &a * d);
     Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&MACS_PER_NS.into()) })
+}
+
+/// What an operand is rounded to `bf16` from, as its kernel reads it.
+fn unrounded(r: &Region, v: Value) -> Value {
+    let from =
+        r.body.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
+    from.filter(|x| is_f32(r.ty(*x).dtype)).unwrap_or(v)
 }
 
 /// The layout of a constant right operand.
@@ -163,21 +183,21 @@ fn panels(
     roles: &Roles,
     (k_stride, n_stride): (&Dim, &Dim),
     width: i64,
+    group: i64,
 ) -> Option<(transc_ir::ConstId, Packing)> {
     let Op::Constant(c) = &r.body.def_node(b.view.base)?.op else { return None };
     let batch_axes = b.axes(&roles.batch);
     let batch_stride = if batch_axes.is_empty() { Dim::from(0) } else { merged(&batch_axes)? };
-    if !b.view.offset.is(0) {
-        return None;
-    }
     let packing = Packing::Panels {
         batch: p.batch.iter().try_fold(1, |a, d| Some(a * d.as_usize()?))?,
         k: p.k.as_usize()?,
         n: p.n.as_usize()?,
+        offset: b.view.offset.as_usize()?,
         k_stride: k_stride.as_usize()?,
         n_stride: n_stride.as_usize()?,
         batch_stride: batch_stride.as_usize()?,
         width: usize::try_from(width).ok()?,
+        group: usize::try_from(group).ok()?,
     };
     Some((c.id, packing))
 }

@@ -393,8 +393,12 @@ pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[Strin
         let picks: Vec<String> = (0..types[0].lanes).map(|i| (i * per_lane + j).to_string()).collect();
         let lanes_of = |t: &mut Text, v: &str| t.def(&format!("vector.shuffle {v}, {v} [{}] : {wide}, {wide}", picks.join(", ")));
         let (a, b) = (lanes_of(t, &x), lanes_of(t, &y));
-        let product = bin(t, BinOp::Mul, types[0], &a, &b);
-        sum = bin(t, BinOp::Add, types[0], &sum, &product);
+        sum = if inst == TargetInst::VDpBf16Ps {
+            fma(t, types[0], [&a, &b, &sum])
+        } else {
+            let product = bin(t, BinOp::Mul, types[0], &a, &b);
+            bin(t, BinOp::Add, types[0], &sum, &product)
+        };
     }
     sum
 }

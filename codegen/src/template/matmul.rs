@@ -110,7 +110,7 @@ pub fn build(
         Rhs::Gathered(_) => kb.local(DType::F32, panel_len.clone()),
     };
     let stage = kb.local(DType::F32, &width * &Dim::from(i64::from(shape.rows)));
-    each_panel(kb, p, s, &mut |kb, flat_batch, panel, (m0, m1)| {
+    each_panel(kb, p, s, None, &mut |kb, flat_batch, panel, (m0, m1)| {
         let batch = tile::unflatten(kb, flat_batch, &p.batch);
         let panel_width = kb.dim(&width);
         let n0 = kb.mul(panel, panel_width);
@@ -185,11 +185,15 @@ pub fn build(
     });
 }
 
+/// What is done before the first panel of a chunk: batch, rows of the chunk.
+pub(super) type Enter<'a> = dyn FnMut(&mut KernelBuilder, Reg, (Reg, Reg)) + 'a;
+
 /// Calls `body` with the batch, the panel and the rows of every panel of every chunk that this call has units of.
-fn each_panel(
+pub(super) fn each_panel(
     kb: &mut KernelBuilder,
     p: &MatmulProblem,
     s: Schedule,
+    mut enter: Option<&mut Enter<'_>>,
     body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, (Reg, Reg)),
 ) {
     let rows = i64::from(s.tile.rows);
@@ -205,14 +209,19 @@ fn each_panel(
             let first = kb.mul(chunk, most);
             let left = kb.sub(all, first);
             let len = kb.bin(BinOp::Min, left, most);
-            pieces(kb, units, len, &mut |kb, panel, (r0, r1)| {
+            let row = |kb: &mut KernelBuilder, r: Reg| {
                 let (rows, end) = (kb.index(rows), kb.dim(&p.m));
-                let mut row = |r: Reg| {
-                    let block = kb.add(first, r);
-                    let row = kb.mul(block, rows);
-                    kb.bin(BinOp::Min, row, end)
-                };
-                let range = (row(r0), row(r1));
+                let block = kb.add(first, r);
+                let row = kb.mul(block, rows);
+                kb.bin(BinOp::Min, row, end)
+            };
+            if let Some(enter) = enter.as_mut() {
+                let zero = kb.index(0);
+                let range = (row(kb, zero), row(kb, len));
+                enter(kb, batch, range);
+            }
+            pieces(kb, units, len, &mut |kb, panel, (r0, r1)| {
+                let range = (row(kb, r0), row(kb, r1));
                 body(kb, batch, panel, range);
             });
         });

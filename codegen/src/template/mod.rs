@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod device;
 pub mod matmul;
+pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;
 pub mod spmm;

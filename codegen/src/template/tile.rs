@@ -39,11 +39,11 @@ impl TileShape {
         space.iter().copied().min_by_key(|s| (time(s), -s.width())).unwrap_or(space[0])
     }
 
-    /// Time of a multiply-add in a tile, in thousandths of the ideal: a step takes as many loads as it has rows and vectors, and a core
-    /// loads as fast as it multiplies.
+    /// Time of a multiply-add in a tile, in thousandths of the ideal: a step takes as many loads as it has rows and vectors, each of which delays it by
+    /// about a quarter of a multiply-add.
     fn slowness(self) -> i64 {
         let (rows, vectors) = (i64::from(self.rows), i64::from(self.vectors));
-        1000 * (rows + vectors).max(rows * vectors) / (rows * vectors)
+        1000 + 250 * (rows + vectors) / (rows * vectors)
     }
 
     /// Positions of the vectors inside a row.
@@ -77,10 +77,51 @@ pub struct TileInput<'a> {
 /// See [`TileInput::ahead`]: two cache lines.
 pub const AHEAD: i64 = 32;
 
+/// A part of the sums of a tile.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// First step; a multiple of the unrolling.
+    pub from: Reg,
+    /// End.
+    pub to: Reg,
+    /// The sums so far, row by row.
+    pub sums: Option<(Buf, Reg)>,
+}
+
+/// Accumulators of `rows` rows, ordered by row, then vector: zero, or loaded from memory in this order.
+pub fn accumulators(kb: &mut KernelBuilder, shape: TileShape, rows: usize, sums: Option<(Buf, Reg)>) -> Vec<Var> {
+    let zero = kb.num(Ty::vector(DType::F32, shape.lanes), 0.0);
+    (0..rows as i64 * i64::from(shape.vectors))
+        .map(|i| {
+            let first = sums.map_or(zero, |(buf, at)| {
+                let offset = kb.index(i * i64::from(shape.lanes));
+                let at = kb.add(at, offset);
+                kb.load(buf, at, shape.lanes)
+            });
+            kb.var(first)
+        })
+        .collect()
+}
+
+/// Stores accumulators where [`accumulators`] finds them.
+pub fn store_accumulators(kb: &mut KernelBuilder, shape: TileShape, acc: &[Var], (buf, at): (Buf, Reg)) {
+    for (i, var) in acc.iter().enumerate() {
+        let offset = kb.index(i as i64 * i64::from(shape.lanes));
+        let at = kb.add(at, offset);
+        let x = kb.get(*var);
+        kb.store(buf, at, x);
+    }
+}
+
 /// Computes the tile; the accumulators are ordered by row, then vector.
 pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -> Vec<Var> {
-    let zero = kb.num(Ty::vector(DType::F32, shape.lanes), 0.0);
-    let acc: Vec<Var> = (0..x.rows.len() * usize::from(shape.vectors)).map(|_| kb.var(zero)).collect();
+    let (from, to) = (kb.index(0), kb.dim(x.k));
+    accumulate_part(kb, shape, x, Part { from, to, sums: None })
+}
+
+/// Adds some steps of the sums of a tile.
+pub fn accumulate_part(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, part: Part) -> Vec<Var> {
+    let acc = accumulators(kb, shape, x.rows.len(), part.sums);
     let step = |kb: &mut KernelBuilder, k: Reg| {
         let at = kb.mul(k, x.b_stride);
         let at = kb.add(x.column, at);
@@ -108,9 +149,11 @@ pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -
             }
         }
     };
-    let (start, end, width) = (kb.index(0), kb.dim(x.k), kb.index(UNROLL));
-    let turns = kb.bin(BinOp::Div, end, width);
+    let (start, end, width) = (part.from, part.to, kb.index(UNROLL));
+    let steps = kb.sub(end, start);
+    let turns = kb.bin(BinOp::Div, steps, width);
     let main = kb.mul(turns, width);
+    let main = kb.add(start, main);
     kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
         if let Some(ahead) = x.ahead {
             let scale = kb.index(AHEAD / UNROLL);

@@ -8,6 +8,7 @@ use transc_ir::text::parse_module;
 use transc_ir::types::DType;
 use transc_runtime::{self as runtime, Session, SessionOptions};
 
+mod bf16;
 mod device;
 mod kernels;
 mod ptx;

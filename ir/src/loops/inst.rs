@@ -73,7 +73,8 @@ named_enum! {
         VpDpBusd = "vpdpbusd",
         /// `vpdpwssd(acc: i32xN, a: i16x2N, b: i16x2N)`: `acc[i] + a[2i]*b[2i] + a[2i+1]*b[2i+1]`, wrapping.
         VpDpWssd = "vpdpwssd",
-        /// `vdpbf16ps(acc: f32xN, a: bf16x2N, b: bf16x2N)`: `acc[i] + a[2i+1]*b[2i+1] + a[2i]*b[2i]`, denormals as zero.
+        /// `vdpbf16ps(acc: f32xN, a: bf16x2N, b: bf16x2N)`: `acc[i] + a[2i+1]*b[2i+1]`, and to that `+ a[2i]*b[2i]`, each with one rounding to nearest
+        /// even. Whether a denormal (operand, product or sum) counts as zero is open, so results may differ by `2^-126 * (4 + sum of |a| + sum of |b|)`.
         VDpBf16Ps = "vdpbf16ps",
     }
 }

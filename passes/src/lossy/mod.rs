@@ -2,6 +2,7 @@
 
 pub mod cut;
 pub mod merge_tokens;
+pub mod round_products;
 pub mod weights;
 
 /// A lossy step that was taken.

@@ -129,7 +129,7 @@ pub fn run(a: &BenchArgs, quiet: bool) -> Result<(), Failure> {
             folder: &folder.0,
             threads: session.threads(),
             warmup: a.warmup,
-            dtype: "f32",
+            dtype: if used.contains(&Arithmetic::Bf16) { "bf16" } else { "f32" },
         };
         for name in &a.against {
             progress.phase("load engine");

@@ -103,10 +103,10 @@ pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
     u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
 }
 
-/// `acc + a[1]*b[1] + a[0]*b[0]`, denormals as zero.
+/// `acc + a[1]*b[1]`, then `+ a[0]*b[0]`: products of `bf16` are exact, so each step rounds once. Denormals are zero here.
 pub(super) fn vdpbf16ps(acc: u64, x: &[u64], y: &[u64]) -> u64 {
     let flush = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };
     let wide = |bits: u64| flush(f(bits << 16));
-    let product = |j: usize| flush(wide(x[j]) * wide(y[j]));
-    b(flush(flush(flush(f(acc)) + product(1)) + product(0)))
+    let step = |j: usize, sum: f32| flush(wide(x[j]).mul_add(wide(y[j]), sum));
+    b(step(0, step(1, flush(f(acc)))))
 }

@@ -3,7 +3,7 @@
 use transc_ir::op::Op;
 use transc_ir::tensor::{Func, NodeId, Value, ValueDef};
 
-use super::class::{Role, has_epilogue, role};
+use super::class::{Role, has_epilogue, role, unrounded};
 use crate::analysis::cost;
 use crate::analysis::strided::Strided;
 use crate::analysis::uses::Uses;
@@ -36,7 +36,8 @@ fn anchored(body: &Func, anchor: NodeId) -> Result<(), String> {
     let node = body.node(anchor);
     let strict = role(&node.op) == Role::StrictAnchor;
     for v in node.operands.iter().filter(|_| strict) {
-        view(body, *v).map_err(|e| format!("has an operand of `{}` that {e}", node.op.mnemonic()))?;
+        let v = unrounded(body, &node.op, *v);
+        view(body, v).map_err(|e| format!("has an operand of `{}` that {e}", node.op.mnemonic()))?;
     }
     if !has_epilogue(&node.op) {
         let results: Vec<Value> = body.results().iter().map(|r| r.1).collect();

@@ -1,6 +1,9 @@
 //! What each op may be in a region.
 
 use transc_ir::op::Op;
+use transc_ir::scalar::Body;
+use transc_ir::tensor::{Func, Value};
+use transc_ir::types::DType;
 
 /// The part that an op plays in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,4 +68,10 @@ pub fn has_epilogue(op: &Op) -> bool {
 /// True for an op whose register tiles make an epilogue free: it gets maps that two anchors could have.
 pub fn is_dense(op: &Op) -> bool {
     matches!(op, Op::Contract(_) | Op::Conv(_))
+}
+
+/// What an operand of a node is rounded from, where the node's kernel does that: a `contract` rounds `f32` to `bf16` as it reads.
+pub fn unrounded(f: &Func, op: &Op, v: Value) -> Value {
+    let from = f.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
+    from.filter(|x| matches!(op, Op::Contract(_)) && f.ty(*x).dtype == DType::F32).unwrap_or(v)
 }

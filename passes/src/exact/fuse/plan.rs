@@ -6,7 +6,7 @@ use transc_ir::op::Op;
 use transc_ir::tensor::{Func, Node, NodeId, Value, ValueDef};
 use transc_ir::types::{DType, Dim, Ranges};
 
-use super::class::{Role, has_epilogue, is_dense, role};
+use super::class::{Role, has_epilogue, is_dense, role, unrounded};
 use crate::analysis::cost;
 use crate::analysis::strided::Strided;
 use crate::analysis::uses::Uses;
@@ -155,11 +155,12 @@ impl Planner<'_> {
                 if !self.is_strict_operand(id, *v) {
                     continue;
                 }
+                let v = unrounded(self.f, &node.op, *v);
                 let view = &self.views[v.index()];
                 // Attention works on whole rows of its operands.
                 let rows_lie_apart = matches!(node.op, Op::Attention(_))
                     && view.strided.axes.last().is_some_and(|a| !a.stride.is(1) && !a.stride.is(0));
-                self.store(if rows_lie_apart { *v } else { view.base });
+                self.store(if rows_lie_apart { v } else { view.base });
             }
         }
         for (_, v) in self.f.results() {
