@@ -2,7 +2,7 @@
 
 use transc_ir::{Module, Value};
 use transc_passes::{CutSpec, Observed, PassCx, PassError, WeightError, WeightSpec};
-use transc_runtime::Tensor;
+use transc_runtime::{Session, SessionOptions, Tensor};
 
 use crate::{Compiled, Compiler, Error};
 
@@ -33,7 +33,7 @@ impl Compiler {
         for (i, v) in values.enumerate() {
             module.main.add_result(&format!("activation {i}"), v);
         }
-        Ok(self.on_calibration(&self.exact().compile(module)?)?.split_off(outputs))
+        Ok(self.on_calibration(&self.exact().compile(module)?.session(self.threads)?)?.split_off(outputs))
     }
 
     /// What is asked for, with what the calibration inputs say of each layer.
@@ -52,15 +52,15 @@ impl Compiler {
             spec.facts = transc_passes::facts(&watched, &sites, &spec, &seen);
         }
         let layers = transc_passes::probe(&mut watched, &spec)?;
-        let results = self.on_calibration(&self.exact().compile(&watched)?)?;
+        let results = self.on_calibration(&self.exact().compile(&watched)?.session(self.threads)?)?;
         let error = |p: &[(String, Tensor)]| relative_error(&p[..1], &p[1..]).unwrap_or(0.0);
         spec.errors = layers.into_iter().zip(results.chunks_exact(2).map(error)).collect();
         Ok(spec)
     }
 
-    fn on_calibration(&self, compiled: &Compiled) -> Result<Outputs, Error> {
+    fn on_calibration(&self, session: &Session) -> Result<Outputs, Error> {
         let inputs: Vec<_> = self.calibration.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
-        Ok(compiled.session(self.threads)?.run(&inputs)?)
+        Ok(session.run(&inputs)?)
     }
 
     /// How far the outputs are from those of the model without lossy steps: the relative error in the mean square, over all float outputs. What
@@ -71,11 +71,16 @@ impl Compiler {
         }
         let exact = match exact {
             Some(known) => known,
-            None => exact.insert(self.on_calibration(&self.exact().compile(module)?)?),
+            None => exact.insert(self.on_calibration(&self.exact().compile(module)?.session(self.threads)?)?),
         };
-        // What a device will run is measured here, as the compiler needs none.
-        let here = if self.is_device() { Some(self.exact().compile(&lossy.module)?) } else { None };
-        Ok(relative_error(exact, &self.on_calibration(here.as_ref().unwrap_or(lossy))?))
+        let session = if self.is_device() {
+            // What a device will run is measured here, as the compiler needs none.
+            let (_, code) = self.exact().generate(&lossy.module, &mut || ())?;
+            Session::new(code.jit()?, SessionOptions { threads: self.threads, ..SessionOptions::default() })?
+        } else {
+            lossy.session(self.threads)?
+        };
+        Ok(relative_error(exact, &self.on_calibration(&session)?))
     }
 
     /// Compiles with ever more layers left as they are, those with the largest errors of their own first, until the error of the outputs is within the

@@ -220,16 +220,10 @@ impl Compiler {
         let optimised = self.optimise(module, weights, cx)?;
         lap("optimise");
         on_phase("lower");
-        let mut programs: Vec<(Program, Target)> = Vec::new();
-        for target in self.targets.iter().map(|t| self.backend.target(t)) {
-            if programs.iter().all(|(_, known)| *known != target) {
-                programs.push((transc_codegen::lower::lower(&optimised, &target)?, target));
-            }
-        }
-        lap("lower");
-        on_phase("codegen");
-        let options = EmitOptions { backend: self.backend, opt_level: self.opt_level, threads: self.threads };
-        let mut code = transc_codegen::compile_all(&programs, &options)?;
+        let (mut programs, mut code) = self.generate(&optimised, &mut || {
+            lap("lower");
+            on_phase("codegen");
+        })?;
         lap("codegen");
         code.set_fact("coverage", transc_passes::coverage_text(&transc_passes::coverage(module, &cx.fused)));
         let (program, target) = programs.swap_remove(0);
@@ -251,6 +245,24 @@ impl Compiler {
             compiled.code.set_ledger(ledger);
         }
         Ok(compiled)
+    }
+
+    /// The programs for all targets of a module after all passes, and their code. Calls `lowered` between the two.
+    pub(crate) fn generate(
+        &self,
+        optimised: &Module,
+        lowered: &mut dyn FnMut(),
+    ) -> Result<(Vec<(Program, Target)>, transc_codegen::Compiled), Error> {
+        let mut programs: Vec<(Program, Target)> = Vec::new();
+        for target in self.targets.iter().map(|t| self.backend.target(t)) {
+            if programs.iter().all(|(_, known)| *known != target) {
+                programs.push((transc_codegen::lower::lower(optimised, &target)?, target));
+            }
+        }
+        lowered();
+        let options = EmitOptions { backend: self.backend, opt_level: self.opt_level, threads: self.threads };
+        let code = transc_codegen::compile_all(&programs, &options)?;
+        Ok((programs, code))
     }
 
     pub(crate) fn is_device(&self) -> bool {

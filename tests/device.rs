@@ -56,6 +56,13 @@ fn a_model_for_a_device_says_so_on_the_host() {
     assert!(code == Some(7) && text.contains("R0151"), "{code:?} {text}");
     let (code, text) = run(&["compile", model, "--target", "cuda:sm_80", "-o", tmp.path().join("d.so").to_str().expect("UTF-8")]);
     assert!(code == Some(3) && text.contains("T0609"), "{code:?} {text}");
+    // What a lossy step does to the outputs is measured on the host, by the code of the same plan.
+    let lossy = tmp.path().join("lossy.tsc");
+    let lossy = lossy.to_str().expect("UTF-8");
+    let made = kit::transc(&["compile", model, "--target", "cuda:sm_80", "--merge", "tome:r=4", "--calib", inputs, "-o", lossy]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let ledger = String::from_utf8(kit::transc(&["inspect", lossy, "--ledger"]).stdout).expect("UTF-8");
+    assert!(ledger.contains("tome") && ledger.contains("error"), "{ledger}");
     // It is shown without a device, launches and all.
     let shown = String::from_utf8(kit::transc(&["inspect", tsc]).stdout).expect("UTF-8");
     assert!(shown.contains("sm_80: k0_") && shown.contains(" block 256 shared 24576 bytes"), "{shown}");
