@@ -251,14 +251,14 @@ const CODES: &[(&str, &str, &str)] = &[
     ("T0903", "The output would replace the model or is a folder.", "Choose another output with -o."),
     ("T0904", "An input is missing or cannot be read.", "`transc inspect MODEL` lists the inputs."),
     ("T0905", "--until names no pass of the pipeline.", "`transc passes` lists them in order."),
+    ("T0906", "There is no error code of this name.", "Codes look like T0212 or R0122 and stand in the error messages."),
     (
         "T0907",
         "A step of `transc opt --check` has two sides that differ.",
         "A rule of transc is wrong: please report it with the model.",
     ),
-    ("T0906", "There is no error code of this name.", "Codes look like T0212 or R0122 and stand in the error messages."),
     (
-        "T0907",
+        "T0908",
         "The simulation of the loops stopped: inputs that do not fit, or a kernel that touches memory in a way that it must not.",
         "The message says which; the second is a bug in transc, please report it with the model.",
     ),

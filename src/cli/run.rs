@@ -94,7 +94,7 @@ fn simulate(a: &RunArgs, inputs: &[(String, Plain)]) -> Result<Vec<(String, Plai
     let program = program.expanded().map_err(transc::Error::from)?;
     let values = transc::simulate(&program, &operands(&module, inputs)?).map_err(|e| {
         let fault = if e.is_fault_of_data() { Fault::Invalid } else { Fault::Bug };
-        Failure::one("T0907", fault, e.to_string(), "")
+        Failure::one("T0908", fault, e.to_string(), "")
     })?;
     Ok(named(&module, values))
 }
