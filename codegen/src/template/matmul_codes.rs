@@ -4,7 +4,7 @@
 //! `(code - zero) * scale`, rounded once, which is the number that stood in the constant. From there on sums are those of
 //! [`super::matmul`], to the bit.
 //!
-//! **Schedule.** A few rows ([`FEW`]) read each code once, decoded in registers on its way into the sums: such a product takes as long as its weights take
+//! **Schedule.** A few rows (`FEW`) read each code once, decoded in registers on its way into the sums: such a product takes as long as its weights take
 //! to arrive. For more rows a panel is decoded into scratch memory once per chunk.
 
 use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
