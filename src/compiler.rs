@@ -155,9 +155,8 @@ impl Compiler {
     /// Every part of the model that has no form in MLIR, or a bug in transc.
     pub fn to_mlir(&self, module: &Module, cx: &mut PassCx) -> Result<TensorMlir, Error> {
         let mut optimised = module.clone();
-        cx.merge.clone_from(&self.merge);
-        cx.cuts = self.observed_cuts(module)?;
-        cx.precision = self.precision;
+        self.ask(module, cx)?;
+        cx.weights = self.measured(module, &cx.cuts)?;
         let passes = transc_passes::pipeline::default();
         let on_tensors: Vec<_> = passes.into_iter().take_while(|p| *p != "fuse").collect();
         transc_passes::run(&mut optimised, &on_tensors, cx)?;
@@ -170,16 +169,22 @@ impl Compiler {
     /// As [`Compiler::compile`].
     pub fn lower(&self, module: &Module) -> Result<Program, Error> {
         let mut cx = PassCx::default();
-        cx.cuts = self.observed_cuts(module)?;
+        self.ask(module, &mut cx)?;
         let weights = self.measured(module, &cx.cuts)?;
         Ok(transc_codegen::lower::lower(&self.optimise(module, weights, &mut cx)?, &self.targets[0])?)
     }
 
+    /// Tells the passes what is asked for, but for the compression of weights.
+    fn ask(&self, module: &Module, cx: &mut PassCx) -> Result<(), Error> {
+        cx.merge.clone_from(&self.merge);
+        cx.cuts = self.observed_cuts(module)?;
+        cx.precision = self.precision;
+        Ok(())
+    }
+
     fn optimise(&self, module: &Module, weights: WeightSpec, cx: &mut PassCx) -> Result<Module, Error> {
         let mut optimised = module.clone();
-        cx.merge.clone_from(&self.merge);
         cx.weights = weights;
-        cx.precision = self.precision;
         transc_passes::optimise(&mut optimised, cx)?;
         Ok(optimised)
     }
@@ -193,7 +198,7 @@ impl Compiler {
         if !(self.weights.is_empty() && self.cuts.is_empty() || self.calibration.is_empty()) {
             on_phase("observe");
         }
-        cx.cuts = self.observed_cuts(module)?;
+        self.ask(module, cx)?;
         let weights = self.measured(module, &cx.cuts)?;
         match self.budget {
             Some(budget) => self.within(budget, module, weights, cx, on_phase),
@@ -272,15 +277,8 @@ impl Compiler {
     /// This compiler without lossy steps.
     #[must_use]
     pub fn without_lossy_steps(self) -> Self {
-        Self {
-            merge: None,
-            cuts: CutSpec::default(),
-            weights: WeightSpec::default(),
-            precision: Precision::Model,
-            budget: None,
-            calibration: Arc::default(),
-            ..self
-        }
+        let Self { targets, backend, opt_level, threads, .. } = self;
+        Self { targets, backend, opt_level, threads, ..Self::new() }
     }
 
     /// The same for a machine that is here.

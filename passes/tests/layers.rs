@@ -1,6 +1,8 @@
 //! Models of layers that are spelled out as exporters do. Equal layers are saturated once: the work on a deep model is that on a shallow one.
 //! And self-attack: forms of a graph that are drawn at random from its own e-graph agree with it under the interpreter.
 
+#[path = "kit/cases.rs"]
+mod cases;
 mod kit;
 
 use std::path::Path;
@@ -11,7 +13,6 @@ use transc_ir::interp::Tensor;
 use transc_ir::op::{Contract, Reduce, ReduceKind, Slice, Softmax};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::tensor::{Builder, Value};
-use transc_ir::text::parse_module;
 use transc_ir::types::{Symbol, SymbolRange};
 use transc_ir::{DType, Dim, Loc, Module, TensorType};
 use transc_passes::egraph::drawn;
@@ -250,13 +251,7 @@ fn random_graphs_agree_with_their_forms() {
 #[test]
 fn cases_of_rules_agree_with_their_forms() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/rules");
-    let folders =
-        std::fs::read_dir(root).expect("the cases").flatten().flat_map(|d| std::fs::read_dir(d.path()).into_iter().flatten());
-    let mut files: Vec<_> = folders.flatten().map(|f| f.path()).collect();
-    files.sort();
-    for path in files {
-        let text = std::fs::read_to_string(&path).expect("a case");
-        let module = parse_module(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    for (path, module) in cases::of(&root) {
         attack(&path.display().to_string(), &module, 1);
     }
 }

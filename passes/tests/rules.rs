@@ -1,6 +1,8 @@
 //! Every rule on the graphs of `tests/rules/<rule>`: on `yes-*.tir` it must fire, and both sides must agree under the interpreter at
 //! random sizes and values; on `no-*.tir` it must not.
 
+#[path = "kit/cases.rs"]
+mod cases;
 mod kit;
 
 use std::path::{Path, PathBuf};
@@ -26,16 +28,8 @@ fn root() -> PathBuf {
 }
 
 fn cases(rule: &Rule, prefix: &str) -> Vec<(PathBuf, Module)> {
-    let files = std::fs::read_dir(root().join(rule.name)).into_iter().flatten().flatten().map(|f| f.path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix))).collect();
-    files.sort();
-    let parse = |p: PathBuf| {
-        let text = std::fs::read_to_string(&p).expect("a case");
-        let module = parse_module(&text).unwrap_or_else(|e| panic!("{}: {e}", p.display()));
-        (p, module)
-    };
-    files.into_iter().map(parse).collect()
+    let all = cases::of(&root().join(rule.name)).into_iter();
+    all.filter(|(p, _)| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix))).collect()
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! All ways to run a model judge each other: the interpreter settles what is right, every backend must agree.
 
+#[path = "../../passes/tests/kit/cases.rs"]
+mod cases;
 mod graph;
 // The passes' tests use parts that these tests do not.
 #[allow(dead_code, reason = "shared with the tests of the passes")]
@@ -15,7 +17,6 @@ use transc::ir::interp::{Tensor, eval_module};
 use transc::ir::op::{self, Op, ReduceKind};
 use transc::ir::tensor::rewrite::rewrite;
 use transc::ir::tensor::{Builder, Node, Value};
-use transc::ir::text::parse_module;
 use transc_passes::egraph::drawn;
 
 use crate::kit;
@@ -129,13 +130,8 @@ fn forms_of_a_graph_agree_in_code() {
     let ways = ways::ways(OPT_LEVEL);
     // That which compiles in the shortest time, where the build has it.
     let way = ways.iter().find(|w| w.name == "clif").unwrap_or(&ways[0]);
-    let folders = std::fs::read_dir(kit::root().join("tests/rules")).expect("the cases").flatten();
-    let mut files: Vec<_> =
-        folders.flat_map(|d| std::fs::read_dir(d.path()).into_iter().flatten()).flatten().map(|f| f.path()).collect();
-    files.sort();
     let mut compared = 0;
-    for (seed, path) in (0..).zip(files) {
-        let module = parse_module(&std::fs::read_to_string(&path).expect("a case")).expect("a module");
+    for (seed, (path, module)) in (0..).zip(cases::of(&kit::root().join("tests/rules"))) {
         let mut r = Random::new(seed);
         let inputs = graphs::inputs(&module, &mut r, false);
         let Ok(want) = eval_module(&module, &inputs) else { continue };

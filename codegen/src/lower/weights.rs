@@ -63,7 +63,7 @@ impl<'a> Layer<'a> {
         };
         let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
         let last = c.out.last()?;
-        let is_const = |o: &Operand| r.body.def_node(o.view.base).is_some_and(|n| matches!(n.op, Op::Constant(_)));
+        let is_const = |o: &Operand| r.body.constant(o.view.base).is_some();
         if is_const(&a) {
             std::mem::swap(&mut a, &mut b);
         }

@@ -163,23 +163,11 @@ pub fn build(
                 }),
             };
             let acc = tile::accumulate(kb, shape, &input);
-            // Through scratch memory, so that the epilogue's code stands once per tile shape and not once per vector.
-            for (i, var) in acc.iter().enumerate() {
-                let at = kb.index(i as i64 * i64::from(shape.lanes));
-                let x = kb.get(*var);
-                kb.store(stage, at, x);
-            }
-            let (zero, n_rows) = (kb.index(0), kb.index(rows.into()));
-            kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
-                let m = kb.add(row, r);
-                let from = kb.mul(r, panel_width);
-                for (at, count) in shape.columns().zip(&counts) {
-                    let at = kb.index(at);
-                    let from = kb.add(from, at);
-                    let x = kb.load(stage, from, shape.lanes);
-                    let n = kb.add(n0, at);
-                    epilogue(kb, &batch, m, n, x, *count);
-                }
+            let (start, rows) = (kb.index(0), kb.index(rows.into()));
+            tile::store_accumulators(kb, shape, &acc, (stage, start));
+            let end = kb.add(row, rows);
+            tile::hand_on(kb, shape, stage, (row, end), (n0, &counts), &mut |kb, m, n, x, count| {
+                epilogue(kb, &batch, m, n, x, count)
             });
         });
     });

@@ -130,7 +130,9 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
                 });
             });
         }
-        sums.finish(kb, (m0, m1), n0, &counts, &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
+        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &counts), &mut |kb, m, n, x, count| {
+            epilogue(kb, &batch, m, n, x, count)
+        });
     });
 }
 
@@ -174,27 +176,6 @@ impl Sums {
             let to = kb.add(from, len);
             let to = kb.bin(BinOp::Min, to, end);
             body(kb, from, to, false);
-        });
-    }
-
-    /// Gives the elements of some rows to an epilogue: row, first column, vector of values, active lanes.
-    fn finish(
-        &self,
-        kb: &mut KernelBuilder,
-        (m0, m1): (Reg, Reg),
-        n0: Reg,
-        counts: &[Option<Reg>],
-        epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Option<Reg>),
-    ) {
-        kb.for_(m0, m1, 1, Unroll::No, |kb, m| {
-            let (_, from) = self.at(kb, m0, m);
-            for (at, count) in self.shape.columns().zip(counts) {
-                let at = kb.index(at);
-                let from = kb.add(from, at);
-                let x = kb.load(self.buf, from, self.shape.lanes);
-                let n = kb.add(n0, at);
-                epilogue(kb, m, n, x, *count);
-            }
         });
     }
 }

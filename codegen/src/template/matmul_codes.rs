@@ -7,7 +7,7 @@
 //! **Schedule.** A few rows (`FEW`) read each code once, decoded in registers on its way into the sums: such a product takes as long as its weights take
 //! to arrive. For more rows a panel is decoded into scratch memory once per chunk.
 
-use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
@@ -92,8 +92,7 @@ fn few_rows(
                     (lhs.row)(kb, &[], m)
                 })
                 .collect();
-            let nothing = kb.num(Ty::vector(DType::F32, shape.lanes), 0.0);
-            let acc: Vec<Var> = (0..rows * shape.vectors).map(|_| kb.var(nothing)).collect();
+            let acc = tile::accumulators(kb, shape, rows.into(), None);
             each_row(kb, shape, w, panel, &mut |kb, k, weights| {
                 let stride = kb.dim(&lhs.k_stride);
                 let k = kb.mul(k, stride);
@@ -108,22 +107,11 @@ fn few_rows(
                     }
                 }
             });
-            for (i, var) in acc.iter().enumerate() {
-                let at = kb.index(i as i64 * i64::from(shape.lanes));
-                let x = kb.get(*var);
-                kb.store(stage, at, x);
-            }
-            let (zero, n_rows) = (kb.index(0), kb.index(rows.into()));
-            kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
-                let m = kb.add(row, r);
-                let from = kb.mul(r, width);
-                for (at, count) in shape.columns().zip(&counts) {
-                    let at = kb.index(at);
-                    let from = kb.add(from, at);
-                    let x = kb.load(stage, from, shape.lanes);
-                    let n = kb.add(n0, at);
-                    epilogue(kb, &[], m, n, x, *count);
-                }
+            let (start, rows) = (kb.index(0), kb.index(rows.into()));
+            tile::store_accumulators(kb, shape, &acc, (stage, start));
+            let end = kb.add(row, rows);
+            tile::hand_on(kb, shape, stage, (row, end), (n0, &counts), &mut |kb, m, n, x, count| {
+                epilogue(kb, &[], m, n, x, count)
             });
         });
     });

@@ -143,19 +143,9 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 })
                 .collect();
             accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), column, stage);
-            // The epilogue's code stands once per tile shape and not once per vector.
-            let (zero, n_rows) = (kb.index(0), kb.index(rows.into()));
-            kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
-                let m = kb.add(m, r);
-                let from = kb.mul(r, width);
-                for (at, count) in shape.columns().zip(&counts) {
-                    let at = kb.index(at);
-                    let from = kb.add(from, at);
-                    let x = kb.load(stage, from, shape.lanes);
-                    let n = kb.add(n0, at);
-                    epilogue(kb, m, n, x, *count);
-                }
-            });
+            let rows = kb.index(rows.into());
+            let end = kb.add(m, rows);
+            tile::hand_on(kb, shape, stage, (m, end), (n0, &counts), epilogue);
         });
     });
 }
@@ -241,10 +231,5 @@ fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (a, rows): (
         let (k, left) = (kb.index(k), (!s.words).then(|| kb.index(p.k - k)));
         step(kb, k, left);
     }
-    for (i, var) in acc.iter().enumerate() {
-        let (r, v) = (i / vectors, i % vectors);
-        let at = kb.index(r as i64 * shape.width() + v as i64 * i64::from(shape.lanes));
-        let x = kb.get(*var);
-        kb.store(stage, at, x);
-    }
+    tile::store_accumulators(kb, shape, &acc, (stage, start));
 }

@@ -113,6 +113,31 @@ pub fn store_accumulators(kb: &mut KernelBuilder, shape: TileShape, acc: &[Var],
     }
 }
 
+/// Gives the rows `m0..m1` of a panel of results, which lie in `buf` one after the other, to an epilogue: row, first column (from `n0` on), vector of
+/// values, active lanes. So the epilogue's code stands once per vector of a row and not once per vector of a tile.
+pub fn hand_on(
+    kb: &mut KernelBuilder,
+    shape: TileShape,
+    buf: Buf,
+    (m0, m1): (Reg, Reg),
+    (n0, counts): (Reg, &[Option<Reg>]),
+    epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Option<Reg>),
+) {
+    let (zero, width) = (kb.index(0), kb.index(shape.width()));
+    let rows = kb.sub(m1, m0);
+    kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
+        let m = kb.add(m0, r);
+        let from = kb.mul(r, width);
+        for (at, count) in shape.columns().zip(counts) {
+            let at = kb.index(at);
+            let from = kb.add(from, at);
+            let x = kb.load(buf, from, shape.lanes);
+            let n = kb.add(n0, at);
+            epilogue(kb, m, n, x, *count);
+        }
+    });
+}
+
 /// Computes the tile; the accumulators are ordered by row, then vector.
 pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -> Vec<Var> {
     let (from, to) = (kb.index(0), kb.dim(x.k));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::Loc;
+use super::{ConstId, Loc};
 use crate::op::Op;
 use crate::types::{Dim, Symbol, TensorType};
 
@@ -167,6 +167,14 @@ impl Func {
         match self.def(v) {
             ValueDef::Param(_) => None,
             ValueDef::Result(n, _) => Some(self.node(n)),
+        }
+    }
+
+    /// The constant that a value is, if it is one.
+    pub fn constant(&self, v: Value) -> Option<ConstId> {
+        match &self.def_node(v)?.op {
+            Op::Constant(c) => Some(c.id),
+            _ => None,
         }
     }
 

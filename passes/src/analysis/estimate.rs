@@ -6,6 +6,9 @@ use transc_ir::types::{DType, Dim, Ranges};
 
 use super::cost;
 
+/// Share of zeros from which a weight may get a sparse kernel.
+pub const MANY_ZEROS: f64 = 0.5;
+
 /// What the target does in a nanosecond. Only ratios matter to decisions; the default is one core with 512-bit vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CostTable {

@@ -147,7 +147,7 @@ impl Piece {
         for v in members.iter().flat_map(|id| &f.node(*id).operands).filter(|v| outside(v)) {
             if !map.contains_key(v) {
                 map.insert(*v, piece.func.add_param("", f.ty(*v).clone()));
-                piece.constant.push(f.def_node(*v).is_some_and(|n| matches!(n.op, Op::Constant(_))));
+                piece.constant.push(f.constant(*v).is_some());
                 piece.inputs.push(*v);
             }
         }

@@ -254,7 +254,7 @@ impl Search<'_> {
         let w = *node.operands.get(1)?;
         let all_f32 = [node.operands[0], w, node.results[0]].iter().all(|v| self.f.ty(*v).dtype == DType::F32);
         let dims: Option<Vec<usize>> = self.f.ty(w).dims.iter().map(Dim::as_usize).collect();
-        dims.filter(|_| all_f32 && matches!(self.f.def_node(w).map(|n| &n.op), Some(Op::Constant(_))))
+        dims.filter(|_| all_f32 && self.f.constant(w).is_some())
     }
 
     /// The weight, as [`Search::linear`] and [`Search::channels`] say.
@@ -271,17 +271,11 @@ impl Search<'_> {
     }
 
     fn constant(&self, v: Value) -> Option<Tensor> {
-        match &self.f.def_node(v)?.op {
-            Op::Constant(c) => Some(Tensor::from_const(self.consts.get(c.id)?)),
-            _ => None,
-        }
+        Some(Tensor::from_const(self.consts.get(self.f.constant(v)?)?))
     }
 
     fn name(&self, v: Value) -> String {
-        match self.f.def_node(v).map(|n| &n.op) {
-            Some(Op::Constant(c)) => self.consts.name(c.id).into(),
-            _ => String::new(),
-        }
+        self.f.constant(v).map_or_else(String::new, |c| self.consts.name(c).into())
     }
 
     /// The last of the affine maps that follow a node one after another, how many there are, and what they are together.

@@ -147,8 +147,7 @@ impl Product {
         if lhs.scale.is_some() != (c.out_dtype == DType::F32) || lhs.scale.is_none() && c.out_dtype != DType::I32 {
             return Err(None);
         }
-        let is_const =
-            |q: &Quantised| q.view.is_none() && b.func.def_node(q.codes).is_some_and(|n| matches!(n.op, Op::Constant(_)));
+        let is_const = |q: &Quantised| q.view.is_none() && b.func.constant(q.codes).is_some();
         let (x, w, labels) = match (is_const(&lhs), is_const(&rhs)) {
             (false, true) => (lhs, rhs, [c.lhs.clone(), c.rhs.clone()]),
             (true, false) => (rhs, lhs, [c.rhs.clone(), c.lhs.clone()]),

@@ -15,12 +15,10 @@ use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, TensorType, Value};
 
 use super::sweep;
+use crate::analysis::estimate::MANY_ZEROS;
 use crate::analysis::uses::Uses;
 use crate::context::PassCx;
 use crate::error::PassError;
-
-/// Share of zeros from which a weight may get a sparse kernel of its own.
-const SPARSE: f64 = 0.5;
 
 /// Runs the pass.
 ///
@@ -87,7 +85,6 @@ struct Kind {
     attention: NodeId,
     contract: Contract,
     dtype: DType,
-    sparse: bool,
     /// Bodies without their literals, and of a constant for each column its type.
     epilogue: Vec<(Body, Vec<Result<Arg, DType>>)>,
 }
@@ -102,13 +99,19 @@ fn groups(f: &Func, module: &Module) -> Vec<Vec<Product>> {
             kinds.entry(p.kind(attention, module)).or_default().push(p);
         }
     }
-    kinds.into_values().filter(|members| members.len() > 1).collect()
+    // Weights that may get a sparse kernel of their own stay apart from the others. Zeros are counted only where it matters.
+    let sparse = |p: &Product| module.consts.get(p.weight).is_some_and(|d| zeros(d) >= MANY_ZEROS);
+    let split = kinds.into_values().filter(|members| members.len() > 1).flat_map(|members| {
+        let (sparse, dense): (Vec<Product>, Vec<Product>) = members.into_iter().partition(sparse);
+        [sparse, dense]
+    });
+    split.filter(|members| members.len() > 1).collect()
 }
 
 fn product(f: &Func, uses: &Uses, id: NodeId, node: &Node) -> Option<Product> {
     let Op::Contract(contract) = &node.op else { return None };
     let [x, w] = node.operands[..] else { return None };
-    let weight = constant(f, w)?;
+    let weight = f.constant(w)?;
     let column = *contract.out.last()?;
     let axis = contract.rhs.iter().position(|l| *l == column)?;
     if contract.rhs.len() != 2 || contract.lhs.contains(&column) {
@@ -127,7 +130,7 @@ fn product(f: &Func, uses: &Uses, id: NodeId, node: &Node) -> Option<Product> {
         if f.ty(f.node(next).results[0]).dims != f.ty(v).dims {
             return None;
         }
-        let arg = |a: &Value| match constant(f, *a) {
+        let arg = |a: &Value| match f.constant(*a) {
             _ if *a == v => Some(Arg::Chain),
             Some(c) if is_row(f.ty(*a), columns) => Some(Arg::PerColumn(c)),
             _ => f.ty(*a).dims.last().is_none_or(|d| d.is(1)).then_some(Arg::Shared(*a)),
@@ -148,7 +151,6 @@ impl Product {
             attention,
             contract: self.contract.clone(),
             dtype: dtype(self.weight),
-            sparse: module.consts.get(self.weight).is_some_and(|d| zeros(d) >= SPARSE),
             epilogue: self.epilogue.iter().map(blank).collect(),
         }
     }
@@ -184,14 +186,6 @@ fn attention(f: &Func, uses: &Uses, from: NodeId) -> Option<NodeId> {
         }
     }
     found.pop_first().filter(|_| found.is_empty())
-}
-
-/// The constant that a value is.
-fn constant(f: &Func, v: Value) -> Option<ConstId> {
-    match &f.def_node(v)?.op {
-        Op::Constant(c) => Some(c.id),
-        _ => None,
-    }
 }
 
 /// True if a type has one element for each column and does not vary otherwise.

@@ -15,15 +15,14 @@ use transc_ir::types::{DType, TensorType};
 use transc_ir::{Module, Value};
 
 use super::LedgerEntry;
-use super::weights::{WeightSpec, relative_error_of};
+use super::weights::{WeightSpec, floats, relative_error_of};
+use crate::analysis::estimate::MANY_ZEROS;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
 
 /// Weights with fewer elements stay.
 const MIN_ELEMENTS: usize = 1024;
-/// Share of zeros from which a weight stays: a product that skips them is faster than one in `bf16`.
-const MANY_ZEROS: f64 = 0.5;
 
 /// The element type that products take their operands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,7 +181,7 @@ fn view(b: &mut Builder<'_>, v: Value, id: ConstId) -> Result<Value, TypeError> 
 }
 
 fn rounded(data: &ConstData) -> Result<(ConstData, f64), &'static str> {
-    let exact: Vec<f32> = data.bytes().chunks_exact(4).map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect();
+    let exact = floats(data);
     if exact.len() < MIN_ELEMENTS {
         return Err("its weight is small");
     }

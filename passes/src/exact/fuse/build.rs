@@ -53,7 +53,7 @@ pub fn regions(module: &mut Module, plan: &Plan) -> Result<(), TypeError> {
     }
     let mut taken = BTreeSet::new();
     for (name, v) in f.results() {
-        let place = places.get(v).copied().or_else(|| const_of(&f, *v).map(Place::Const));
+        let place = places.get(v).copied().or_else(|| f.constant(*v).map(Place::Const));
         let value = match place {
             Some(Place::Value(v)) if out.def_node(v).is_some() && taken.insert(v) => Some(v),
             Some(place) => Some(copy(place, &mut Builder::new(&mut out, &mut module.consts))?),
@@ -65,14 +65,6 @@ pub fn regions(module: &mut Module, plan: &Plan) -> Result<(), TypeError> {
     }
     module.main = out;
     Ok(())
-}
-
-/// The constant that a value is.
-fn const_of(f: &Func, v: Value) -> Option<ConstId> {
-    match &f.def_node(v)?.op {
-        Op::Constant(c) => Some(c.id),
-        _ => None,
-    }
 }
 
 /// The value of a region that reads nothing and has constant dims.

@@ -56,7 +56,7 @@ pub fn sites(f: &Func) -> Vec<Site> {
 
 fn site(f: &Func, id: NodeId, node: &Node) -> Option<Site> {
     let Op::Contract(c) = &node.op else { return None };
-    let constant = |v: Value| f.def_node(v).is_some_and(|n| matches!(n.op, Op::Constant(_)));
+    let constant = |v: Value| f.constant(v).is_some();
     let weight = match node.operands.iter().map(|v| constant(*v)).collect::<Vec<_>>().as_slice() {
         [true, false] => 0,
         [false, true] => 1,
@@ -147,11 +147,11 @@ fn checked_sites(module: &Module, spec: &WeightSpec) -> Result<Vec<Site>, Weight
 /// The weight of a site: its name and data.
 fn weight_of<'a>(f: &Func, consts: &'a Arc<ConstPool>, site: &Site) -> Option<(&'a str, &'a ConstData)> {
     let w = *f.node(site.node).operands.get(site.weight)?;
-    let Op::Constant(id) = &f.def_node(w)?.op else { return None };
-    Some((consts.name(id.id), consts.get(id.id)?))
+    let id = f.constant(w)?;
+    Some((consts.name(id), consts.get(id)?))
 }
 
-fn floats(data: &ConstData) -> Vec<f32> {
+pub(super) fn floats(data: &ConstData) -> Vec<f32> {
     data.bytes().chunks_exact(4).map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect()
 }
 
@@ -168,11 +168,11 @@ fn compress(
     facts: Option<&Facts>,
 ) -> Result<Result<Compressed, String>, TypeError> {
     let (x, w) = (operands[1 - site.weight], operands[site.weight]);
-    let (Op::Contract(contract), Some(Op::Constant(id))) = (&node.op, b.func.def_node(w).map(|n| n.op.clone())) else {
+    let (Op::Contract(contract), Some(id)) = (&node.op, b.func.constant(w)) else {
         return Ok(Err("its weight is no constant".into()));
     };
-    let name = b.consts.name(id.id).to_string();
-    let Some(data) = b.consts.get(id.id).cloned() else { return Ok(Err("its weight is missing".into())) };
+    let name = b.consts.name(id).to_string();
+    let Some(data) = b.consts.get(id).cloned() else { return Ok(Err("its weight is missing".into())) };
     let (dims, mut values) = (data.dims(), floats(&data));
     if !values.iter().all(|v| v.is_finite()) {
         return Ok(Err("its weight holds numbers that are not finite".into()));
