@@ -16,7 +16,7 @@ use transc_ir::tensor::{Builder, Value};
 use transc_ir::types::{Symbol, SymbolRange};
 use transc_ir::{DType, Dim, Loc, Module, TensorType};
 use transc_passes::egraph::drawn;
-use transc_passes::{PassCx, PassStats, optimise};
+use transc_passes::{Codes, PassCx, PassStats, macs_of, optimise};
 
 /// More than what a piece holds as a constant of its own.
 const WIDTH: usize = 96;
@@ -105,6 +105,12 @@ impl<'a> Layers<'a> {
         self.bin(BinOp::Add, x, h)
     }
 
+    fn first_row(&mut self, x: Value) -> Value {
+        let mut sizes = self.b.ty(x).dims.clone();
+        sizes[1] = Dim::from(1);
+        self.b.add(Slice { starts: vec![Dim::from(0); 3], sizes, steps: vec![1; 3] }, &[x]).expect("typed")
+    }
+
     /// A step on `x[B, S, width]` that keeps its type but for the number of rows.
     fn random_step(&mut self, r: &mut Random, x: Value) -> Value {
         match r.below(9) {
@@ -135,12 +141,7 @@ impl<'a> Layers<'a> {
                 let y = self.linear(x, self.width, self.width);
                 self.bin(BinOp::Add, x, y)
             }
-            7 => {
-                // The first row alone.
-                let mut sizes = self.b.ty(x).dims.clone();
-                sizes[1] = Dim::from(1);
-                self.b.add(Slice { starts: vec![Dim::from(0); 3], sizes, steps: vec![1; 3] }, &[x]).expect("typed")
-            }
+            7 => self.first_row(x),
             _ => {
                 let y = self.linear(x, self.width, self.width);
                 let n = self.norm(y, true);
@@ -150,7 +151,8 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn model(layers: usize, gated: bool) -> Module {
+/// `layers` layers; all rows of the last, or the first alone.
+fn model(layers: usize, gated: bool, first_row: bool) -> Module {
     let mut m = Module::new("layers");
     for (name, max) in [("B", 8), ("S", 64)] {
         m.symbols.insert(Symbol::new(name), SymbolRange { min: 1, max });
@@ -161,6 +163,9 @@ fn model(layers: usize, gated: bool) -> Module {
         l.b.loc = Loc::new(&format!("layer.{i}"));
         x = l.layer(x, gated);
     }
+    if first_row {
+        x = l.first_row(x);
+    }
     m.main.add_result("y", x);
     m
 }
@@ -169,7 +174,7 @@ fn model(layers: usize, gated: bool) -> Module {
 fn work(layers: usize, gated: bool) -> (usize, usize, f64, f64) {
     let mut cx = PassCx::default();
     cx.egraph = Some(Vec::new());
-    let mut m = model(layers, gated);
+    let mut m = model(layers, gated, false);
     let start = Instant::now();
     optimise(&mut m, &mut cx).expect("it is optimised");
     let all = start.elapsed().as_secs_f64() * 1e3;
@@ -197,6 +202,23 @@ fn deep_models_cost_what_shallow_ones_do() {
             );
             assert_eq!((deep.0, deep.1), (shallow.0, shallow.1), "{name}: e-nodes and pieces of {layers} layers and of 6");
         }
+    }
+}
+
+/// If the first row alone is read, the last layer computes keys and values of all rows and everything else of that one, whatever stands for a product.
+#[test]
+fn rows_that_nobody_reads_are_not_computed() {
+    let (rows, w) = (64, WIDTH as i64);
+    let (projections, ffn, attended) = (4 * w * w, 4 * w * w, 2 * rows * w);
+    let whole = rows * (projections + ffn + attended);
+    let last = rows * projections / 2 + (projections / 2 + ffn + attended);
+    for codes in [None, Some(Codes::Dynamic), Some(Codes::Weights8)] {
+        let mut m = model(2, false, true);
+        let mut cx = PassCx::default();
+        cx.weights.codes = codes;
+        optimise(&mut m, &mut cx).expect("it is optimised");
+        let size = |s: &Symbol| Some(if s.name() == "S" { rows } else { 1 });
+        assert_eq!(macs_of(&m.main).eval(&size).expect("a number"), whole + last, "{codes:?}");
     }
 }
 

@@ -86,6 +86,9 @@ impl Journal {
 }
 
 /// Applies rules until nothing changes or a limit is reached. `fuel` counts down with every union.
+///
+/// A sweep tries the rules at every term, then at the terms that these added, and so on: what moves through a chain of ops, such as a box of rows, gets
+/// to its end in one sweep.
 pub fn saturate(g: &mut Graph<'_>, rules: &[&'static Rule], limits: &Limits, fuel: &mut Option<u32>) -> Report {
     let given: Vec<Id> = g.classes().into_iter().map(|c| c.0).collect();
     let mut journal = Journal::default();
@@ -93,21 +96,25 @@ pub fn saturate(g: &mut Graph<'_>, rules: &[&'static Rule], limits: &Limits, fue
         let before = g.size();
         let mut changed = false;
         let all = |(id, terms): (Id, &[Term])| terms.iter().map(|t| (id, t.clone())).collect::<Vec<_>>();
-        let sites: Vec<(Id, Term)> = g.classes().into_iter().flat_map(all).collect();
-        let mut by_op: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
-        for (i, (_, term)) in sites.iter().enumerate() {
-            if let Some((op, _)) = term.as_op() {
-                by_op.entry(op.mnemonic()).or_default().push(i);
-            }
-        }
-        for rule in rules {
-            for i in rule.at.iter().flat_map(|m| by_op.get(m)).flatten() {
-                if *fuel == Some(0) {
-                    g.rebuild();
-                    return journal.report(g, &given, Stop::Fuel, iteration);
+        let mut sites: Vec<(Id, Term)> = g.classes().into_iter().flat_map(all).collect();
+        while !sites.is_empty() && g.size() <= limits.nodes {
+            let mark = g.mark();
+            let mut by_op: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+            for (i, (_, term)) in sites.iter().enumerate() {
+                if let Some((op, _)) = term.as_op() {
+                    by_op.entry(op.mnemonic()).or_default().push(i);
                 }
-                changed |= apply(g, rule, &sites[*i], fuel, &mut journal);
             }
+            for rule in rules {
+                for i in rule.at.iter().flat_map(|m| by_op.get(m)).flatten() {
+                    if *fuel == Some(0) {
+                        g.rebuild();
+                        return journal.report(g, &given, Stop::Fuel, iteration);
+                    }
+                    changed |= apply(g, rule, &sites[*i], fuel, &mut journal);
+                }
+            }
+            sites = (mark..).zip(g.added_since(mark)).map(|(id, term)| (g.find(Id::from(id)), term)).collect();
         }
         g.rebuild();
         if !changed && g.size() == before {

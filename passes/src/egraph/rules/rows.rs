@@ -2,9 +2,7 @@
 //! the last hidden state is read, the last block computes the queries and the feed-forward layers of one row.
 
 use egg::Id;
-use transc_ir::op::{
-    Attention, Concat, Contract, Gather, LayerNorm, Map, Op, Reduce, Reshape, RmsNorm, Slice, Softmax, Transpose,
-};
+use transc_ir::op::{Attention, Concat, Contract, Gather, LayerNorm, Op, Reduce, Reshape, RmsNorm, Slice, Softmax, Transpose};
 use transc_ir::types::Dim;
 
 use super::{Miss, OrMiss, Outcome, Rule, Site};
@@ -25,7 +23,7 @@ pub const RULES: &[Rule] = &[
         name: "rows-of-map",
         class: Class::Exact,
         bound: 0.0,
-        why: "an element of a map depends on the elements at its own index",
+        why: "an element of a map depends on the elements at its own index, a rotated row on the rows at its own",
         at: &["slice"],
         apply: rows_of_map,
     },
@@ -136,13 +134,18 @@ fn rows_of_gather(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
 
 fn rows_of_map(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let (s, x) = boxed(g, site)?;
-    let (m, args): (Map, Vec<Id>) = g
-        .first(x, |(op, args)| match op {
-            Op::Map(m) if !args.is_empty() => Some((m.clone(), args.to_vec())),
-            _ => None,
+    let spans = spans(s, g.dims(x));
+    let (op, args): (Op, Vec<Id>) = g
+        .first(x, |(op, args)| {
+            let apart = match op {
+                Op::Map(_) | Op::Quantize(_) | Op::Dequantize(_) => !args.is_empty(),
+                // Features of a row meet, rows do not.
+                Op::Rope(_) => spans.last().is_some_and(Option::is_none),
+                _ => false,
+            };
+            apart.then(|| (op.clone(), args.to_vec()))
         })
         .or_other()?;
-    let spans = spans(s, g.dims(x));
     let rank = spans.len();
     let mut inner = Vec::with_capacity(args.len());
     for a in args {
@@ -151,7 +154,7 @@ fn rows_of_map(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         let own: Vec<Option<Span>> = dims.iter().enumerate().map(|(i, d)| spans[lead + i].clone().filter(|_| !d.is(1))).collect();
         inner.push(take(g, a, &own).or_other()?);
     }
-    let y = g.add(m, &inner).or_other()?;
+    let y = g.add(op, &inner).or_other()?;
     same_type(g, y, site)
 }
 
