@@ -1,21 +1,28 @@
 //! Attention in `f32`: logits, softmax and the weighted sum of one head in one kernel; no matrix of logits in memory.
 //!
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
-//! operands are strided; `v` is contiguous along its features. Key rows beyond the end and keys hidden by causality take no part; a row that
+//! operands are strided. Key rows beyond the end and keys hidden by causality take no part; a row that
 //! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition.
 //!
-//! **Schedule.** A unit is one head: its keys are packed once into panels `[D][width]`, then blocks of query rows go through
-//! logits (register tile over `D`), softmax in scratch memory, and weighted sum (register tile over the keys). This is the single-pass
-//! form of FlashAttention (Dao et al. 2022) for keys that fit the second-level cache.
+//! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
+//! `[Sk][width]`. A unit takes the keys in blocks of [`KEYS`]: logits (register tile over `D`), softmax in scratch memory, weighted sum (register tile
+//! over the keys); each panel goes to the nearest cache once for all rows of the unit. Maximum and sum of a row are carried from block to block, as in
+//! FlashAttention-2 (Dao 2023, algorithm 1). Blocks of keys that causality hides from all rows of a unit are left out.
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
 use transc_ir::op::Attention;
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
+use super::matmul::pieces;
 use super::tile::{self, Source, TileInput, TileShape};
+
+/// Query rows of a unit, a multiple of the rows of every tile.
+pub const ROWS: i64 = 24;
+/// Keys of a block, a multiple of the width of every tile of logits.
+pub const KEYS: i64 = 128;
 
 /// The sizes of an attention.
 #[derive(Clone, Debug)]
@@ -87,14 +94,16 @@ impl fmt::Display for Schedule {
 impl Schedule {
     /// The schedule for a machine with vectors of `lanes` floats.
     pub fn choose(lanes: u16, p: &AttentionProblem) -> Schedule {
-        let values = TileShape::choose(lanes, &p.e);
-        let logits = TileShape::space(lanes).into_iter().find(|s| s.rows == values.rows).unwrap_or(values);
-        Schedule { logits, values }
+        // Two vectors per row: few columns are lost at the end of the keys.
+        let logits = TileShape { lanes, rows: if lanes == 16 { 8 } else { 6 }, vectors: 2 };
+        let mut space = TileShape::space(lanes);
+        space.push(logits);
+        Schedule { logits, values: TileShape::fastest(&space, &p.e) }
     }
 
     /// Number of independent units.
     pub fn extent(self, p: &AttentionProblem) -> Dim {
-        &p.b * &p.h
+        &(&p.b * &p.h) * &p.sq.ceil_div(&ROWS.into())
     }
 }
 
@@ -126,219 +135,460 @@ pub type Mask<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Re
 /// Consumes finished elements: `[batch, head, query]`, first feature, vector of values, active lanes.
 pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a;
 
+/// Scratch memory. What a row carries is a vector with an element per row of the unit, up to a multiple of the lanes.
+struct Scratch {
+    /// Panels of all keys, `[panel][D][width]`.
+    keys: Buf,
+    /// Panels of all values, `[panel][Sk][width]`.
+    values: Buf,
+    /// Query rows times the factor of the logits, `[ROWS][D]`.
+    queries: Buf,
+    /// Logits of a block, then weights, `[ROWS][KEYS]`.
+    logits: Buf,
+    /// Weighted sums, `[ROWS][E up to a multiple of the width]`.
+    sums: Buf,
+    /// Largest logit of a row.
+    top: Buf,
+    /// Sum of the weights of a row.
+    total: Buf,
+    /// The number that is taken from a row's logits.
+    shift: Buf,
+    /// What the sums so far are multiplied by.
+    factor: Buf,
+    /// Largest logit, then sum of weights, of the block.
+    block: Buf,
+}
+
+/// The rows of a unit.
+struct Unit {
+    b: Reg,
+    h: Reg,
+    /// First row.
+    row: Reg,
+    /// Number of rows.
+    rows: Reg,
+}
+
+/// A block of keys.
+struct KeyBlock {
+    first: Reg,
+    /// Number of keys to add up.
+    count: Reg,
+    /// Number of logits that are computed: whole tiles.
+    padded: Reg,
+}
+
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
 pub fn build(
     kb: &mut KernelBuilder,
     p: &AttentionProblem,
     s: Schedule,
     [q, k, v]: [&Operand; 3],
-    mut mask: Option<&mut Mask<'_>>,
+    mask: Option<&mut Mask<'_>>,
     epilogue: &mut Epilogue<'_>,
 ) {
-    let width = Dim::from(s.logits.width());
-    let panels = p.sk.ceil_div(&width);
-    let row_len = &panels * &width;
-    let keys = kb.local(DType::F32, &row_len * &p.d);
-    let weights = kb.local(DType::F32, &row_len * &Dim::from(i64::from(s.logits.rows)));
-    let inverse = kb.local(DType::F32, i64::from(s.logits.rows).into());
+    let lanes = i64::from(s.logits.lanes);
+    let (key_width, value_width) = (Dim::from(s.logits.width()), Dim::from(s.values.width()));
+    let (key_panels, value_panels) = (p.sk.ceil_div(&key_width), p.e.ceil_div(&value_width));
+    let row_state = |kb: &mut KernelBuilder| kb.local(DType::F32, ((ROWS + lanes - 1) / lanes * lanes).into());
+    let memory = Scratch {
+        keys: kb.local(DType::F32, &(&key_panels * &key_width) * &p.d),
+        values: kb.local(DType::F32, &(&value_panels * &value_width) * &p.sk),
+        queries: kb.local(DType::F32, &Dim::from(ROWS) * &p.d),
+        logits: kb.local(DType::F32, (ROWS * KEYS).into()),
+        sums: kb.local(DType::F32, &(&value_panels * &value_width) * &Dim::from(ROWS)),
+        top: row_state(kb),
+        total: row_state(kb),
+        shift: row_state(kb),
+        factor: row_state(kb),
+        block: row_state(kb),
+    };
+    let mut a = Parts { p, s, memory, mask };
     let group = p.h.floor_div(&p.g);
-    let (lo, hi) = (kb.lo(), kb.hi());
-    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
-        let (b, h) = tile::div_rem(kb, unit, &p.h);
-        let (g, _) = tile::div_rem(kb, h, &group);
-        let (zero, panel_count, panel_width) = (kb.index(0), kb.dim(&panels), kb.dim(&width));
-        let panel_len = kb.dim(&(&width * &p.d));
-        let k_base = k.at(kb, &[b, g, zero, zero]);
-        kb.for_(zero, panel_count, 1, Unroll::No, |kb, j| {
-            let (n0, at) = (kb.mul(j, panel_width), kb.mul(j, panel_len));
-            let src = Source { buf: k.buf, base: k_base, k_stride: &k.strides[3], n_stride: &k.strides[2] };
-            tile::pack_panel(kb, s.logits, (&p.d, &p.sk), &src, n0, (keys, at));
+    let blocks = p.sq.ceil_div(&ROWS.into());
+    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
+    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
+        let (b, g) = tile::div_rem(kb, key_head, &p.g);
+        let zero = kb.index(0);
+        let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
+        each_panel(kb, &key_panels, s.logits, &p.d, &mut |kb, n0, at| {
+            let src = Source { buf: k.buf, base: base[0], k_stride: &k.strides[3], n_stride: &k.strides[2] };
+            tile::pack_panel(kb, s.logits, (&p.d, &p.sk), &src, n0, (a.memory.keys, at));
         });
-        let queries = kb.dim(&p.sq);
-        tile::sweep_rows(kb, zero, queries, s.logits.rows, &mut |kb, row, rows| {
-            let stride = kb.dim(&row_len);
-            let q_rows: Vec<Reg> = (0..i64::from(rows))
-                .map(|r| {
-                    let r = kb.index(r);
-                    let i = kb.add(row, r);
-                    q.at(kb, &[b, h, i, zero])
-                })
-                .collect();
-            let a_stride = kb.dim(&q.strides[3]);
-            kb.for_(zero, panel_count, 1, Unroll::No, |kb, j| {
-                let (n0, column) = (kb.mul(j, panel_width), kb.mul(j, panel_len));
-                let counts = vec![None; s.logits.vectors.into()];
+        each_panel(kb, &value_panels, s.values, &p.sk, &mut |kb, n0, at| {
+            let src = Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] };
+            tile::pack_panel(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
+        });
+        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
+            let (head, block) = tile::div_rem(kb, unit, &blocks);
+            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&p.sq));
+            let first = kb.mul(g, group);
+            let (h, row) = (kb.add(first, head), kb.mul(block, most));
+            let left = kb.sub(end, row);
+            let rows = kb.bin(BinOp::Min, left, most);
+            a.unit(kb, q, &Unit { b, h, row, rows }, epilogue);
+        });
+    });
+}
+
+/// Calls `body` with first column and place of every panel `[len][width]`.
+fn each_panel(
+    kb: &mut KernelBuilder,
+    panels: &Dim,
+    shape: TileShape,
+    len: &Dim,
+    body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
+) {
+    let (zero, panels, width, len) = (kb.index(0), kb.dim(panels), kb.index(shape.width()), kb.dim(len));
+    let size = kb.mul(width, len);
+    kb.for_(zero, panels, 1, Unroll::No, |kb, j| {
+        let (n0, at) = (kb.mul(j, width), kb.mul(j, size));
+        body(kb, n0, at);
+    });
+}
+
+/// The larger one; of NaN and a number the number.
+fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
+    let c = kb.bin(BinOp::Gt, a, b);
+    kb.select(c, a, b)
+}
+
+/// What a kernel is built from.
+struct Parts<'a, 'm, 'f> {
+    p: &'a AttentionProblem,
+    s: Schedule,
+    memory: Scratch,
+    mask: Option<&'m mut Mask<'f>>,
+}
+
+impl Parts<'_, '_, '_> {
+    fn unit(&mut self, kb: &mut KernelBuilder, q: &Operand, u: &Unit, epilogue: &mut Epilogue<'_>) {
+        let (p, zero, one) = (self.p, kb.index(0), kb.index(1));
+        self.take_queries(kb, q, u);
+        self.each_state(kb, &mut |kb, m, j, ty| {
+            let (lowest, nothing) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+            for (buf, x) in [(m.top, lowest), (m.block, lowest), (m.total, nothing)] {
+                kb.store(buf, j, x);
+            }
+        });
+        let keys = kb.dim(&p.sk);
+        // Beyond this key no row sees one.
+        let end = match &p.causal {
+            Some(offset) => {
+                let (offset, unroll) = (kb.dim(&(offset + &Dim::from(tile::UNROLL - 1))), kb.index(tile::UNROLL));
+                let last = kb.add(u.row, u.rows);
+                let last = kb.add(last, offset);
+                let last = kb.bin(BinOp::Max, last, zero);
+                let turns = kb.bin(BinOp::Div, last, unroll);
+                let last = kb.mul(turns, unroll);
+                kb.bin(BinOp::Min, last, keys)
+            }
+            None => keys,
+        };
+        let (size, width) = (kb.index(KEYS), kb.index(self.s.logits.width()));
+        let blocks = ceil_div(kb, end, KEYS);
+        // A row that sees no key has sums too.
+        let blocks = kb.bin(BinOp::Max, blocks, one);
+        kb.for_(zero, blocks, 1, Unroll::No, |kb, block| {
+            let first = kb.mul(block, size);
+            let left = kb.sub(end, first);
+            let count = kb.bin(BinOp::Min, left, size);
+            let panels = ceil_div(kb, count, self.s.logits.width());
+            let padded = kb.mul(panels, width);
+            let block = KeyBlock { first, count, padded };
+            self.logits(kb, u, &block);
+            self.weights(kb, u, &block);
+            self.weighted_sums(kb, u, &block);
+        });
+        self.results(kb, u, epilogue);
+    }
+
+    /// Calls `body` with places and type of the vectors of what the rows carry.
+    fn each_state(&self, kb: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, &Scratch, Reg, Ty)) {
+        let lanes = self.s.logits.lanes;
+        let (zero, end) = (kb.index(0), kb.index(ROWS));
+        kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| body(kb, &self.memory, j, Ty::vector(DType::F32, lanes)));
+    }
+
+    /// Copies the rows, multiplied by the factor of the logits.
+    fn take_queries(&self, kb: &mut KernelBuilder, q: &Operand, u: &Unit) {
+        let (p, lanes, to) = (self.p, self.s.logits.lanes, self.memory.queries);
+        let (zero, features, stride) = (kb.index(0), kb.dim(&p.d), kb.dim(&q.strides[3]));
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let i = kb.add(u.row, r);
+            let (from, at) = (q.at(kb, &[u.b, u.h, i, zero]), kb.mul(r, features));
+            let mut rest = zero;
+            if q.strides[3].is(1) {
+                let width = kb.index(lanes.into());
+                let turns = kb.bin(BinOp::Div, features, width);
+                rest = kb.mul(turns, width);
+                let scale = kb.num(Ty::vector(DType::F32, lanes), p.scale);
+                kb.for_(zero, rest, lanes.into(), Unroll::No, |kb, j| {
+                    let (from, at) = (kb.add(from, j), kb.add(at, j));
+                    let x = kb.load(q.buf, from, lanes);
+                    let x = kb.mul(x, scale);
+                    kb.store(to, at, x);
+                });
+            }
+            let scale = kb.num(Ty::F32, p.scale);
+            kb.for_(rest, features, 1, Unroll::No, |kb, j| {
+                let step = kb.mul(j, stride);
+                let (from, at) = (kb.add(from, step), kb.add(at, j));
+                let x = kb.load(q.buf, from, 1);
+                let x = kb.mul(x, scale);
+                kb.store(to, at, x);
+            });
+        });
+    }
+
+    fn logits(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
+        let (p, shape, m) = (self.p, self.s.logits, &self.memory);
+        let (zero, one, width, features) = (kb.index(0), kb.index(1), kb.index(shape.width()), kb.dim(&p.d));
+        kb.for_(zero, block.padded, shape.width(), Unroll::No, |kb, n0| {
+            let key = kb.add(block.first, n0);
+            let column = kb.mul(key, features);
+            tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let input = TileInput {
-                    a: q.buf,
-                    rows: &q_rows,
-                    a_stride,
-                    b: keys,
+                    a: m.queries,
+                    rows: &tile_rows(kb, row, rows, features),
+                    a_stride: one,
+                    b: m.keys,
                     column,
-                    b_stride: panel_width,
-                    counts: &counts,
+                    b_stride: width,
+                    counts: &vec![None; shape.vectors.into()],
                     k: &p.d,
                     ahead: None,
                 };
-                let acc = tile::accumulate(kb, s.logits, &input);
-                for (i, var) in acc.iter().enumerate() {
-                    let (r, v) = (i / usize::from(s.logits.vectors), i % usize::from(s.logits.vectors));
-                    let x = kb.get(*var);
-                    let r = kb.index(r as i64);
-                    let at = kb.mul(r, stride);
-                    let column = kb.index(v as i64 * i64::from(s.logits.lanes));
-                    let column = kb.add(n0, column);
-                    let at = kb.add(at, column);
-                    kb.store(weights, at, x);
+                let acc = tile::accumulate(kb, shape, &input);
+                let stride = kb.index(KEYS);
+                for (at, vars) in tile_rows(kb, row, rows, stride).iter().zip(acc.chunks(shape.vectors.into())) {
+                    let at = kb.add(*at, n0);
+                    for (var, column) in vars.iter().zip(shape.columns()) {
+                        let (x, column) = (kb.get(*var), kb.index(column));
+                        let at = kb.add(at, column);
+                        kb.store(m.logits, at, x);
+                    }
                 }
             });
-            let n_rows = kb.index(rows.into());
-            kb.for_(zero, n_rows, 1, Unroll::No, |kb, r| {
-                let i = kb.add(row, r);
-                let base = kb.mul(r, stride);
-                softmax_row(kb, p, s.logits.lanes, (weights, base), &row_len, &[b, h, i], mask.as_deref_mut(), (inverse, r));
-            });
-            weighted_sum(kb, p, s.values, (weights, stride), v, &[b, h, g], (row, rows), inverse, epilogue);
         });
-    });
+    }
+
+    /// Turns the logits of a block into weights `e^(x - max)`, with the largest logit of the row so far, and brings what the rows carry up to date.
+    fn weights(&mut self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
+        let lanes = self.s.logits.lanes;
+        let (zero, stride) = (kb.index(0), kb.index(KEYS));
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let base = kb.mul(r, stride);
+            let top = self.largest(kb, u, block, r, base);
+            kb.store(self.memory.block, r, top);
+        });
+        self.each_state(kb, &mut |kb, m, j, ty| {
+            let (before, block) = (kb.load(m.top, j, lanes), kb.load(m.block, j, lanes));
+            let top = larger(kb, block, before);
+            kb.store(m.top, j, top);
+            let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+            let hidden = kb.bin(BinOp::Eq, top, lowest);
+            let shift = kb.select(hidden, none, top);
+            kb.store(m.shift, j, shift);
+            let fall = kb.sub(before, shift);
+            let factor = kb.un(UnOp::Exp, fall);
+            kb.store(m.factor, j, factor);
+        });
+        let m = &self.memory;
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let base = kb.mul(r, stride);
+            let shift = kb.load(m.shift, r, 1);
+            let shift = kb.splat(lanes, shift);
+            let nothing = kb.num(Ty::vector(DType::F32, lanes), 0.0);
+            let sum = kb.var(nothing);
+            kb.for_(zero, block.padded, lanes.into(), Unroll::No, |kb, j| {
+                let at = kb.add(base, j);
+                let x = kb.load(m.logits, at, lanes);
+                let x = kb.sub(x, shift);
+                let e = kb.un(UnOp::Exp, x);
+                kb.store(m.logits, at, e);
+                let s = kb.get(sum);
+                let s = kb.add(s, e);
+                kb.set(sum, s);
+            });
+            let sum = kb.get(sum);
+            let sum = kb.reduce(ReduceOp::Add, sum);
+            kb.store(m.block, r, sum);
+        });
+        self.each_state(kb, &mut |kb, m, j, _| {
+            let [total, factor, block] = [m.total, m.factor, m.block].map(|buf| kb.load(buf, j, lanes));
+            let total = kb.fma(total, factor, block);
+            kb.store(m.total, j, total);
+        });
+    }
+
+    /// The largest logit of a row in a block, after cap, mask and causality, which the logits have then too.
+    fn largest(&mut self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock, r: Reg, base: Reg) -> Reg {
+        let (p, lanes, buf) = (self.p, self.s.logits.lanes, self.memory.logits);
+        let (zero, width, keys) = (kb.index(0), kb.index(lanes.into()), kb.dim(&p.sk));
+        let i = kb.add(u.row, r);
+        // Keys of the block below this bound are visible.
+        let bound = match &p.causal {
+            Some(offset) => {
+                let offset = kb.dim(&(offset + &Dim::from(1)));
+                let last = kb.add(i, offset);
+                kb.bin(BinOp::Min, last, keys)
+            }
+            None => keys,
+        };
+        let bound = kb.sub(bound, block.first);
+        let bound = kb.bin(BinOp::Max, bound, zero);
+        let bound = kb.bin(BinOp::Min, bound, block.padded);
+        let turns = kb.bin(BinOp::Div, bound, width);
+        let whole = kb.mul(turns, width);
+        let lowest = kb.num(Ty::vector(DType::F32, lanes), f64::NEG_INFINITY);
+        let top = kb.var(lowest);
+        let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
+            let ty = Ty::vector(DType::F32, lanes);
+            let at = kb.add(base, j);
+            let mut x = kb.load(buf, at, lanes);
+            if p.softcap != 0.0 {
+                let (cap, inv) = (kb.num(ty, p.softcap), kb.num(ty, 1.0 / p.softcap));
+                let y = kb.mul(x, inv);
+                let y = kb.un(UnOp::Tanh, y);
+                x = kb.mul(y, cap);
+            }
+            if let Some(mask) = self.mask.as_mut() {
+                let key = kb.add(block.first, j);
+                let count = ragged.then(|| {
+                    let left = kb.sub(keys, key);
+                    let left = kb.bin(BinOp::Max, left, zero);
+                    kb.bin(BinOp::Min, left, width)
+                });
+                let m = mask(kb, &[u.b, u.h, i], key, lanes, count);
+                x = kb.add(x, m);
+            }
+            if ragged {
+                let lane = kb.push(Inst::Lanes(Ty::vector(DType::I64, lanes)));
+                let first = kb.splat(lanes, j);
+                let key = kb.add(first, lane);
+                let bounds = kb.splat(lanes, bound);
+                let visible = kb.bin(BinOp::Lt, key, bounds);
+                x = kb.select(visible, x, lowest);
+            }
+            if ragged || p.softcap != 0.0 || self.mask.is_some() {
+                kb.store(buf, at, x);
+            }
+            let t = kb.get(top);
+            let t = larger(kb, x, t);
+            kb.set(top, t);
+        };
+        kb.for_(zero, whole, lanes.into(), Unroll::No, |kb, j| some(kb, j, false));
+        if p.causal.is_some() || !p.sk.modulo(&self.s.logits.width().into()).is(0) {
+            kb.for_(whole, block.padded, lanes.into(), Unroll::No, |kb, j| some(kb, j, true));
+        }
+        let top = kb.get(top);
+        kb.reduce(ReduceOp::Max, top)
+    }
+
+    /// Multiplies the sums so far by their factor and adds the values of a block times their weights.
+    fn weighted_sums(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
+        let (p, shape, m) = (self.p, self.s.values, &self.memory);
+        let (zero, one, width) = (kb.index(0), kb.index(1), kb.index(shape.width()));
+        let panels = p.e.ceil_div(&shape.width().into());
+        let (weight_stride, sum_stride) = (kb.index(KEYS), kb.dim(&(&panels * &shape.width().into())));
+        let later = kb.bin(BinOp::Gt, block.first, zero);
+        each_panel(kb, &panels, shape, &p.sk, &mut |kb, n0, at| {
+            let skipped = kb.mul(block.first, width);
+            let column = kb.add(at, skipped);
+            tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
+                let input = TileInput {
+                    a: m.logits,
+                    rows: &tile_rows(kb, row, rows, weight_stride),
+                    a_stride: one,
+                    b: m.values,
+                    column,
+                    b_stride: width,
+                    counts: &vec![None; shape.vectors.into()],
+                    k: &p.sk,
+                    ahead: None,
+                };
+                let places: Vec<Reg> = tile_rows(kb, row, rows, sum_stride)
+                    .into_iter()
+                    .flat_map(|at| shape.columns().map(move |column| (at, column)))
+                    .map(|(at, column)| {
+                        let (at, column) = (kb.add(at, n0), kb.index(column));
+                        kb.add(at, column)
+                    })
+                    .collect();
+                let acc = tile::accumulators(kb, shape, rows.into(), None);
+                let factors = tile_rows(kb, row, rows, one);
+                kb.if_(
+                    later,
+                    |kb| {
+                        for (i, (at, var)) in places.iter().zip(&acc).enumerate() {
+                            let factor = kb.load(m.factor, factors[i / usize::from(shape.vectors)], 1);
+                            let (factor, sum) = (kb.splat(shape.lanes, factor), kb.load(m.sums, *at, shape.lanes));
+                            let sum = kb.mul(sum, factor);
+                            kb.set(*var, sum);
+                        }
+                    },
+                    |_| {},
+                );
+                tile::add_steps(kb, shape, &input, (zero, block.count), &acc);
+                for (at, var) in places.iter().zip(&acc) {
+                    let x = kb.get(*var);
+                    kb.store(m.sums, *at, x);
+                }
+            });
+        });
+    }
+
+    /// Divides the sums by those of the weights. A row that sees no key gives NaN, from 0 times infinity, or 0 if it is to be cleared.
+    fn results(&self, kb: &mut KernelBuilder, u: &Unit, epilogue: &mut Epilogue<'_>) {
+        let (p, shape) = (self.p, self.s.values);
+        self.each_state(kb, &mut |kb, m, j, ty| {
+            let (one, total) = (kb.num(ty, 1.0), kb.load(m.total, j, ty.lanes));
+            let mut inverse = kb.bin(BinOp::Div, one, total);
+            if p.clear {
+                let (top, lowest, none) = (kb.load(m.top, j, ty.lanes), kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+                let hidden = kb.bin(BinOp::Eq, top, lowest);
+                inverse = kb.select(hidden, none, inverse);
+            }
+            kb.store(m.factor, j, inverse);
+        });
+        let (zero, features) = (kb.index(0), kb.dim(&p.e));
+        let stride = kb.dim(&(&p.e.ceil_div(&shape.width().into()) * &shape.width().into()));
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let (i, base) = (kb.add(u.row, r), kb.mul(r, stride));
+            let factor = kb.load(self.memory.factor, r, 1);
+            let factor = kb.splat(shape.lanes, factor);
+            kb.for_(zero, features, shape.width(), Unroll::No, |kb, n0| {
+                let left = kb.sub(features, n0);
+                let counts = tile::column_counts(kb, shape, &p.e, left);
+                for (column, count) in shape.columns().zip(counts) {
+                    let column = kb.index(column);
+                    let n = kb.add(n0, column);
+                    let at = kb.add(base, n);
+                    let x = kb.load(self.memory.sums, at, shape.lanes);
+                    let x = kb.mul(x, factor);
+                    epilogue(kb, &[u.b, u.h, i], n, x, count);
+                }
+            });
+        });
+    }
 }
 
-/// Turns a row of logits into weights `e^(x - max)` in place and stores `1 / sum`: of a row that sees no key infinity, so that it
-/// gives NaN, or 0 if it is to be cleared.
-#[expect(clippy::too_many_arguments, reason = "the parts of one row")]
-fn softmax_row(
-    kb: &mut KernelBuilder,
-    p: &AttentionProblem,
-    lanes: u16,
-    (buf, base): (Buf, Reg),
-    row_len: &Dim,
-    index: &[Reg; 3],
-    mut mask: Option<&mut Mask<'_>>,
-    (inverse, slot): (Buf, Reg),
-) {
-    let ty = Ty::vector(DType::F32, lanes);
-    let (zero, end, n) = (kb.index(0), kb.dim(row_len), kb.dim(&p.sk));
-    let neg_inf = kb.num(ty, f64::NEG_INFINITY);
-    let scale = kb.num(ty, p.scale);
-    // Keys below this bound are visible.
-    let bound = match &p.causal {
-        Some(offset) => {
-            let one_more = kb.dim(&(offset + &Dim::from(1)));
-            let last = kb.add(index[2], one_more);
-            kb.bin(BinOp::Min, last, n)
-        }
-        None => n,
-    };
-    let lane = kb.push(transc_ir::loops::Inst::Lanes(Ty::vector(DType::I64, lanes)));
-    let bounds = kb.splat(lanes, bound);
-    let width = kb.index(lanes.into());
-    let ragged = p.causal.is_some() || !p.sk.modulo(&i64::from(lanes).into()).is(0);
-    let max = kb.var(neg_inf);
-    kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| {
-        let at = kb.add(base, j);
-        let x = kb.load(buf, at, lanes);
-        let mut x = kb.mul(x, scale);
-        if p.softcap != 0.0 {
-            let (cap, inv) = (kb.num(ty, p.softcap), kb.num(ty, 1.0 / p.softcap));
-            let y = kb.mul(x, inv);
-            let y = kb.un(UnOp::Tanh, y);
-            x = kb.mul(y, cap);
-        }
-        if let Some(mask) = mask.as_mut() {
-            let left = kb.sub(n, j);
-            let left = kb.bin(BinOp::Max, left, zero);
-            let left = kb.bin(BinOp::Min, left, width);
-            let count = (!p.sk.modulo(&i64::from(lanes).into()).is(0) || !row_len.modulo(&p.sk).is(0)).then_some(left);
-            let m = mask(kb, index, j, lanes, count);
-            x = kb.add(x, m);
-        }
-        if ragged || row_len != &p.sk {
-            let first = kb.splat(lanes, j);
-            let key = kb.add(first, lane);
-            let visible = kb.bin(BinOp::Lt, key, bounds);
-            x = kb.select(visible, x, neg_inf);
-        }
-        kb.store(buf, at, x);
-        let m = kb.get(max);
-        let m = kb.bin(BinOp::Max, m, x);
-        kb.set(max, m);
-    });
-    let top = kb.get(max);
-    let top = kb.reduce(ReduceOp::Max, top);
-    let (lowest, none) = (kb.num(Ty::F32, f64::NEG_INFINITY), kb.num(Ty::F32, 0.0));
-    let hidden = kb.bin(BinOp::Eq, top, lowest);
-    let top = kb.select(hidden, none, top);
-    let top = kb.splat(lanes, top);
-    let nothing = kb.num(ty, 0.0);
-    let sum = kb.var(nothing);
-    kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| {
-        let at = kb.add(base, j);
-        let x = kb.load(buf, at, lanes);
-        let x = kb.sub(x, top);
-        let e = kb.un(UnOp::Exp, x);
-        kb.store(buf, at, e);
-        let s = kb.get(sum);
-        let s = kb.add(s, e);
-        kb.set(sum, s);
-    });
-    let total = kb.get(sum);
-    let total = kb.reduce(ReduceOp::Add, total);
-    let one = kb.num(Ty::F32, 1.0);
-    let inv = kb.bin(BinOp::Div, one, total);
-    let inv = if p.clear { kb.select(hidden, none, inv) } else { inv };
-    kb.store(inverse, slot, inv);
-}
-
-/// `epilogue(inverse[r] * sum over keys of weights[r, key] * v[key, ..])` for a block of rows.
-#[expect(clippy::too_many_arguments, reason = "the parts of one block")]
-fn weighted_sum(
-    kb: &mut KernelBuilder,
-    p: &AttentionProblem,
-    shape: TileShape,
-    (weights, stride): (Buf, Reg),
-    v: &Operand,
-    [b, h, g]: &[Reg; 3],
-    (row, rows): (Reg, u16),
-    inverse: Buf,
-    epilogue: &mut Epilogue<'_>,
-) {
-    let (zero, one) = (kb.index(0), kb.index(1));
-    let e_end = kb.dim(&p.e);
-    let v_base = v.at(kb, &[*b, *g, zero, zero]);
-    let b_stride = kb.dim(&v.strides[2]);
-    let w_rows: Vec<Reg> = (0..i64::from(rows))
+/// Offsets of the rows of a tile.
+fn tile_rows(kb: &mut KernelBuilder, row: Reg, rows: u16, stride: Reg) -> Vec<Reg> {
+    let first = kb.mul(row, stride);
+    (0..i64::from(rows))
         .map(|r| {
             let r = kb.index(r);
-            kb.mul(r, stride)
+            let step = kb.mul(r, stride);
+            kb.add(first, step)
         })
-        .collect();
-    kb.for_(zero, e_end, shape.width(), Unroll::No, |kb, n0| {
-        let left = kb.sub(e_end, n0);
-        let counts = tile::column_counts(kb, shape, &p.e, left);
-        let column = kb.add(v_base, n0);
-        let input = TileInput {
-            a: weights,
-            rows: &w_rows,
-            a_stride: one,
-            b: v.buf,
-            column,
-            b_stride,
-            counts: &counts,
-            k: &p.sk,
-            ahead: None,
-        };
-        let acc = tile::accumulate(kb, shape, &input);
-        for (r, acc) in acc.chunks(usize::from(shape.vectors)).enumerate() {
-            let r = kb.index(r as i64);
-            let i = kb.add(row, r);
-            let factor = kb.load(inverse, r, 1);
-            let factor = kb.splat(shape.lanes, factor);
-            for ((var, at), count) in acc.iter().zip(shape.columns()).zip(&counts) {
-                let x = kb.get(*var);
-                let x = kb.mul(x, factor);
-                let at = kb.index(at);
-                let n = kb.add(n0, at);
-                epilogue(kb, &[*b, *h, i], n, x, *count);
-            }
-        }
-    });
+        .collect()
+}
+
+/// Of a number that is not negative.
+fn ceil_div(kb: &mut KernelBuilder, n: Reg, by: i64) -> Reg {
+    let (more, by) = (kb.index(by - 1), kb.index(by));
+    let n = kb.add(n, more);
+    kb.bin(BinOp::Div, n, by)
 }

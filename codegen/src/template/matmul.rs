@@ -7,8 +7,7 @@
 //!
 //! **Schedule.** A register tile ([`super::tile`]); a unit is one tile. Units are ordered by chunks of rows, then panels of columns, then
 //! rows: a thread's share is a stripe of rows as far as there are enough, so that activations stay in the cache of the core that wrote
-//! them, and a panel is read once per chunk. There is no blocking along `k`: a panel of a transformer's layer stays in the second-level
-//! cache.
+//! them, and a panel is read once per chunk, in blocks along `k` ([`super::sums`]).
 
 use std::fmt;
 
@@ -16,7 +15,11 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::tile::{self, TileInput, TileShape};
+use super::sums::Sums;
+use super::tile::{self, Part, TileInput, TileShape};
+
+/// Bytes of a block of a panel.
+const BLOCK_BYTES: i64 = 72 * 1024;
 
 /// Rows of a chunk where each of them gathers its panels anew.
 pub const GATHERED_CHUNK: i64 = 512;
@@ -109,7 +112,7 @@ pub fn build(
         Rhs::Packed { buf, .. } => *buf,
         Rhs::Gathered(_) => kb.local(DType::F32, panel_len.clone()),
     };
-    let stage = kb.local(DType::F32, &width * &Dim::from(i64::from(shape.rows)));
+    let sums = Sums::new(kb, s);
     each_panel(kb, p, s, None, &mut |kb, flat_batch, panel, (m0, m1)| {
         let batch = tile::unflatten(kb, flat_batch, &p.batch);
         let panel_width = kb.dim(&width);
@@ -127,48 +130,61 @@ pub fn build(
                 kb.index(0)
             }
         };
+        // The next panel, the tiles of this one, and how far each turn of a tile goes so that all turns together ask for it once, in order: memory
+        // gives lines that follow each other soonest.
         let next = matches!(rhs, Rhs::Packed { .. }).then(|| {
-            let len = kb.dim(&panel_len);
-            kb.add(column, len)
+            let (len, tile_rows) = (kb.dim(&panel_len), kb.index(shape.rows.into()));
+            let (rows, more) = (kb.sub(m1, m0), kb.index(i64::from(shape.rows) - 1));
+            let rows = kb.add(rows, more);
+            let tiles = kb.bin(BinOp::Div, rows, tile_rows);
+            let (per_turn, one, most) = (kb.index(shape.width() * tile::UNROLL), kb.index(1), kb.index(tile::AHEAD));
+            let step = kb.bin(BinOp::Div, per_turn, tiles);
+            let step = kb.add(step, one);
+            let step = kb.bin(BinOp::Min, step, most);
+            (kb.add(column, len), tiles, step)
         });
         let n_end = kb.dim(&p.n);
         let left = kb.sub(n_end, n0);
         let counts = tile::column_counts(kb, shape, &p.n, left);
         let a_stride = kb.dim(&lhs.k_stride);
-        tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
-            let offsets: Vec<Reg> = (0..i64::from(rows))
-                .map(|r| {
-                    let r = kb.index(r);
-                    let m = kb.add(row, r);
-                    (lhs.row)(kb, &batch, m)
-                })
-                .collect();
-            let input = TileInput {
-                a: lhs.buf,
-                rows: &offsets,
-                a_stride,
-                b,
-                column,
-                b_stride: panel_width,
-                counts: &vec![None; shape.vectors.into()],
-                k: &p.k,
-                ahead: next.map(|next| {
-                    // Each block of rows asks for another part of the next panel.
-                    let from = kb.sub(row, m0);
-                    let len = kb.dim(&p.k.floor_div(&i64::from(shape.rows).into()));
-                    let part = kb.index(tile::AHEAD / 4);
-                    let len = kb.mul(len, part);
-                    let from = kb.mul(from, len);
-                    kb.add(next, from)
-                }),
-            };
-            let acc = tile::accumulate(kb, shape, &input);
-            let (start, rows) = (kb.index(0), kb.index(rows.into()));
-            tile::store_accumulators(kb, shape, &acc, (stage, start));
-            let end = kb.add(row, rows);
-            tile::hand_on(kb, shape, stage, (row, end), (n0, &counts), &mut |kb, m, n, x, count| {
-                epilogue(kb, &batch, m, n, x, count)
+        sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {
+            tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
+                let offsets: Vec<Reg> = (0..i64::from(rows))
+                    .map(|r| {
+                        let r = kb.index(r);
+                        let m = kb.add(row, r);
+                        (lhs.row)(kb, &batch, m)
+                    })
+                    .collect();
+                let input = TileInput {
+                    a: lhs.buf,
+                    rows: &offsets,
+                    a_stride,
+                    b,
+                    column,
+                    b_stride: panel_width,
+                    counts: &vec![None; shape.vectors.into()],
+                    k: &p.k,
+                    ahead: next.map(|(next, tiles, step)| {
+                        // Where the tiles so far, in the order in which they are worked off, have come to.
+                        let (before, tile_rows, unroll) =
+                            (kb.mul(from, tiles), kb.index(shape.rows.into()), kb.index(tile::UNROLL));
+                        let (tile, len) = (kb.sub(row, m0), kb.sub(to, from));
+                        let tile = kb.bin(BinOp::Div, tile, tile_rows);
+                        let in_block = kb.mul(tile, len);
+                        let steps = kb.add(before, in_block);
+                        let turns = kb.bin(BinOp::Div, steps, unroll);
+                        let at = kb.mul(turns, step);
+                        (kb.add(next, at), step)
+                    }),
+                };
+                let place = sums.at(kb, m0, row);
+                let acc = tile::accumulate_part(kb, shape, &input, Part { from, to, sums: (!all).then_some(place) });
+                tile::store_accumulators(kb, shape, &acc, place);
             });
+        });
+        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &counts), &mut |kb, m, n, x, count| {
+            epilogue(kb, &batch, m, n, x, count)
         });
     });
 }
@@ -217,7 +233,12 @@ pub(super) fn each_panel(
 }
 
 /// Cuts `lo..hi` at the multiples of `len`; `body` gets the number of each piece and its range inside it.
-fn pieces(kb: &mut KernelBuilder, (lo, hi): (Reg, Reg), len: Reg, body: &mut dyn FnMut(&mut KernelBuilder, Reg, (Reg, Reg))) {
+pub(super) fn pieces(
+    kb: &mut KernelBuilder,
+    (lo, hi): (Reg, Reg),
+    len: Reg,
+    body: &mut dyn FnMut(&mut KernelBuilder, Reg, (Reg, Reg)),
+) {
     let one = kb.index(1);
     let first = kb.bin(BinOp::Div, lo, len);
     let last = kb.sub(hi, one);

@@ -7,5 +7,6 @@ pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;
 pub mod spmm;
+pub mod sums;
 pub mod tile;
 pub mod token_plan;

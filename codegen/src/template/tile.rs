@@ -2,19 +2,19 @@
 //!
 //! `acc[r][v] += a[row r, k] * b[k, vector v]` for `k` in ascending order, one rounding per step (Goto and van de Geijn 2008, section 4).
 
-use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 /// Steps of `k` per turn of the inner loop.
-const UNROLL: i64 = 4;
+pub const UNROLL: i64 = 4;
 
 /// The shape of a register tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TileShape {
     /// Lanes of a vector.
     pub lanes: u16,
-    /// Rows, a power of two.
+    /// Rows.
     pub rows: u16,
     /// Vectors per row.
     pub vectors: u16,
@@ -34,7 +34,11 @@ impl TileShape {
 
     /// The shape that takes least time for `n` columns; the widest of equals.
     pub fn choose(lanes: u16, n: &Dim) -> TileShape {
-        let space = TileShape::space(lanes);
+        TileShape::fastest(&TileShape::space(lanes), n)
+    }
+
+    /// As [`TileShape::choose`], out of these.
+    pub fn fastest(space: &[TileShape], n: &Dim) -> TileShape {
         let time = |s: &TileShape| n.as_const().map_or(0, |n| (n + s.width() - 1) / s.width() * s.width() * s.slowness());
         space.iter().copied().min_by_key(|s| (time(s), -s.width())).unwrap_or(space[0])
     }
@@ -70,8 +74,9 @@ pub struct TileInput<'a> {
     pub counts: &'a [Option<Reg>],
     /// Length of the sums.
     pub k: &'a Dim,
-    /// Element offset in `b` of what the next tiles read: [`AHEAD`] elements of it are asked for per turn of the inner loop.
-    pub ahead: Option<Reg>,
+    /// Element offset in `b` of what the next tiles read, and the distance by which it advances per turn of the inner loop, which asks for [`AHEAD`]
+    /// elements there.
+    pub ahead: Option<(Reg, Reg)>,
 }
 
 /// See [`TileInput::ahead`]: two cache lines.
@@ -147,6 +152,12 @@ pub fn accumulate(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>) -
 /// Adds some steps of the sums of a tile.
 pub fn accumulate_part(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, part: Part) -> Vec<Var> {
     let acc = accumulators(kb, shape, x.rows.len(), part.sums);
+    add_steps(kb, shape, x, (part.from, part.to), &acc);
+    acc
+}
+
+/// Adds the steps `start..end` to the accumulators of a tile; see [`Part::from`].
+pub fn add_steps(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, (start, end): (Reg, Reg), acc: &[Var]) {
     let step = |kb: &mut KernelBuilder, k: Reg| {
         let at = kb.mul(k, x.b_stride);
         let at = kb.add(x.column, at);
@@ -174,20 +185,20 @@ pub fn accumulate_part(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'
             }
         }
     };
-    let (start, end, width) = (part.from, part.to, kb.index(UNROLL));
+    let width = kb.index(UNROLL);
     let steps = kb.sub(end, start);
     let turns = kb.bin(BinOp::Div, steps, width);
     let main = kb.mul(turns, width);
     let main = kb.add(start, main);
+    let ahead = x.ahead.map(|(at, step)| (kb.var(at), step));
     kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
-        if let Some(ahead) = x.ahead {
-            let scale = kb.index(AHEAD / UNROLL);
-            let offset = kb.mul(k, scale);
-            let at = kb.add(ahead, offset);
-            let (half, line) = (kb.index(AHEAD / 2), at);
-            kb.prefetch(x.b, line);
+        if let Some((place, step)) = ahead {
+            let (at, half) = (kb.get(place), kb.index(AHEAD / 2));
+            kb.prefetch(x.b, at);
             let line = kb.add(at, half);
             kb.prefetch(x.b, line);
+            let at = kb.add(at, step);
+            kb.set(place, at);
         }
         for u in 0..UNROLL {
             let u = kb.index(u);
@@ -198,10 +209,9 @@ pub fn accumulate_part(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'
     if !x.k.modulo(&UNROLL.into()).is(0) {
         kb.for_(main, end, 1, Unroll::No, |kb, k| step(kb, k));
     }
-    acc
 }
 
-/// Runs `body` for blocks of `rows`, `rows/2`, .., 1 rows that together cover `lo..hi` once, in order.
+/// Runs `body` for blocks of `rows` rows, then of the powers of two below, that together cover `lo..hi` once, in order.
 pub fn sweep_rows(kb: &mut KernelBuilder, lo: Reg, hi: Reg, rows: u16, body: &mut dyn FnMut(&mut KernelBuilder, Reg, u16)) {
     let mut from = lo;
     let mut rows = rows;
@@ -213,7 +223,7 @@ pub fn sweep_rows(kb: &mut KernelBuilder, lo: Reg, hi: Reg, rows: u16, body: &mu
         let end = kb.add(from, covered);
         kb.for_(from, end, rows.into(), Unroll::No, |kb, row| body(kb, row, rows));
         from = end;
-        rows /= 2;
+        rows = rows.next_power_of_two() / 2;
     }
 }
 
@@ -283,27 +293,111 @@ pub fn pack_panel(
     // Along n the source is not contiguous: walk it along k, where it usually is.
     let zero_value = kb.num(Ty::F32, 0.0);
     let filled = kb.bin(BinOp::Min, left, width);
-    kb.for_(zero, filled, 1, Unroll::No, |kb, j| {
-        let column = kb.mul(j, ns);
-        let from = kb.add(start, column);
-        let to = kb.add(at, j);
-        kb.for_(zero, k_end, 1, Unroll::Auto, |kb, k| {
-            let offset = kb.mul(k, ks);
-            let from = kb.add(from, offset);
-            let x = kb.load(src.buf, from, 1);
-            let offset = kb.mul(k, width);
-            let to = kb.add(to, offset);
-            kb.store(dst, to, x);
+    let from = |kb: &mut KernelBuilder, j: Reg, k: Reg| {
+        let (column, row) = (kb.mul(j, ns), kb.mul(k, ks));
+        let at = kb.add(start, column);
+        kb.add(at, row)
+    };
+    let to = |kb: &mut KernelBuilder, j: Reg, k: Reg| {
+        let row = kb.mul(k, width);
+        let column = kb.add(at, j);
+        kb.add(column, row)
+    };
+    let copy = |kb: &mut KernelBuilder, (lo, hi): (Reg, Reg), first: Reg| {
+        kb.for_(lo, hi, 1, Unroll::No, |kb, j| {
+            kb.for_(first, k_end, 1, Unroll::Auto, |kb, k| {
+                let from = from(kb, j, k);
+                let x = kb.load(src.buf, from, 1);
+                let to = to(kb, j, k);
+                kb.store(dst, to, x);
+            });
         });
-    });
+    };
+    let mut rest = zero;
+    if src.k_stride.is(1) && shape.lanes >= QUAD {
+        let lanes = kb.index(shape.lanes.into());
+        let whole = |kb: &mut KernelBuilder, n: Reg| {
+            let blocks = kb.bin(BinOp::Div, n, lanes);
+            kb.mul(blocks, lanes)
+        };
+        rest = whole(kb, filled);
+        let whole_k = whole(kb, k_end);
+        kb.for_(zero, rest, shape.lanes.into(), Unroll::No, |kb, j| {
+            kb.for_(zero, whole_k, shape.lanes.into(), Unroll::No, |kb, k| {
+                let place = |kb: &mut KernelBuilder, base: Reg, i: usize| {
+                    let i = kb.index(i as i64);
+                    kb.add(base, i)
+                };
+                let rows: Vec<Reg> = (0..shape.lanes.into())
+                    .map(|i| {
+                        let j = place(kb, j, i);
+                        let from = from(kb, j, k);
+                        kb.load(src.buf, from, shape.lanes)
+                    })
+                    .collect();
+                for (i, x) in transpose(kb, rows).into_iter().enumerate() {
+                    let k = place(kb, k, i);
+                    let to = to(kb, j, k);
+                    kb.store(dst, to, x);
+                }
+            });
+        });
+        if !k.modulo(&i64::from(shape.lanes).into()).is(0) {
+            copy(kb, (zero, rest), whole_k);
+        }
+    }
+    copy(kb, (rest, filled), zero);
     kb.for_(filled, width, 1, Unroll::No, |kb, j| {
-        let to = kb.add(at, j);
         kb.for_(zero, k_end, 1, Unroll::Auto, |kb, k| {
-            let offset = kb.mul(k, width);
-            let to = kb.add(to, offset);
+            let to = to(kb, j, k);
             kb.store(dst, to, zero_value);
         });
     });
+}
+
+/// Lanes within which [`transpose`] moves single elements.
+const QUAD: u16 = 4;
+
+/// The columns of a square matrix given by its rows; the lanes are a power of two, [`QUAD`] or more. Elements move inside quads first, which is cheap
+/// on processors whose vectors consist of 128-bit halves, then whole quads.
+fn transpose(kb: &mut KernelBuilder, rows: Vec<Reg>) -> Vec<Reg> {
+    let lanes = rows.len() as u16;
+    let mut inside = |a: Reg, b: Reg, picks: [(bool, u16); 4]| {
+        let picks = (0..lanes).step_by(QUAD.into()).flat_map(|q| picks.map(|(second, i)| q + i + if second { lanes } else { 0 }));
+        let picks = picks.collect();
+        kb.push(Inst::Shuffle(a, b, picks))
+    };
+    // quads[g][i]: quad q is rows 4g.. of column 4q + i.
+    let mut quads: Vec<[Reg; 4]> = Vec::new();
+    for r in rows.chunks(QUAD.into()) {
+        let (low, high) = ([(false, 0), (true, 0), (false, 1), (true, 1)], [(false, 2), (true, 2), (false, 3), (true, 3)]);
+        let t = [inside(r[0], r[1], low), inside(r[0], r[1], high), inside(r[2], r[3], low), inside(r[2], r[3], high)];
+        let (first, second) = ([(false, 0), (false, 1), (true, 0), (true, 1)], [(false, 2), (false, 3), (true, 2), (true, 3)]);
+        quads.push([
+            inside(t[0], t[2], first),
+            inside(t[0], t[2], second),
+            inside(t[1], t[3], first),
+            inside(t[1], t[3], second),
+        ]);
+    }
+    let mut step = 1;
+    while step < quads.len() {
+        for g in (0..quads.len()).filter(|g| g & step == 0) {
+            for i in 0..4 {
+                let (a, b) = (quads[g][i], quads[g + step][i]);
+                let mut exchange = |other: usize| {
+                    let pick = |q: usize| if q & step == 0 { q + other } else { q - step + other + quads.len() };
+                    let lanes_of = |q: usize| (0..QUAD).map(move |l| pick(q) as u16 * QUAD + l);
+                    let picks = (0..quads.len()).flat_map(lanes_of).collect();
+                    kb.push(Inst::Shuffle(a, b, picks))
+                };
+                let (low, high) = (exchange(0), exchange(step));
+                (quads[g][i], quads[g + step][i]) = (low, high);
+            }
+        }
+        step *= 2;
+    }
+    quads.concat()
 }
 
 /// Quotient and remainder of a non-negative index; free when the divisor is the constant 1.

@@ -198,7 +198,7 @@ fn rows() {
 
 #[test]
 fn products() {
-    for (m, n, k) in [(1, 1, 1), (3, 10, 5), (8, 48, 64), (9, 50, 33), (130, 17, 20)] {
+    for (m, n, k) in [(1, 1, 1), (3, 10, 5), (8, 48, 64), (9, 50, 33), (130, 17, 20), (5, 30, 1300)] {
         let body = format!(
             "%2: f32[{m},{n}] = contract(%0, %1) {{lhs = [0,1], rhs = [1,2], out = [0,2], out_dtype = f32}}\nreturn %2 \"y\""
         );
@@ -351,7 +351,8 @@ fn sparse_layers_hand_on_what_they_need_not_turn() {
 
 #[test]
 fn attention_with_masks_groups_and_causality() {
-    for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64)] {
+    // More rows than a unit has, and more keys than a block.
+    for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64), (31, 279, 20)] {
         for (causal, cap, clear) in [
             ("none", "0.0", true),
             (&*format!("{}", sk as i64 - sq as i64), "0.0", true),
