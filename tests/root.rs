@@ -14,6 +14,8 @@ mod encoders;
 mod hostile;
 mod integers;
 mod kit;
+#[cfg(target_os = "linux")]
+mod memory;
 mod mlir;
 mod targets;
 mod tidy;
