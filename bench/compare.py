@@ -10,6 +10,7 @@ best other peer divided by the median of transc: above 1, transc is faster. Exit
 import argparse
 import ctypes
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -155,10 +156,8 @@ class Transc:
     name = "transc"
 
     def __init__(self, case, args, reference, folder):
-        path = Path(folder) / "model.so"
-        command = [args.transc, "compile", case.path, "-o", path, *shlex.split(args.options)]
-        for dim, value in case.dims.items():
-            command += ["--dim", f"{dim}={value}"]
+        path = Path(folder) / f"{self.name}.so"
+        command = [args.transc, "compile", case.path, "-o", path, *shlex.split(args.options), *self.sizes(case.dims)]
         if args.dtype != "f32":
             command += ["--dtype", args.dtype]
         start = time.perf_counter()
@@ -175,6 +174,9 @@ class Transc:
             tensors = [Tensor.of(name, x) for name, x in arrays.items()]
             self.args += [(Tensor * len(tensors))(*tensors), ctypes.c_size_t(len(tensors))]
 
+    def sizes(self, dims):
+        return [word for dim, value in dims.items() for word in ("--dim", f"{dim}={value}")]
+
     def check(self, status):
         if status != 0:
             raise RuntimeError(f"transc: {self.lib.transc_last_error().decode()} ({status})")
@@ -183,9 +185,17 @@ class Transc:
         self.check(self.lib.transc_run(self.session, *self.args))
         return list(self.out.values())
 
-
     def close(self):
         self.lib.transc_close(self.session)
+
+
+class Generic(Transc):
+    """transc compiled for every size."""
+
+    name = "generic"
+
+    def sizes(self, dims):
+        return []
 
 
 PEERS = {peer.name: peer for peer in (OnnxRuntime, OpenVino, Torch, Inductor)}
@@ -253,9 +263,12 @@ def compare(case, args):
         sys.exit("no peer is left to compare with")
     reference = [np.array(x) for x in peers[0].run()]
     with tempfile.TemporaryDirectory() as folder:
-        if not args.no_transc:
-            peers.append(Transc(case, args, reference, folder))
-            record["compile_s"] = round(peers[-1].compile_s, 3)
+        ours = [] if args.no_transc else [Transc(case, args, reference, folder)]
+        if ours:
+            record["compile_s"] = round(ours[0].compile_s, 3)
+        if args.generic:
+            ours.append(Generic(case, args, reference, folder))
+        peers += ours
         agreement = {}
         for peer in peers:
             for _ in range(args.warmup):
@@ -270,20 +283,22 @@ def compare(case, args):
                 start = time.perf_counter()
                 peer.run()
                 times[peer.name].append(1e3 * (time.perf_counter() - start))
-        if not args.no_transc:
-            peers[-1].close()
+        for our in ours:
+            our.close()
 
     for name, ms in times.items():
         p50, p90 = np.percentile(ms, [50, 90])
         record["peers"][name] = {"p50_ms": round(p50, 4), "p90_ms": round(p90, 4), "min_ms": round(min(ms), 4),
                                  **agreement[name]}
-    others = {name: r["p50_ms"] for name, r in record["peers"].items() if name != "transc"}
+    others = {name: r["p50_ms"] for name, r in record["peers"].items() if name in PEERS}
     record["best_peer"] = min(others, key=others.get)
     # In 8 bits one rounding that falls the other way moves everything after it by a step.
     tolerance = args.tolerance or (0.5 if case.quantised else 1e-3 if args.dtype == "f32" else 0.1)
     record["agree"] = bool(args.against) or all(r["max_rel_diff"] <= tolerance for r in agreement.values())
     if not args.no_transc:
         record["ratio"] = round(others[record["best_peer"]] / record["peers"]["transc"]["p50_ms"], 3)
+        if args.generic:
+            record["slowdown"] = round(record["peers"]["generic"]["p50_ms"] / record["peers"]["transc"]["p50_ms"], 3)
     return record
 
 
@@ -298,12 +313,14 @@ def show(record, args):
     if "ratio" in record:
         print(f"  ratio {record['ratio']:.2f} ({record['best_peer']} / transc)", end="")
         print(f"   compiled in {record['compile_s']:.1f} s")
+    if "slowdown" in record:
+        print(f"  compiled for every size: {record['slowdown']:.2f} times the time of the code for these sizes")
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="size of a symbolic dim")
+    parser.add_argument("--dim", action="append", default=[], metavar="NAME=N[,N]", help="size of a symbolic dim; several in turn")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs to use in place of random ones")
     parser.add_argument("--threads", default=str(physical_cores()), metavar="N[,N]", help="default: all physical cores; several in turn")
     parser.add_argument("--rounds", type=int, default=50)
@@ -317,6 +334,7 @@ def parse():
     parser.add_argument("--peers", default="ort,openvino", help=f"of {', '.join(PEERS)}; default: %(default)s")
     parser.add_argument("--transc", type=Path, default=ROOT / "target" / "release" / "transc", metavar="BINARY")
     parser.add_argument("--options", default="", help="further options for `transc compile`, in one string")
+    parser.add_argument("--generic", action="store_true", help="time the code for every size too, compiled without --dim")
     parser.add_argument("--no-transc", action="store_true", help="the other peers only")
     parser.add_argument("--table", action="store_true", help="print a table in Markdown")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -326,16 +344,19 @@ def parse():
     unknown = set(args.peers) - set(PEERS)
     if unknown:
         parser.error(f"no peer `{', '.join(unknown)}`")
+    if args.generic and args.no_transc:
+        parser.error("--generic compares with transc for the sizes")
     if args.rounds < 1 or args.warmup < 1:
         parser.error("--rounds and --warmup are at least 1")
-    args.dims = {name: int(value) for name, _, value in (d.partition("=") for d in args.dim)}
+    named = [(name, [int(n) for n in values.split(",")]) for name, _, values in (d.partition("=") for d in args.dim)]
+    args.sizes = [dict(zip(dict(named), values)) for values in itertools.product(*dict(named).values())]
     return args
 
 
 def main():
     args = parse()
     records = []
-    for model, dims in [(model, args.dims) for model in args.models] or SUITE:
+    for model, dims in [(model, dims) for model in args.models for dims in args.sizes] or SUITE:
         case = Case(model, dims, args.inputs)
         for args.threads in args.counts:
             records.append(compare(case, args))
