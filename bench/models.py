@@ -5,6 +5,7 @@
 Weights are random (fixed seed) except for `minilm`, which exports the trained folder `models/minilm` that
 `tests/gen/fetch.py` unpacks. Batch and sequence are symbolic. A file that is already there is kept.
 
+NAME-sparse-80 and NAME-sparse-90 are the model after 80 or 90 % of the weights of its products were pruned one by one.
 NAME-int8 is the model with static 8-bit quantisation (QDQ: u8 activations, s8 weights per output channel), NAME-int8-80
 and NAME-int8-90 are the same after 80 or 90 % of the weights were pruned in 4x1 blocks: four neighbours along N of a
 [K, N] weight are kept or zeroed together.
@@ -155,9 +156,10 @@ BUILDERS = {
 }
 
 
-VARIANTS = {"-int8": 0.0, "-int8-80": 0.8, "-int8-90": 0.9}
-QUANTISED = ("bert-base", "bert-distil", "bert-mini", "minilm", "deit-s")
-NAMES = [*BUILDERS, *(name + variant for name in QUANTISED for variant in VARIANTS)]
+# variant -> share of the weights that is pruned
+VARIANTS = {"-int8": 0.0, "-int8-80": 0.8, "-int8-90": 0.9, "-sparse-80": 0.8, "-sparse-90": 0.9}
+COMPRESSED = ("bert-base", "bert-distil", "bert-mini", "minilm", "deit-s")
+NAMES = [*BUILDERS, *(name + variant for name in COMPRESSED for variant in VARIANTS)]
 
 
 def export(model, path):
@@ -168,10 +170,10 @@ def export(model, path):
                           input_names=list(model.inputs), output_names=list(model.outputs))
 
 
-def prune(weight, share):
-    """Zeroes the given share of the 1x4 blocks along the last axis: those of the smallest magnitude."""
+def prune(weight, share, block):
+    """Zeroes the given share of the blocks along the last axis: those of the smallest magnitude."""
     k, n = weight.shape
-    blocks = weight.reshape(k, n // 4, 4)
+    blocks = weight.reshape(k, n // block, block)
     size = np.abs(blocks).sum(axis=2)
     keep = size >= np.quantile(size, share)
     return (blocks * keep[:, :, None]).reshape(k, n)
@@ -196,16 +198,18 @@ class Calibration(quantization.CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def quantise(source, path, share, models):
-    """Prunes and quantises every MatMul that has a constant weight."""
+def compress(source, path, share, int8, models):
+    """Prunes every MatMul that has a constant weight, and quantises it where asked for."""
     model = onnx.load(source)
     weights = {w.name: w for w in model.graph.initializer}
     nodes = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
     if share > 0:
         for node in nodes:
             weight = weights[node.input[1]]
-            pruned = prune(onnx.numpy_helper.to_array(weight), share)
+            pruned = prune(onnx.numpy_helper.to_array(weight), share, 4 if int8 else 1)
             weight.CopyFrom(onnx.numpy_helper.from_array(pruned, weight.name))
+    if not int8:
+        return onnx.save(model, path)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pruned.onnx"
         onnx.save(model, file)
@@ -217,15 +221,16 @@ def quantise(source, path, share, models):
 
 def build(name, models=MODELS):
     """The path of the model's ONNX file, which is written first if it is not there."""
-    base, dash, variant = name.partition("-int8")
-    folder = name if dash else BUILDERS[name][1]
+    variant = max((v for v in VARIANTS if name.endswith(v)), key=len, default="")
+    base = name.removesuffix(variant)
+    folder = name if variant else BUILDERS[name][1]
     path = models / folder / "model.onnx"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    if dash:
-        quantise(build(base, models), part, VARIANTS[dash + variant], models)
+    if variant:
+        compress(build(base, models), part, VARIANTS[variant], "int8" in variant, models)
     else:
         export(BUILDERS[name][0](models), part)
     part.rename(path)

@@ -6,6 +6,7 @@ Then `run` gives the nanoseconds of one inference. The end of stdin ends the pro
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -89,6 +90,23 @@ class OpenVino:
         return [self.request.get_output_tensor(i).data for i in range(len(self.names))]
 
 
+class DeepSparse:
+    def __init__(self, inputs):
+        import deepsparse
+
+        # It writes the sizes into the file that it is given.
+        path = shutil.copy(onnx_file(inputs), os.path.join(tempfile.mkdtemp(dir=spec["folder"]), "model.onnx"))
+        names = deepsparse.Engine(path, batch_size=1).input_names
+        self.feed = [inputs[n] for n in names]
+        shapes = [list(x.shape) for x in self.feed]
+        self.engine = deepsparse.Engine(path, batch_size=shapes[0][0], num_cores=spec["threads"], input_shapes=shapes)
+        self.names = self.engine.output_names
+        self.version = deepsparse.__version__
+
+    def run(self):
+        return self.engine.run(self.feed)
+
+
 class Torch:
     compiled = False
 
@@ -114,13 +132,16 @@ class Inductor(Torch):
     compiled = True
 
 
+ENGINES = {"ort": Ort, "openvino": OpenVino, "deepsparse": DeepSparse, "torch": Torch, "inductor": Inductor}
+
+
 def main():
     try:
         import numpy as np
 
         with np.load(spec["inputs"]) as file:
             inputs = {name: file[name] for name in file.files}
-        engine = {"ort": Ort, "openvino": OpenVino, "torch": Torch, "inductor": Inductor}[spec["peer"]](inputs)
+        engine = ENGINES[spec["peer"]](inputs)
         for _ in range(spec["warmup"]):
             outputs = engine.run()
         np.savez(spec["outputs"], **{n or f"output{i}": np.asarray(x) for i, (n, x) in enumerate(zip(engine.names, outputs))})

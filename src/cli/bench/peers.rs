@@ -20,6 +20,8 @@ pub enum PeerName {
     Ort,
     /// OpenVINO.
     Openvino,
+    /// DeepSparse, whose package wants an interpreter of its own.
+    Deepsparse,
     /// PyTorch, eager.
     Torch,
     /// PyTorch, compiled by Inductor.
@@ -31,6 +33,7 @@ impl PeerName {
         match self {
             PeerName::Ort => "ort",
             PeerName::Openvino => "openvino",
+            PeerName::Deepsparse => "deepsparse",
             PeerName::Torch => "torch",
             PeerName::Inductor => "inductor",
         }
