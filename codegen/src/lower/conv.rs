@@ -6,6 +6,7 @@ use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::op::{Conv, Op};
 use transc_ir::scalar::BinOp;
 use transc_ir::tensor::Node;
+use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
 
 use super::Lowered;
@@ -14,7 +15,7 @@ use super::index::Index;
 use super::nest::{is_f32, results};
 use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
-use super::strided::{Strided, merged, strided};
+use super::strided::{Strided, strided};
 use crate::Target;
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
 use crate::template::tile;
@@ -29,7 +30,7 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
     }
     let (xv, wv) = (strided(r, x)?, strided(r, w)?);
     let (out_dims, w_dims) = (r.ty(anchor).dims.clone(), r.ty(w).dims.clone());
-    let w_axes: Vec<(Dim, Dim)> = w_dims.iter().cloned().zip(wv.strides.iter().cloned()).collect();
+    let w_axes: Vec<Axis> = w_dims.iter().zip(&wv.strides).map(|(d, s)| Axis { extent: d.clone(), stride: s.clone() }).collect();
     let (row_stride, k_stride) = (wv.strides[0].clone(), merged(&w_axes[1..])?);
     let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, b| &a * b);
     let groups = Dim::from(c.groups);

@@ -2,6 +2,7 @@
 
 use transc_ir::loops::{KernelBuilder, Reg};
 use transc_ir::scalar::BinOp;
+use transc_ir::tensor::strided::groups;
 use transc_ir::types::Dim;
 
 /// The index of lane `l` along one axis: `reg + l * step`.
@@ -26,28 +27,9 @@ impl Index {
 pub(crate) fn through_reshape(kb: &mut KernelBuilder, from: &[Dim], to: &[Dim], idx: &[Index], lanes: u16) -> Option<Vec<Index>> {
     let mut out = vec![Index::scalar(kb.index(0)); from.len()];
     // Axes of extent 1 carry no index.
-    let sources: Vec<usize> = (0..from.len()).filter(|i| !from[*i].is(1)).collect();
-    let targets: Vec<usize> = (0..to.len()).filter(|j| !to[*j].is(1)).collect();
-    let (mut i, mut j) = (0, 0);
-    while i < sources.len() && j < targets.len() {
-        // The smallest groups of axes on both sides with equal products.
-        let (mut a, mut b) = (from[sources[i]].clone(), to[targets[j]].clone());
-        let (mut i1, mut j1) = (i + 1, j + 1);
-        while a != b {
-            let source_is_short = b.exact_div(&a).is_some();
-            if i1 < sources.len() && (source_is_short || j1 == targets.len()) {
-                a = &a * &from[sources[i1]];
-                i1 += 1;
-            } else if j1 < targets.len() {
-                b = &b * &to[targets[j1]];
-                j1 += 1;
-            } else {
-                return None;
-            }
-        }
-        let flat = merge(kb, to, idx, &targets[j..j1], lanes)?;
-        split(kb, from, &sources[i..i1], flat, lanes, &mut out)?;
-        (i, j) = (i1, j1);
+    for (sources, targets) in groups(from, to)? {
+        let flat = merge(kb, to, idx, &targets, lanes)?;
+        split(kb, from, &sources, flat, lanes, &mut out)?;
     }
     Some(out)
 }

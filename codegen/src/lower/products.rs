@@ -5,6 +5,7 @@ use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
 use transc_ir::scalar::{Body, Literal};
 use transc_ir::tensor::Node;
+use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
 
 use super::Lowered;
@@ -12,7 +13,7 @@ use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::nest::{is_f32, results, store};
 use super::region::Region;
-use super::strided::{Strided, merged, strided};
+use super::strided::{Strided, strided};
 use crate::program::{Packing, Tunable};
 use crate::template::attention::{self, AttentionProblem};
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
@@ -48,9 +49,13 @@ pub(super) struct Operand {
 }
 
 impl Operand {
-    pub(super) fn axes(&self, labels: &[u8]) -> Vec<(Dim, Dim)> {
+    pub(super) fn axes(&self, labels: &[u8]) -> Vec<Axis> {
         let at = |l: &u8| self.labels.iter().position(|m| m == l);
-        labels.iter().filter_map(at).map(|i| (self.dims[i].clone(), self.view.strides[i].clone())).collect()
+        labels
+            .iter()
+            .filter_map(at)
+            .map(|i| Axis { extent: self.dims[i].clone(), stride: self.view.strides[i].clone() })
+            .collect()
     }
 }
 
@@ -80,15 +85,16 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     }
     let k_axes = (a.axes(&roles.inner), b.axes(&roles.inner));
     let (a_k, b_k) = (merged(&k_axes.0)?, merged(&k_axes.1)?);
-    let extents = |o: &Operand, labels: &[u8]| o.axes(labels).into_iter().map(|(d, _)| d).collect::<Vec<Dim>>();
+    let extents = |o: &Operand, labels: &[u8]| o.axes(labels).into_iter().map(|a| a.extent).collect::<Vec<Dim>>();
     let (rows, batch) = (extents(&a, &roles.rows), extents(&a, &roles.batch));
     let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |x, y| &x * y);
     let n = b.axes(&[*column])[0].clone();
-    let p = MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.0.clone(), k: product(&extents(&a, &roles.inner)) };
+    let p =
+        MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.extent.clone(), k: product(&extents(&a, &roles.inner)) };
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.1), s.tile.width(), if bf16 { matmul_bf16::GROUP } else { 1 });
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { matmul_bf16::GROUP } else { 1 });
     if bf16 && packing.is_none() {
         return None;
     }
@@ -129,7 +135,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     };
     let mut gather = |kb: &mut KernelBuilder, at: &[Reg], n0: Reg, panel: Buf| {
         let base = offset(kb, &b.view.offset, &b_batch, at);
-        let src = tile::Source { buf: b_buf, base, k_stride: &b_k, n_stride: &n.1 };
+        let src = tile::Source { buf: b_buf, base, k_stride: &b_k, n_stride: &n.stride };
         let start = kb.index(0);
         tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
     };
@@ -203,10 +209,10 @@ fn panels(
 }
 
 /// `start + sum of at[i] * stride[i]`.
-pub(super) fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[(Dim, Dim)], at: &[Reg]) -> Reg {
+pub(super) fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[Axis], at: &[Reg]) -> Reg {
     let mut sum = kb.dim(start);
-    for ((_, stride), i) in axes.iter().zip(at) {
-        let stride = kb.dim(stride);
+    for (axis, i) in axes.iter().zip(at) {
+        let stride = kb.dim(&axis.stride);
         let step = kb.mul(*i, stride);
         sum = kb.add(sum, step);
     }

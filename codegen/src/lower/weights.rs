@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
 use transc_ir::tensor::Node;
+use transc_ir::tensor::strided::merged;
 use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, Value};
 
@@ -14,7 +15,7 @@ use super::index::Index;
 use super::nest::results;
 use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
-use super::strided::{merged, strided};
+use super::strided::strided;
 use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
@@ -81,12 +82,12 @@ impl<'a> Layer<'a> {
         }
         let column = b.axes(&roles.columns)[0].clone();
         let matrix = Matrix {
-            k: b_k.iter().try_fold(1, |n, (d, _)| Some(n * d.as_usize()?))?,
-            n: column.0.as_usize()?,
+            k: b_k.iter().try_fold(1, |n, a| Some(n * a.extent.as_usize()?))?,
+            n: column.extent.as_usize()?,
             k_stride: merged(&b_k)?.as_usize()?,
-            n_stride: column.1.as_usize()?,
+            n_stride: column.stride.as_usize()?,
         };
-        let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|(d, _)| d).collect();
+        let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|a| a.extent).collect();
         let m = rows.iter().fold(Dim::from(1), |x, y| &x * y);
         Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m, turned, handed: r.handed })
     }

@@ -68,19 +68,15 @@ impl Sizes {
             Family::Distil => ["dim", "n_heads", "n_layers", "hidden_dim", "activation"],
             _ => ["hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "hidden_act"],
         };
-        let sizes = Self {
-            width: c.count(width, None, MAX_WIDTH)?,
-            heads: c.count(heads, None, MAX_WIDTH)?,
+        let width = c.count(width, None, MAX_WIDTH)?;
+        Ok(Self {
+            width,
+            heads: c.heads(heads, width)?,
             layers: c.count(layers, None, MAX_LAYERS)?,
             inner: c.count(inner, None, MAX_WIDTH)?,
             epsilon: c.epsilon("layer_norm_eps", 1e-12)?,
             activation: c.activation(activation)?,
-        };
-        if !sizes.width.is_multiple_of(sizes.heads) {
-            let message = format!("{} attention heads do not divide the hidden size {}", sizes.heads, sizes.width);
-            return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
-        }
-        Ok(sizes)
+        })
     }
 }
 

@@ -1,14 +1,13 @@
 //! The text tower of CLIP (Radford et al. 2021).
 
 use transc_ir::Value;
-use transc_ir::diag::Fault;
 use transc_ir::op::{ArgReduce, GatherNd};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::DType;
 
 use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
-use super::{Result, input, problem, tokens};
+use super::{Result, input, tokens};
 
 /// The end-of-text id of the first published checkpoints, whose real one is the largest id of the vocabulary.
 const LEGACY_END: i64 = 2;
@@ -33,16 +32,12 @@ impl Model {
 /// Builds the model.
 pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
     let width = c.count("hidden_size", None, MAX_WIDTH)?;
-    let heads = c.count("num_attention_heads", None, MAX_WIDTH)?;
+    let heads = c.heads("num_attention_heads", width)?;
     let layers = c.count("num_hidden_layers", None, MAX_LAYERS)?;
     let inner = c.count("intermediate_size", None, MAX_WIDTH)?;
     let positions = c.count("max_position_embeddings", Some(77), MAX_WIDTH)?;
     let epsilon = c.epsilon("layer_norm_eps", 1e-5)?;
     let activation = c.activation("hidden_act")?;
-    if width % heads != 0 {
-        let message = format!("{heads} heads do not divide the width {width}");
-        return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
-    }
     let ids = input(l, "input_ids", tokens());
     let mask = input(l, "attention_mask", tokens());
     let hidden = l.scope("text_model", |l| {

@@ -76,6 +76,16 @@ impl Config {
         }
     }
 
+    /// A number of heads, which divides the width that they share.
+    pub(crate) fn heads(&self, field: &str, width: usize) -> Result<usize> {
+        let heads = self.count(field, None, MAX_WIDTH)?;
+        if width.is_multiple_of(heads) {
+            Ok(heads)
+        } else {
+            Err(Self::bad(field, format!("is {heads}, which does not divide the width {width}")))
+        }
+    }
+
     /// A positive finite number.
     pub(crate) fn epsilon(&self, field: &str, default: f64) -> Result<f64> {
         match self.fields.get(field) {

@@ -29,16 +29,12 @@ impl Model {
 /// Builds the model.
 pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
     let width = c.count("n_embd", None, MAX_WIDTH)?;
-    let heads = c.count("n_head", None, MAX_WIDTH)?;
+    let heads = c.heads("n_head", width)?;
     let layers = c.count("n_layer", None, MAX_LAYERS)?;
     let inner = c.count("n_inner", Some(4 * width), MAX_WIDTH)?;
     let positions = c.count("n_positions", Some(1024), MAX_WIDTH)?;
     let epsilon = c.epsilon("layer_norm_epsilon", 1e-5)?;
     let activation = c.activation("activation_function")?;
-    if width % heads != 0 {
-        let message = format!("{heads} heads do not divide the width {width}");
-        return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
-    }
     for (field, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
         if c.flag(field).is_some_and(|v| v != usual) {
             let message = format!("field `{field}` asks for an attention scale that is not supported");

@@ -47,7 +47,7 @@ impl Model {
 /// Builds the model.
 pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
     let width = c.count("hidden_size", None, MAX_WIDTH)?;
-    let heads = c.count("num_attention_heads", None, MAX_WIDTH)?;
+    let heads = c.heads("num_attention_heads", width)?;
     let layers = c.count("num_hidden_layers", None, MAX_LAYERS)?;
     let inner = c.count("intermediate_size", None, MAX_WIDTH)?;
     let size = c.count("image_size", Some(224), 1 << 16)?;
@@ -55,8 +55,8 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
     let channels = c.count("num_channels", Some(3), 1 << 16)?;
     let epsilon = c.epsilon("layer_norm_eps", 1e-12)?;
     let activation = c.activation("hidden_act")?;
-    if width % heads != 0 || size % patch != 0 {
-        let message = format!("{heads} heads of width {width}, or patches of {patch} in an image of {size}, do not divide");
+    if size % patch != 0 {
+        let message = format!("patches of {patch} do not divide an image of {size}");
         return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
     }
     let batch = Dim::sym("batch");

@@ -6,6 +6,7 @@ mod func;
 mod loc;
 mod macs;
 pub mod rewrite;
+pub mod strided;
 
 pub use builder::Builder;
 pub use consts::{ConstData, ConstId, ConstPool};

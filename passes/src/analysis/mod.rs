@@ -3,5 +3,4 @@
 pub mod cost;
 pub mod coverage;
 pub mod estimate;
-pub mod strided;
 pub mod uses;

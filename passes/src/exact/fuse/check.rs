@@ -1,11 +1,11 @@
 //! The contract of a region, checked.
 
 use transc_ir::op::Op;
+use transc_ir::tensor::strided::Strided;
 use transc_ir::tensor::{Func, NodeId, Value, ValueDef};
 
 use super::class::{Role, has_epilogue, role, unrounded};
 use crate::analysis::cost;
-use crate::analysis::strided::Strided;
 use crate::analysis::uses::Uses;
 
 /// Checks a region against the contract that pass `fuse` documents.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use transc_ir::op::Op;
+use transc_ir::tensor::strided::Strided;
 use transc_ir::tensor::{Func, Node, NodeId, Value, ValueDef};
 use transc_ir::types::{DType, Dim, Ranges};
 
 use super::class::{Role, has_epilogue, is_dense, role, unrounded};
 use crate::analysis::cost;
-use crate::analysis::strided::Strided;
 use crate::analysis::uses::Uses;
 
 /// Most nodes of a region, constants apart.

@@ -1,7 +1,7 @@
 //! Which views of a row-major tensor are still strided: element `i` at `offset + sum(stride[a] * i[a])`.
 
-use transc_ir::Dim;
-use transc_ir::op::Op;
+use crate::op::Op;
+use crate::types::Dim;
 
 /// An axis of a view: extent and distance between neighbours in elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,44 +60,54 @@ impl Strided {
         Self { axes: axes.collect(), offset: self.offset.clone() }
     }
 
-    /// Splits and merges axes. Old and new axes fall into the smallest groups of equal products; a group of one old axis splits
-    /// freely, several old axes merge only where each is contiguous with the next.
+    /// Splits and merges axes: in each of their [`groups`] one old axis splits freely, several merge only where each is contiguous with the next.
     pub fn reshape(&self, dims: &[Dim]) -> Option<Self> {
         if dims.iter().any(|d| d.is(0)) {
             return Some(Self::contiguous(dims));
         }
-        let old: Vec<&Axis> = self.axes.iter().filter(|a| !a.extent.is(1)).collect();
-        let (mut axes, mut i, mut j) = (Vec::with_capacity(dims.len()), 0, 0);
-        while j < dims.len() {
-            if dims[j].is(1) {
-                axes.push(Axis { extent: dims[j].clone(), stride: 0.into() });
-                j += 1;
-                continue;
+        let from: Vec<Dim> = self.axes.iter().map(|a| a.extent.clone()).collect();
+        let mut axes: Vec<Axis> = dims.iter().map(|d| Axis { extent: d.clone(), stride: 0.into() }).collect();
+        for (old, new) in groups(&from, dims)? {
+            let old: Vec<Axis> = old.into_iter().map(|i| self.axes[i].clone()).collect();
+            let mut stride = merged(&old)?;
+            for j in new.into_iter().rev() {
+                let next = &stride * &dims[j];
+                axes[j].stride = std::mem::replace(&mut stride, next);
             }
-            let (first_old, first_new) = (i, j);
-            let (mut before, mut after) = (old.get(i)?.extent.clone(), dims[j].clone());
-            (i, j) = (i + 1, j + 1);
-            while before != after {
-                let more_new = before.exact_div(&after).is_some();
-                let more_old = !more_new && after.exact_div(&before).is_some();
-                if !more_old {
-                    after = &after * dims.get(j)?;
-                    j += 1;
-                }
-                if !more_new {
-                    before = &before * &old.get(i)?.extent;
-                    i += 1;
-                }
-            }
-            let group = &old[first_old..i];
-            let mergeable = group.windows(2).all(|w| w[0].stride == &w[1].stride * &w[1].extent);
-            if !mergeable {
-                return None;
-            }
-            axes.extend(row_major(&dims[first_new..j], group.last()?.stride.clone()));
         }
-        (i == old.len()).then(|| Self { axes, offset: self.offset.clone() })
+        Some(Self { axes, offset: self.offset.clone() })
     }
+}
+
+/// The distance between neighbours of axes taken as one, if each is contiguous with the next.
+pub fn merged(axes: &[Axis]) -> Option<Dim> {
+    let contiguous = axes.windows(2).all(|w| w[0].stride == &w[1].stride * &w[1].extent);
+    axes.last().filter(|_| contiguous).map(|a| a.stride.clone())
+}
+
+/// The axes before and behind a reshape, in the smallest groups of equal extents; axes of extent 1 are in none, and of a tensor
+/// without elements others may be in none too. `None` if there are no such groups.
+pub fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<usize>)>> {
+    let long = |dims: &[Dim]| (0..dims.len()).filter(|i| !dims[*i].is(1)).collect::<Vec<usize>>();
+    let (sources, targets) = (long(from), long(to));
+    let (mut out, mut i, mut j) = (Vec::new(), 0, 0);
+    while i < sources.len() && j < targets.len() {
+        let (first_source, first_target) = (i, j);
+        let (mut before, mut after) = (from[sources[i]].clone(), to[targets[j]].clone());
+        (i, j) = (i + 1, j + 1);
+        while before != after {
+            let source_is_short = after.exact_div(&before).is_some();
+            if i < sources.len() && (source_is_short || j == targets.len()) {
+                before = &before * &from[sources[i]];
+                i += 1;
+            } else {
+                after = &after * &to[*targets.get(j)?];
+                j += 1;
+            }
+        }
+        out.push((sources[first_source..i].to_vec(), targets[first_target..j].to_vec()));
+    }
+    Some(out)
 }
 
 /// Axes of row-major dims whose last axis has a given stride.
@@ -119,7 +129,7 @@ fn row_major(dims: &[Dim], last: Dim) -> Vec<Axis> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use transc_ir::op::{Reshape, Transpose};
+    use crate::op::{Reshape, Transpose};
 
     fn dims(d: &[i64]) -> Vec<Dim> {
         d.iter().map(|d| Dim::from(*d)).collect()
@@ -140,6 +150,16 @@ mod tests {
         let back = q.apply(&Transpose { perm: vec![0, 2, 1, 3] }.into()).expect("permutes");
         let merged = back.apply(&Reshape { dims: vec![&b * &s, 768.into()] }.into()).expect("merges");
         assert_eq!(strides(&merged), ["768", "1"]);
+    }
+
+    #[test]
+    fn groups_are_the_smallest() {
+        let (b, s) = (Dim::sym("B"), Dim::sym("S"));
+        let from = [b.clone(), s.clone(), 1.into(), 12.into(), 64.into()];
+        let to = [&b * &s, 768.into(), 1.into()];
+        assert_eq!(groups(&from, &to), Some(vec![(vec![0, 1], vec![0]), (vec![3, 4], vec![1])]));
+        assert_eq!(groups(&dims(&[4, 6, 5]), &dims(&[6, 4, 5])), Some(vec![(vec![0, 1], vec![0, 1]), (vec![2], vec![2])]));
+        assert_eq!(groups(&[b, 2.into()], &[s, 2.into()]), None);
     }
 
     #[test]
