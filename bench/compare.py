@@ -226,19 +226,20 @@ def processor():
 
 
 def table(records, args):
-    """The table of the README, in Markdown: medians in milliseconds, the ratio of the best peer to transc."""
-    names = list(dict.fromkeys(name for r in records for name in r["peers"]))
+    """The table of the README, in Markdown: the median of each peer divided by that of transc."""
+    names = [name for name in args.peers if any(name in r["peers"] for r in records)]
     known = {"transc": subprocess.run([args.transc, "--version"], capture_output=True, text=True).stdout.split()[-1], **versions(names)}
     title = [f"{name} {known.get(name, '')}".strip() for name in names]
-    rows = [["model", "sizes", "threads", *title, "ratio"], ["---"] * 3 + ["---:"] * (len(names) + 1)]
+    rows = [["model", "sizes", "threads", *title], ["---"] * 3 + ["---:"] * len(names)]
     for r in records:
         dims = " ".join(f"{k}={v}" for k, v in r["dims"].items())
-        times = [f"{r['peers'][n]['p50_ms']:.2f}" if n in r["peers"] else "" for n in names]
-        rows.append([r["model"], dims, str(r["threads"]), *times, f"{r['ratio']:.2f}" if "ratio" in r else ""])
+        own = r["peers"]["transc"]["p50_ms"]
+        ratios = [f"{r['peers'][n]['p50_ms'] / own:.2f}" if n in r["peers"] else "" for n in names]
+        rows.append([r["model"], dims, str(r["threads"]), *ratios])
     print("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    ratios = [r["ratio"] for r in records if "ratio" in r]
-    mean = f" Geometric mean of the ratios: {np.exp(np.mean(np.log(ratios))):.2f}; smallest: {min(ratios):.2f}." if ratios else ""
-    print(f"\nMedians of {args.rounds} rounds in milliseconds, {args.dtype}, on {processor()}, all engines in turns.{mean}")
+    best = [r["ratio"] for r in records]
+    print(f"\nTime of the engine divided by that of transc {known['transc']}: medians of {args.rounds} rounds in turns, {args.dtype}, on {processor()}. "
+          f"Best of the others: {np.exp(np.mean(np.log(best))):.2f} in the geometric mean, {min(best):.2f} at the least.")
 
 
 def physical_cores():
@@ -346,6 +347,8 @@ def parse():
         parser.error(f"no peer `{', '.join(unknown)}`")
     if args.generic and args.no_transc:
         parser.error("--generic compares with transc for the sizes")
+    if args.table and args.no_transc:
+        parser.error("--table compares with transc")
     if args.rounds < 1 or args.warmup < 1:
         parser.error("--rounds and --warmup are at least 1")
     named = [(name, [int(n) for n in values.split(",")]) for name, _, values in (d.partition("=") for d in args.dim)]
