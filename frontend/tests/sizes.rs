@@ -5,7 +5,8 @@ mod build;
 
 use build::*;
 use transc_frontend::onnx::import_bytes;
-use transc_frontend::onnx::proto::ModelProto;
+use transc_frontend::onnx::proto::attribute_proto::AttributeType;
+use transc_frontend::onnx::proto::{AttributeProto, ModelProto};
 use transc_frontend::{FrontendError, ImportOptions};
 use transc_ir::Module;
 use transc_ir::interp::{Tensor, eval_module};
@@ -66,4 +67,124 @@ fn a_slice_that_counts_down_from_the_length_is_refused_where_it_would_turn_negat
     assert_eq!(run(&m, &[4], &[0.0; 4]), Some(vec![1111.0; 4]));
     // ONNX would count from the end here.
     assert_eq!(run(&m, &[5], &[0.0; 5]), None);
+}
+
+/// The sums of rows of four, of `x` padded to a multiple of four where that is asked for.
+fn rows_of_four(padded: bool) -> ModelProto {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Neg", &["n"], &["minus"]),
+        node("Mod", &["minus", "four"], &["pad"]),
+        node("Concat", &["zero", "pad"], &["pads"]),
+        node("Pad", &["x", "pads"], &["wide"]),
+        node("Shape", &[if padded { "wide" } else { "x" }], &["length"]),
+        node("Div", &["length", "four"], &["rows"]),
+        node("Concat", &["rows", "four"], &["shape"]),
+        node("Reshape", &[if padded { "wide" } else { "x" }, "shape"], &["blocks"]),
+        node("ReduceSum", &["blocks", "one"], &["y"]),
+    ];
+    let nodes = nodes.into_iter().map(|n| match n.op_type() {
+        "Concat" => with(n, int("axis", 0)),
+        "ReduceSum" => with(n, int("keepdims", 0)),
+        _ => n,
+    });
+    let weights = vec![int64s("zero", &[1], &[0]), int64s("one", &[1], &[1]), int64s("four", &[1], &[4])];
+    chain(nodes.collect(), &["n"], weights)
+}
+
+#[test]
+fn a_length_is_padded_to_a_multiple() {
+    let m = import(&rows_of_four(true)).expect("it is imported");
+    assert_eq!(run(&m, &[4], &[1.0; 4]), Some(vec![4.0]));
+    assert_eq!(run(&m, &[6], &[1.0; 6]), Some(vec![4.0, 2.0]));
+}
+
+#[test]
+fn a_length_that_must_be_a_multiple_is_one() {
+    let m = import(&rows_of_four(false)).expect("it is imported");
+    assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
+    assert_eq!(run(&m, &[6], &[1.0; 6]), None);
+}
+
+#[test]
+fn sums_of_lengths_become_equal() {
+    let join = |x: &str, y: &str| with(node("Concat", &[x, "w"], &[y]), int("axis", 0));
+    let nodes = vec![join("x", "a"), join("z", "b"), node("Add", &["a", "b"], &["y"])];
+    let inputs = vec![value("x", &["n"]), value("z", &["k"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![floats("w", &[1], &[5.0])]))).expect("it is imported");
+    let add = |n: usize| eval_module(&m, &[Tensor::from_f32(&[2], &[1.0; 2]), Tensor::from_f32(&[n], &vec![2.0; n])]);
+    assert_eq!(add(2).expect("the lengths are equal").remove(0).to_f64(), [3.0, 3.0, 10.0]);
+    assert!(add(3).is_err());
+}
+
+#[test]
+fn a_range_may_start_between_whole_numbers() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Squeeze", &["n"], &["count"]),
+        with(node("Cast", &["count"], &["end"]), int("to", 1)),
+        node("Range", &["start", "end", "step"], &["y"]),
+    ];
+    let m =
+        import(&chain(nodes, &["n"], vec![floats("start", &[], &[0.5]), floats("step", &[], &[1.0])])).expect("it is imported");
+    assert_eq!(run(&m, &[3], &[0.0; 3]), Some(vec![0.5, 1.5, 2.5]));
+}
+
+#[test]
+fn an_element_of_a_shape_is_a_number_beside_symbols() {
+    // The side of a square of 9 patches, of a batch of any size.
+    let nodes = vec![
+        node("Shape", &["x"], &["all"]),
+        node("Gather", &["all", "one"], &["patches"]),
+        with(node("Cast", &["patches"], &["real"]), int("to", 1)),
+        node("Pow", &["real", "half"], &["root"]),
+        with(node("Cast", &["root"], &["side"]), int("to", 7)),
+        with(node("Concat", &["minus", "side", "side"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["x", "shape"], &["y"]),
+    ];
+    let weights = vec![int64s("one", &[1], &[1]), int64s("minus", &[1], &[-1]), floats("half", &[], &[0.5])];
+    let m = import(&chain(nodes, &["b", "9"], weights)).expect("it is imported");
+    let y = eval_module(&m, &[Tensor::from_f32(&[2, 9], &[1.0; 18])]).expect("it runs").remove(0);
+    assert_eq!(y.dims, [2, 3, 3]);
+}
+
+fn resize(dims: &[&str], mode: &str, coordinates: &str, scales: bool) -> ModelProto {
+    let text = |name: &str, v: &str| AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String.into()),
+        s: Some(v.as_bytes().to_vec().into()),
+        ..AttributeProto::default()
+    };
+    let n = node("Resize", &["x", "", "scales", if scales { "" } else { "sizes" }], &["y"]);
+    let mut n = with(with(n, text("mode", mode)), text("coordinate_transformation_mode", coordinates));
+    if coordinates == "asymmetric" {
+        n = with(n, text("nearest_mode", "floor"));
+    }
+    if !scales {
+        n.input[2] = String::new();
+    }
+    let weights = vec![floats("scales", &[3], &[1.0, 1.0, 1.5]), int64s("sizes", &[3], &[1, 1, 7])];
+    chain(vec![n], dims, weights)
+}
+
+#[test]
+fn resampling_symbolic_axes_is_resampling_them() {
+    let x: Vec<f32> = (0..10).map(|i| ((i * i) % 7) as f32 - 2.0).collect();
+    for mode in ["nearest", "linear", "cubic"] {
+        for coordinates in ["half_pixel", "asymmetric", "pytorch_half_pixel", "align_corners", "half_pixel_symmetric"] {
+            for (scales, n) in [(true, 10), (true, 4), (false, 5), (false, 10)] {
+                let symbolic = import(&resize(&["1", "1", "n"], mode, coordinates, scales));
+                if scales && matches!(coordinates, "align_corners" | "half_pixel_symmetric") {
+                    assert!(symbolic.is_err_and(|e| e.to_string().contains("rounds the size")));
+                    continue;
+                }
+                let known = import(&resize(&["1", "1", &n.to_string()], mode, coordinates, scales)).expect("it is imported");
+                let got = run(&symbolic.expect("it is imported"), &[1, 1, n], &x[..n]).expect("it runs");
+                let want = run(&known, &[1, 1, n], &x[..n]).expect("it runs");
+                assert_eq!(got.len(), want.len());
+                let far = got.iter().zip(&want).any(|(g, w)| (g - w).abs() > 1e-5);
+                assert!(!far, "{mode} {coordinates} {scales} {n}: {got:?} for {want:?}");
+            }
+        }
+    }
 }

@@ -44,7 +44,9 @@ impl Facts {
                 && results.iter().all(|t| t.static_dims().is_some())
                 && !mentions_symbols(node);
             for (v, ty) in node.results.iter().zip(&results) {
-                self.constant[v.index()] = constant;
+                // An element of a shape may be a number although the shape is not.
+                let number = self.known[v.index()].as_ref().is_some_and(|t| t.as_ints().is_some());
+                self.constant[v.index()] = constant || number;
                 // Whole numbers that were computed in reals, such as the side of a square of patches.
                 if constant && ty.dtype.is_int() && self.known[v.index()].is_none() {
                     self.known[v.index()] = self.few_ints(m, *v, ty);
@@ -88,20 +90,25 @@ impl Facts {
         Ok(self.constant(m, v, max)?.map(|t| (0..t.count()).map(|i| Dim::from(t.get_i64(i))).collect()))
     }
 
+    /// A small tensor whose elements are all known as numbers.
+    fn numbers(&self, m: &Module, v: Value) -> Option<Tensor> {
+        let t = self.known.get(v.index())?.as_ref()?;
+        let values = t.as_ints()?;
+        let dtype = m.main.ty(v).dtype;
+        let mut out = Tensor { dtype, dims: t.dims.clone(), data: vec![0; values.len() * dtype.size_bytes()] };
+        for (i, x) in values.into_iter().enumerate() {
+            out.set(i, transc_ir::scalar::Literal::from_i64(dtype, x));
+        }
+        Some(out)
+    }
+
     /// The value of a tensor that depends on constants only.
     ///
     /// # Errors
     /// A tensor on the way that has more than `max` elements, or an evaluation that fails.
     pub(super) fn constant(&mut self, m: &Module, v: Value, max: usize) -> Result<Option<Tensor>> {
-        if let Some(t) = self.known.get(v.index()).and_then(Option::as_ref)
-            && let Some(values) = t.as_ints()
-        {
-            let dtype = m.main.ty(v).dtype;
-            let mut out = Tensor { dtype, dims: t.dims.clone(), data: vec![0; values.len() * dtype.size_bytes()] };
-            for (i, x) in values.into_iter().enumerate() {
-                out.set(i, transc_ir::scalar::Literal::from_i64(dtype, x));
-            }
-            return Ok(Some(out));
+        if let Some(t) = self.numbers(m, v) {
+            return Ok(Some(t));
         }
         if !self.constant.get(v.index()).is_some_and(|c| *c) {
             return Ok(None);
@@ -113,6 +120,11 @@ impl Facts {
                 stack.pop();
                 continue;
             };
+            if let Some(t) = self.numbers(m, top) {
+                self.folded.insert(top, Rc::new(t));
+                stack.pop();
+                continue;
+            }
             let missing: Vec<Value> = node.operands.iter().copied().filter(|o| !self.folded.contains_key(o)).collect();
             if missing.is_empty() {
                 self.fold(m, node, max)?;

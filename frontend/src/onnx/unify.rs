@@ -4,12 +4,15 @@
 //! the model is not supported.
 
 use transc_ir::tensor::rewrite::substitute_dims;
-use transc_ir::types::{Atom, Symbol};
+use transc_ir::types::{Atom, Symbol, SymbolRange};
 use transc_ir::{Dim, Value};
 
 use super::cx::OpCx;
 use super::error::{OpError, Result, too_symbolic};
 use super::import::Importer;
+
+/// Largest divisor that a symbol is made a multiple of.
+const MAX_DIVISOR: i64 = 1 << 16;
 
 impl OpCx<'_, '_> {
     /// Makes two dims equal, or finds that they are.
@@ -20,7 +23,7 @@ impl OpCx<'_, '_> {
         if a == b || a.as_const().is_some() && b.as_const().is_some() {
             return Ok(());
         }
-        if self.imp.replace_symbol(a, b) {
+        if self.imp.replace_symbol(a, b) || self.imp.make_multiple(a, b) {
             return Err(OpError::Retry);
         }
         too_symbolic(format!("needs the dims {a} and {b} to be equal, which does not follow from the model's inputs"))
@@ -44,6 +47,17 @@ impl OpCx<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Makes a dim a multiple of another.
+    ///
+    /// # Errors
+    /// [`OpError::Retry`] if that replaced a symbol; constants that do not divide are left to the caller.
+    pub(super) fn multiple(&mut self, d: &Dim, of: &Dim) -> Result<()> {
+        match of.as_const() {
+            Some(n) if n > 0 && self.imp.divide_symbol(d, n, &Dim::from(0)) => Err(OpError::Retry),
+            _ => Ok(()),
+        }
     }
 
     /// Makes two element counts equal by a symbol in one that is not in the other.
@@ -198,10 +212,68 @@ impl Importer<'_> {
             (Some(s), Some(t)) if rank(s) < rank(t) => (t, a),
             (Some(s), _) if !mentions(b, s) => (s, b),
             (_, Some(t)) if !mentions(a, t) => (t, a),
-            _ => return false,
+            _ => match self.solve(&(a - b)) {
+                Some((s, by)) => return self.substitute(s, by),
+                None => return false,
+            },
         };
-        let by = by.clone();
-        let symbol = symbol.clone();
+        let (symbol, by) = (symbol.clone(), by.clone());
+        self.substitute(symbol, by)
+    }
+
+    /// The symbol that was declared last of those that `d = 0` determines, and what it is.
+    fn solve(&self, d: &Dim) -> Option<(Symbol, Dim)> {
+        let rank = |s: &Symbol| self.module.symbols.get_index_of(s).unwrap_or(0);
+        let terms = d.terms();
+        let alone = terms.iter().filter_map(|(m, c)| match m.as_slice() {
+            [Atom::Sym(s)] if c.abs() == 1 => Some((s, *c)),
+            _ => None,
+        });
+        let determined = alone.filter_map(|(s, c)| {
+            let rest = d - &(&Dim::from(s.clone()) * &Dim::from(c));
+            (!mentions(&rest, s)).then(|| (s.clone(), &rest * &Dim::from(-c)))
+        });
+        determined.max_by_key(|(s, _)| rank(s))
+    }
+
+    /// Makes two dims equal that differ by what is left of a division: `d = n * floordiv(d, n)` says that `d` is a multiple of `n`.
+    fn make_multiple(&mut self, a: &Dim, b: &Dim) -> bool {
+        let difference = a - b;
+        let divisions: Vec<_> = difference.terms().into_iter().flat_map(|(m, _)| m).collect();
+        divisions.iter().any(|atom| match atom {
+            Atom::FloorDiv(d, n) | Atom::Mod(d, n) => {
+                n.as_const().is_some_and(|n| n > 0 && self.divide_symbol(d, n, &difference))
+            }
+            _ => false,
+        })
+    }
+
+    /// Makes `d`, which is linear in one symbol, a multiple of `n` where that makes `zero` 0: the symbol becomes a multiple of a new one.
+    fn divide_symbol(&mut self, d: &Dim, n: i64, zero: &Dim) -> bool {
+        let Some((symbol, factor, constant)) = linear(d) else { return false };
+        let step = n / gcd(factor, n);
+        let Some(first) = (0..step.min(MAX_DIVISOR)).find(|r| (factor * r + constant).rem_euclid(n) == 0) else { return false };
+        let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
+        let mut name = format!("{symbol}_by_{step}");
+        while self.module.symbols.contains_key(&Symbol::new(&name)) {
+            name.push('_');
+        }
+        let part = Symbol::new(&name);
+        let by = &(&Dim::from(part.clone()) * &Dim::from(step)) + &Dim::from(first);
+        let becomes = |s: &Symbol| (*s == symbol).then(|| by.clone());
+        if step == 1 || !zero.subst(&becomes).is(0) {
+            return false;
+        }
+        let (min, max) = ((range.min - first + step - 1).div_euclid(step), (range.max - first).div_euclid(step));
+        if min > max {
+            return false;
+        }
+        self.module.symbols.insert(part, SymbolRange { min, max });
+        self.substitute(symbol, by)
+    }
+
+    /// Replaces a symbol everywhere. False if the two have no value in common.
+    fn substitute(&mut self, symbol: Symbol, by: Dim) -> bool {
         // The replacement must be able to take a value that the symbol may have.
         let (lo, hi) = by.bounds(&self.module.symbols);
         let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };

@@ -141,9 +141,27 @@ impl Dim {
             [(m, c)] if m.is_empty() => Dim::from(*c),
             _ => {
                 terms.shrink_to_fit();
-                Dim(Repr::Poly(Arc::new(terms)))
+                let d = Dim(Repr::Poly(Arc::new(terms)));
+                d.without_remainder().unwrap_or(d)
             }
         }
+    }
+
+    /// `k * d * floordiv(x, d)` for the terms `k * x - k * mod(x, d)`, so that a length padded to a multiple is seen to be one.
+    fn without_remainder(&self) -> Option<Dim> {
+        let Repr::Poly(p) = &self.0 else { return None };
+        let factor = |m: &Monomial| p.iter().find(|(n, _)| n == m).map_or(0, |(_, c)| *c);
+        p.iter().find_map(|(m, k)| {
+            let [Atom::Mod(x, d)] = m.as_slice() else { return None };
+            d.as_const().filter(|d| *d > 0)?;
+            let cancels = |(n, c): &(Monomial, i64)| n.is_empty() || c.checked_mul(*k).is_some_and(|c| factor(n) == -c);
+            if !x.terms().iter().all(cancels) {
+                return None;
+            }
+            let rest = p.iter().filter(|(n, _)| n != m).cloned().collect();
+            let k = Dim::from(*k);
+            Some(&(&Dim::from_terms(rest) + &(&k * x)) - &(&(&k * d) * &x.floor_div(d)))
+        })
     }
 
     /// The terms of the polynomial: monomial and coefficient, sorted.
@@ -245,6 +263,14 @@ impl Dim {
         }
         if let Some((_, rest)) = d.as_const().and_then(|c| self.split_multiples(c)) {
             return rest.modulo(d);
+        }
+        // `mod(a + k * mod(b, d), d)` is `mod(a + k * b, d)`.
+        if let Some((m, k, inner)) = self.terms().iter().find_map(|(m, k)| match m.as_slice() {
+            [Atom::Mod(inner, e)] if e == d => Some((m.clone(), *k, inner.clone())),
+            _ => None,
+        }) {
+            let rest = Dim::from_terms(self.terms().into_iter().filter(|(n, _)| *n != m).collect());
+            return (&rest + &(&Dim::from(k) * &inner)).modulo(d);
         }
         Dim::atom(Atom::Mod(self.clone(), d.clone()))
     }
@@ -552,6 +578,21 @@ mod tests {
         assert_eq!(n.modulo(&s()), Dim::from(0));
         let s1 = &s() + &Dim::from(1);
         assert_eq!((&s1 * &b()).exact_div(&s1), Some(b()));
+    }
+
+    #[test]
+    fn a_length_padded_to_a_multiple_is_one() {
+        let pad = |n: &Dim| (&Dim::from(0) - n).modulo(&4.into());
+        let padded = &s() + &pad(&s());
+        assert_eq!(padded, &padded.floor_div(&4.into()) * &Dim::from(4));
+        assert_eq!((&Dim::from(0) - &s().modulo(&4.into())).modulo(&4.into()), pad(&s()));
+        let next = &(&s() - &s().modulo(&4.into())) + &Dim::from(4);
+        assert_eq!(next.to_string(), "4*floordiv(S,4)+4");
+        for n in 1..9 {
+            let at = |d: &Dim| d.eval(&|_| Some(n));
+            assert_eq!(at(&padded), Ok((n + 3) / 4 * 4));
+            assert_eq!(at(&next), Ok(n / 4 * 4 + 4));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use transc_ir::scalar::{BinOp, BodyBuilder, Ref, UnOp};
 use transc_ir::{DType, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid};
+use super::super::error::{Result, invalid, unsupported};
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[
@@ -34,6 +34,32 @@ fn positive_or(b: &mut BodyBuilder, d: DType, x: Ref, other: Ref) -> Ref {
     let zero = b.num(d, 0.0);
     let negative = b.bin(BinOp::Lt, x, zero);
     b.select(negative, other, x)
+}
+
+/// An activation that a fused operator names, with its parameters in the order in which ONNX lists them.
+pub(super) fn by_name(cx: &mut OpCx<'_, '_>, name: &str, given: &[f32], x: Value) -> Result<Value> {
+    let p = |i: usize, default: f64| given.get(i).map_or(default, |v| f64::from(*v));
+    let clamp = |b: &mut BodyBuilder, d: DType, x: Ref, lo: f64, hi: f64| {
+        let (lo, hi) = (b.num(d, lo), b.num(d, hi));
+        let y = b.bin(BinOp::Max, x, lo);
+        b.bin(BinOp::Min, y, hi)
+    };
+    match name {
+        "" => Ok(x),
+        "Relu" => cx.bin_num(BinOp::Max, x, 0.0),
+        "Sigmoid" => cx.un(UnOp::Sigmoid, x),
+        "Tanh" => cx.un(UnOp::Tanh, x),
+        "LeakyRelu" => cx.map1(x, |b, d, x| leaky(b, d, x, p(0, 0.01))),
+        "HardSigmoid" => cx.map1(x, |b, d, x| hard_sigmoid(b, d, x, p(0, 0.2), p(1, 0.5))),
+        "HardSwish" => cx.map1(x, |b, d, x| {
+            let h = hard_sigmoid(b, d, x, 1.0 / 6.0, 0.5);
+            b.bin(BinOp::Mul, x, h)
+        }),
+        "Clip" => cx.map1(x, |b, d, x| clamp(b, d, x, p(0, f64::from(f32::MIN)), p(1, f64::from(f32::MAX)))),
+        "Softplus" => cx.map1(x, softplus),
+        "Gelu" => cx.map1(x, gelu_erf),
+        other => unsupported(format!("ends in the activation `{other}`")),
+    }
 }
 
 fn relu(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
@@ -88,11 +114,13 @@ fn selu(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 
 fn leaky_relu(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let alpha = cx.real("alpha", 0.01);
-    map(cx, |b, d, x| {
-        let a = b.num(d, alpha);
-        let y = b.bin(BinOp::Mul, a, x);
-        positive_or(b, d, x, y)
-    })
+    map(cx, |b, d, x| leaky(b, d, x, alpha))
+}
+
+pub(super) fn leaky(b: &mut BodyBuilder, d: DType, x: Ref, alpha: f64) -> Ref {
+    let a = b.num(d, alpha);
+    let y = b.bin(BinOp::Mul, a, x);
+    positive_or(b, d, x, y)
 }
 
 fn thresholded_relu(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {

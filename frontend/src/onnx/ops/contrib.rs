@@ -7,16 +7,24 @@ use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
 use super::activation::{gelu_erf, gelu_tanh, scaled_silu};
 use super::attention::{Heads, join_heads, rotate, split_heads};
-use super::{OpRow, contrib, norm};
+use super::{OpRow, contrib, linalg, norm, quant};
 
 pub(super) static ROWS: &[OpRow] = &[
     contrib("Attention", attention),
+    contrib("BiasAdd", |cx| {
+        let (x, bias, skip) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+        let y = cx.bin(BinOp::Add, x, bias)?;
+        Ok(vec![cx.bin(BinOp::Add, y, skip)?])
+    }),
     contrib("BiasGelu", |cx| with_bias(cx, gelu_erf)),
+    contrib("BiasSoftmax", bias_softmax),
     contrib("EmbedLayerNormalization", embed_layer_norm),
     contrib("FastGelu", |cx| with_bias(cx, gelu_tanh)),
     contrib("Gelu", |cx| with_bias(cx, gelu_erf)),
     contrib("GroupQueryAttention", group_query_attention),
     contrib("MultiHeadAttention", multi_head_attention),
+    contrib("QAttention", q_attention),
+    contrib("QEmbedLayerNormalization", q_embed_layer_norm),
     contrib("QuickGelu", |cx| {
         let alpha = cx.real("alpha", 1.702);
         with_bias(cx, |b, d, x| scaled_silu(b, d, x, alpha))
@@ -69,11 +77,33 @@ fn merged(cx: &mut OpCx<'_, '_>, mask: Option<Value>, bias: Option<Value>) -> Re
 /// Operands: input, weights of the packed projection, bias, mask, past, additive bias.
 fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, w) = (cx.x(0)?, cx.x(1)?);
-    if cx.flag("do_rotary") || cx.opt(6).is_some() {
-        return unsupported("rotates inside, or shares the buffer of its past");
+    if cx.opt(6).is_some() {
+        return unsupported("shares the buffer of its past");
+    }
+    let packed = cx.mat_mul(x, w, cx.dtype(x))?;
+    packed_attention(cx, packed, [3, 4, 5])
+}
+
+/// Operands: codes of the input and of the weights of the packed projection, bias, their scales, mask, their zero points, past.
+fn q_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, w, x_scale, w_scale) = (cx.x(0)?, cx.x(1)?, cx.x(3)?, cx.x(4)?);
+    for scale in [x_scale, w_scale] {
+        quant::check_scale(cx, scale)?;
+    }
+    let (x, w) = (linalg::centred(cx, x, cx.opt(6), true)?, linalg::centred(cx, w, cx.opt(7), false)?);
+    let product = cx.mat_mul(x, w, DType::I32)?;
+    let scale = cx.bin(BinOp::Mul, x_scale, w_scale)?;
+    let real = cx.cast(cx.dtype(scale), product)?;
+    let packed = cx.bin(BinOp::Mul, real, scale)?;
+    packed_attention(cx, packed, [5, 8, usize::MAX])
+}
+
+/// Attention of a packed projection without its bias, which is operand 2; then the places of mask, past and additive bias.
+fn packed_attention(cx: &mut OpCx<'_, '_>, mut packed: Value, [mask, past_at, bias_at]: [usize; 3]) -> Result<Vec<Value>> {
+    if cx.flag("do_rotary") {
+        return unsupported("rotates inside");
     }
     let heads = cx.int("num_heads", 0);
-    let mut packed = cx.mat_mul(x, w, cx.dtype(x))?;
     if let Some(bias) = cx.opt(2) {
         packed = cx.bin(BinOp::Add, packed, bias)?;
     }
@@ -91,16 +121,16 @@ fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let (q, mut k, mut v) = (parts[0], parts[1], parts[2]);
     let mut past = Dim::from(0);
-    if let Some(p) = cx.opt(4) {
+    if let Some(p) = cx.opt(past_at) {
         past = cx.dims(p).get(3).cloned().unwrap_or(past);
         (k, v) = (joined_past(cx, p, 0, k)?, joined_past(cx, p, 1, v)?);
     }
     let keys = cx.dims(k)[2].clone();
-    let mask = match cx.opt(3) {
+    let mask = match cx.opt(mask) {
         Some(m) => Some(key_mask(cx, m, &keys)?),
         None => None,
     };
-    let mask = merged(cx, mask, cx.opt(5))?;
+    let mask = merged(cx, mask, cx.opt(bias_at))?;
     let causal = cx.flag("unidirectional").then_some(past);
     let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     let y = join_heads(cx, y)?;
@@ -116,6 +146,21 @@ fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![y, cx.concat(&present, 0)?])
 }
 
+/// The parts `[B, S, H * D]` of `[B, S, H, n, D]`.
+fn unpacked(cx: &mut OpCx<'_, '_>, x: Value, n: i64) -> Result<Vec<Value>> {
+    let dims = cx.dims(x);
+    let [b, s, h, parts, d] = dims.as_slice() else { return invalid(format!("has the packed operand {}", cx.ty(x))) };
+    if !parts.is(n) {
+        return invalid(format!("has the packed operand {}, needs {n} parts", cx.ty(x)));
+    }
+    let mut out = Vec::new();
+    for i in 0..n {
+        let part = cx.slice(x, 3, &Dim::from(i), &Dim::from(1), 1)?;
+        out.push(cx.reshape(part, vec![b.clone(), s.clone(), h * d])?);
+    }
+    Ok(out)
+}
+
 /// The half of a packed past `[2, B, H, P, D]`, with new keys or values behind it.
 fn joined_past(cx: &mut OpCx<'_, '_>, past: Value, half: i64, new: Value) -> Result<Value> {
     let p = cx.slice(past, 0, &Dim::from(half), &Dim::from(1), 1)?;
@@ -129,11 +174,22 @@ fn joined_past(cx: &mut OpCx<'_, '_>, past: Value, half: i64, new: Value) -> Res
 fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let heads = cx.int("num_heads", 0);
     let q = cx.x(0)?;
-    let (Some(k), Some(v)) = (cx.opt(1), cx.opt(2)) else { return unsupported("has packed queries, keys and values") };
-    if cx.rank(q) != 3 {
-        return unsupported(format!("has packed queries {}", cx.ty(q)));
+    let mut parts = match (cx.opt(1), cx.opt(2)) {
+        (Some(k), Some(v)) => [q, k, v],
+        // `[B, S, H, 2, D]`
+        (Some(kv), None) => {
+            let kv = unpacked(cx, kv, 2)?;
+            [q, kv[0], kv[1]]
+        }
+        // `[B, S, H, 3, D]`
+        _ => {
+            let all = unpacked(cx, q, 3)?;
+            [all[0], all[1], all[2]]
+        }
+    };
+    if cx.rank(parts[0]) != 3 {
+        return invalid(format!("has the queries {}", cx.ty(parts[0])));
     }
-    let mut parts = [q, k, v];
     if let Some(bias) = cx.opt(3) {
         let mut start = Dim::from(0);
         for p in &mut parts {
@@ -173,11 +229,25 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 /// tokens before the query.
 fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (h, g) = (cx.int("num_heads", 0), cx.int("kv_num_heads", 0));
-    if cx.int("local_window_size", -1) > 0 || cx.flag("smooth_softmax") {
-        return unsupported("limits its window, or smooths its softmax");
+    if cx.flag("smooth_softmax") || cx.opt(11).is_some() {
+        return unsupported("smooths its softmax");
     }
-    let (Some(k), Some(v)) = (cx.opt(1), cx.opt(2)) else { return unsupported("has packed queries, keys and values") };
-    let q = cx.x(0)?;
+    if h <= 0 || g <= 0 {
+        return invalid(format!("has {h} query heads for {g} key heads"));
+    }
+    let mut q = cx.x(0)?;
+    let (k, v) = match (cx.opt(1), cx.opt(2)) {
+        (Some(k), Some(v)) => (k, v),
+        _ => {
+            // The heads of queries, keys and values stand side by side.
+            let width = cx.dims(q).get(2).and_then(|d| d.exact_div(&Dim::from(h.saturating_add(g.saturating_mul(2)))));
+            let Some(d) = width else { return invalid(format!("has packed heads {}", cx.ty(q))) };
+            let (nq, nk) = (&d * &Dim::from(h), &d * &Dim::from(g));
+            let (k, v) = (cx.slice(q, 2, &nq, &nk, 1)?, cx.slice(q, 2, &(&nq + &nk), &nk, 1)?);
+            q = cx.slice(q, 2, &Dim::from(0), &nq, 1)?;
+            (k, v)
+        }
+    };
     let (mut q, mut k, mut v) = (split_heads(cx, q, h)?, split_heads(cx, k, g)?, split_heads(cx, v, g)?);
     let past = match cx.opt(3) {
         Some(p) => cx.dims(p).get(2).cloned().unwrap_or_else(|| Dim::from(0)),
@@ -210,7 +280,20 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let batch = cx.ty(lengths).count();
     let lengths = cx.reshape(lengths, vec![batch])?;
     let lengths = cx.bin_num(BinOp::Add, lengths, 1.0)?;
-    let mask = Some(key_mask(cx, lengths, &keys)?);
+    let mut mask = key_mask(cx, lengths, &keys)?;
+    let window = cx.int("local_window_size", -1);
+    if window > 0 {
+        // A query sees itself and the keys before it, as many as the window holds.
+        let n = cx.dims(q)[2].clone();
+        let (row, column) = (cx.iota(&n, 2, 4)?, cx.iota(&keys, 3, 4)?);
+        let near = cx.map2(row, column, |b, _, row, column| {
+            let offset = b.push(transc_ir::scalar::Inst::Dim(&past - &Dim::from(window)));
+            let before = b.bin(BinOp::Add, row, offset);
+            b.bin(BinOp::Gt, column, before)
+        })?;
+        mask = cx.bin(BinOp::And, mask, near)?;
+    }
+    let mask = merged(cx, Some(mask), cx.opt(10))?;
     let scale = optional_scale(cx);
     let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal: Some(past), clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
@@ -250,11 +333,41 @@ fn rotary(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![cx.reshape(y, dims)?])
 }
 
+/// The softmax of a sum, over all axes from the given one on.
+fn bias_softmax(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, bias) = (cx.x(0)?, cx.x(1)?);
+    let axis = cx.axis(cx.int("axis", 1), cx.rank(x))?;
+    if axis + 1 != cx.rank(x) {
+        return unsupported("runs over several axes at once");
+    }
+    let y = cx.bin(BinOp::Add, x, bias)?;
+    Ok(vec![cx.softmax(y, axis)?])
+}
+
 /// Operands: ids, segment ids, word, position and segment tables, scale, bias, mask, position ids.
 fn embed_layer_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
-    let (ids, words, positions) = (cx.x(0)?, cx.x(2)?, cx.x(3)?);
+    let (words, positions) = (cx.x(2)?, cx.x(3)?);
+    embedded(cx, [Some(words), Some(positions), cx.opt(4), cx.opt(5), cx.opt(6)], cx.opt(8))
+}
+
+/// Operands: ids, segment ids, codes of the tables, of the scale and of the bias, mask, then the scales and the zero points of those five.
+fn q_embed_layer_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let mut tables = [None; 5];
+    for (i, t) in tables.iter_mut().enumerate() {
+        let (Some(codes), Some(scale)) = (cx.opt(2 + i), cx.opt(8 + i)) else { continue };
+        quant::check_scale(cx, scale)?;
+        let operands: Vec<Value> = [codes, scale].into_iter().chain(cx.opt(13 + i)).collect();
+        *t = Some(cx.add(transc_ir::op::Dequantize {}, &operands)?);
+    }
+    embedded(cx, tables, None)
+}
+
+/// The normalised sum of embeddings by word, position and segment tables, scale and bias.
+fn embedded(cx: &mut OpCx<'_, '_>, tables: [Option<Value>; 5], places: Option<Value>) -> Result<Vec<Value>> {
+    let [Some(words), Some(positions), segments, scale, bias] = tables else { return invalid("lacks a table") };
+    let ids = cx.x(0)?;
     let mut sum = cx.gather(words, ids, 0)?;
-    let place = match cx.opt(8) {
+    let place = match places {
         Some(p) => cx.gather(positions, p, 0)?,
         None => {
             let (rows, n) = (cx.dims(positions)[0].clone(), cx.dims(ids)[1].clone());
@@ -265,18 +378,22 @@ fn embed_layer_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         }
     };
     sum = cx.bin(BinOp::Add, sum, place)?;
-    if let (Some(segments), Some(table)) = (cx.opt(1), cx.opt(4)) {
-        let s = cx.gather(table, segments, 0)?;
+    if let (Some(of), Some(table)) = (cx.opt(1), segments) {
+        let s = cx.gather(table, of, 0)?;
         sum = cx.bin(BinOp::Add, sum, s)?;
     }
-    let y = norm::layer_norm(cx, sum, cx.opt(5), cx.opt(6), 2, cx.real("epsilon", 1e-12))?;
+    let y = norm::layer_norm(cx, sum, scale, bias, 2, cx.real("epsilon", 1e-12))?;
     let lengths = if cx.wants(1) {
         match cx.opt(7) {
             Some(m) => {
                 let m = cx.cast(DType::I32, m)?;
                 cx.reduce(transc_ir::op::ReduceKind::Sum, m, &[1], false)?
             }
-            None => return unsupported("gives the lengths of sequences without a mask"),
+            // Without a mask there are no lengths; the operator gives zeros.
+            None => {
+                let batch = cx.dims(ids)[0].clone();
+                cx.full(DType::I32, 0.0, &[batch])?
+            }
         }
     } else {
         y

@@ -124,6 +124,9 @@ fn range(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         }
         return Ok(vec![cx.cast(d, y)?]);
     }
+    if let Some(y) = range_from_fraction(cx, operands)? {
+        return Ok(vec![y]);
+    }
     let mut numbers = Vec::new();
     for v in operands {
         numbers.extend(cx.reals(v, "the length of the range")?);
@@ -135,6 +138,30 @@ fn range(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let (start, delta) = (*start, *delta);
     Ok(vec![cx.table(d, &[n as usize], (0..n as usize).map(|i| start + delta * i as f64))?])
+}
+
+/// Reals from a constant that is no whole number to a symbolic end, by whole steps.
+fn range_from_fraction(cx: &mut OpCx<'_, '_>, [start, end, delta]: [Value; 3]) -> Result<Option<Value>> {
+    let d = cx.dtype(start);
+    let real = |cx: &mut OpCx<'_, '_>, v| -> Result<Option<f64>> {
+        Ok(cx.try_constant(v)?.as_ref().and_then(|t| elements(t).next()).map(|l| l.to_f64()))
+    };
+    let (Some(end), Some(first), Some(step)) = (cx.known_scalar(end)?, real(cx, start)?, real(cx, delta)?) else {
+        return Ok(None);
+    };
+    let whole = step.fract() == 0.0 && (1.0..1e9).contains(&step);
+    if end.as_const().is_some() || !d.is_float() || !whole || first.is_nan() || first.abs() >= 1e9 {
+        return Ok(None);
+    }
+    // As many as from the whole number below: the last one is less than the end in either case.
+    let n = (&end - &Dim::from(first.floor() as i64)).ceil_div(&Dim::from(step as i64));
+    if !cx.assume_not_negative(&n, "a range ends after its start") {
+        return Ok(None);
+    }
+    let at = cx.iota(&n, 0, 1)?;
+    let at = cx.cast(d, at)?;
+    let at = if step == 1.0 { at } else { cx.bin_num(BinOp::Mul, at, step)? };
+    Ok(Some(cx.bin_num(BinOp::Add, at, first)?))
 }
 
 fn shape(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {

@@ -6,14 +6,24 @@ use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid};
-use super::{LAST, OpRow, contrib, quant, row};
+use super::{LAST, OpRow, activation, contrib, quant, row};
 
 pub(super) static ROWS: &[OpRow] = &[
     row("Gemm", 7..=LAST, gemm),
     row("MatMul", 1..=LAST, mat_mul),
     row("MatMulInteger", 10..=LAST, mat_mul_integer),
     row("QLinearMatMul", 10..=LAST, q_linear_mat_mul),
+    contrib("DynamicQuantizeMatMul", dynamic_quantize_mat_mul),
+    contrib("FusedGemm", fused_gemm),
     contrib("FusedMatMul", fused_mat_mul),
+    contrib("GemmFastGelu", |cx| {
+        let (a, b) = (cx.x(0)?, cx.x(1)?);
+        let mut y = cx.mat_mul(a, b, cx.dtype(a))?;
+        if let Some(bias) = cx.opt(2) {
+            y = cx.bin(BinOp::Add, y, bias)?;
+        }
+        Ok(vec![cx.map1(y, activation::gelu_tanh)?])
+    }),
     contrib("MatMulIntegerToFloat", mat_mul_integer_to_float),
 ];
 
@@ -130,8 +140,17 @@ fn gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![y])
 }
 
+/// A product of matrices and an activation.
+fn fused_gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let y = gemm(cx)?[0];
+    let name = cx.text("activation", "")?;
+    let given = ["activation_alpha", "activation_beta", "activation_gamma"];
+    let given: Vec<f32> = given.into_iter().map_while(|a| cx.attr(a).map(|a| a.f())).collect();
+    Ok(vec![activation::by_name(cx, &name, &given, y)?])
+}
+
 /// A matrix of 8-bit integers minus its zero point, widened; a zero point per row of the first or per column of the second operand.
-fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
+pub(super) fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
     let Some(zero) = zero else { return Ok(x) };
     if cx.dtype(zero) != cx.dtype(x) {
         return invalid(format!("has a zero point of {} for {}", cx.dtype(zero), cx.ty(x)));
@@ -204,6 +223,21 @@ fn fused_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let y = cx.mat_mul(a, b, cx.dtype(a))?;
     let alpha = cx.real("alpha", 1.0);
     Ok(vec![if alpha == 1.0 { y } else { cx.bin_num(BinOp::Mul, y, alpha)? }])
+}
+
+/// A product by an 8-bit weight, the activation quantised with the range that it has.
+fn dynamic_quantize_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, w, w_scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let [a, a_scale, a_zero] = quant::dynamic(cx, x)?;
+    let (a, w) = (centred(cx, a, Some(a_zero), true)?, centred(cx, w, cx.opt(3), false)?);
+    let product = cx.mat_mul(a, w, DType::I32)?;
+    let real = cx.cast(cx.dtype(w_scale), product)?;
+    let scale = cx.bin(BinOp::Mul, a_scale, w_scale)?;
+    let mut y = cx.bin(BinOp::Mul, real, scale)?;
+    if let Some(bias) = cx.opt(4) {
+        y = cx.bin(BinOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
 }
 
 fn mat_mul_integer_to_float(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {

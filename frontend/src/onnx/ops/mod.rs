@@ -18,10 +18,12 @@ mod loss;
 mod nbits;
 mod norm;
 mod pool;
+mod qlinear;
 mod quant;
 mod recurrent;
 mod reduce;
 mod resize;
+mod rnn;
 mod shape;
 mod signal;
 mod spatial;
@@ -75,10 +77,12 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
         nbits::ROWS,
         norm::ROWS,
         pool::ROWS,
+        qlinear::ROWS,
         quant::ROWS,
         recurrent::ROWS,
         reduce::ROWS,
         resize::ROWS,
+        rnn::ROWS,
         shape::ROWS,
         signal::ROWS,
     ];

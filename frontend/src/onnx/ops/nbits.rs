@@ -8,7 +8,7 @@ use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
 use super::{OpRow, contrib, quant};
 
-pub(super) static ROWS: &[OpRow] = &[contrib("MatMulNBits", mat_mul_nbits)];
+pub(super) static ROWS: &[OpRow] = &[contrib("GatherBlockQuantized", gather_block), contrib("MatMulNBits", mat_mul_nbits)];
 
 /// Operands: activation, codes `[N, blocks, bytes of a block]`, scales `[N, blocks]`, zero points packed by row, order of groups, bias. The codes
 /// stand lowest bits first; without zero points the middle code stands for 0.
@@ -69,4 +69,48 @@ fn packed_bytes(cx: &mut OpCx<'_, '_>, v: Value, want: Option<usize>, what: &str
         return invalid(format!("has {what} {}, needs {} bytes", t.ty(), want.unwrap_or(0)));
     }
     Ok(t.data)
+}
+
+/// Rows of a table of codes with a scale and a zero point per block: operands codes, indices, scales, zero points. Codes of unsigned bytes are packed.
+fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (mut codes, index, scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let rank = cx.rank(codes);
+    let (axis, along) = (cx.axis(cx.int("gather_axis", 0), rank)?, cx.axis(cx.int("quantize_axis", 1), rank)?);
+    let block = cx.int("block_size", 128);
+    let mut zero = cx.opt(3);
+    let blocks = cx.dims(scale).get(along).and_then(Dim::as_usize);
+    let (Some(blocks), true) = (blocks, cx.rank(scale) == rank && block > 0) else {
+        return invalid(format!("has the scales {} for {}", cx.ty(scale), cx.ty(codes)));
+    };
+    // Two codes to a byte where the scales say that there are twice as many elements.
+    let have = cx.dims(codes)[along].as_usize().unwrap_or(0);
+    let reach = blocks.saturating_mul(usize::try_from(block).unwrap_or(0));
+    if cx.dtype(codes) == DType::U8 && along + 1 == rank && cx.int("bits", 4) == 4 && have.saturating_mul(2) <= reach {
+        codes = nibbles(cx, codes, have * 2)?;
+        zero = match zero {
+            Some(z) => Some(nibbles(cx, z, blocks)?),
+            None => Some(cx.num(DType::U8, 8.0)?),
+        };
+    }
+    quant::check_scale(cx, scale)?;
+    let scale = quant::blockwise(cx, codes, scale, along, block)?;
+    let mut operands = vec![codes, scale];
+    if let Some(z) = zero {
+        operands.push(if cx.rank(z) == 0 { z } else { quant::blockwise(cx, codes, z, along, block)? });
+    }
+    let table = cx.add(op::Dequantize {}, &operands)?;
+    Ok(vec![cx.gather(table, index, axis)?])
+}
+
+/// The first `n` codes of each row of constant bytes, two codes to a byte, lowest bits first.
+fn nibbles(cx: &mut OpCx<'_, '_>, packed: Value, n: usize) -> Result<Value> {
+    let t = cx.constant_of(packed, "codes")?;
+    let Some((last, lead)) = t.dims.split_last() else { return invalid("has codes of no axes") };
+    if n.div_ceil(2) != *last {
+        return invalid(format!("has codes {} for rows of {n}", t.ty()));
+    }
+    let rows = t.data.chunks_exact((*last).max(1));
+    let codes = rows.flat_map(|row| (0..n).map(move |i| f64::from(row[i / 2] >> (i % 2 * 4) & 15)));
+    let dims: Vec<usize> = lead.iter().copied().chain([n]).collect();
+    cx.table(DType::U8, &dims, codes)
 }

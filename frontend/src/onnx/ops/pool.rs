@@ -10,7 +10,10 @@ use super::spatial::Spatial;
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[
-    row("AveragePool", 7..=LAST, average_pool),
+    row("AveragePool", 7..=LAST, |cx| {
+        let x = cx.x(0)?;
+        Ok(vec![average(cx, x)?])
+    }),
     row("GlobalAveragePool", 1..=LAST, |cx| {
         let (x, axes) = spatial_axes(cx)?;
         Ok(vec![cx.mean(x, &axes, true)?])
@@ -81,8 +84,8 @@ fn max_pool(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![fold(cx, ReduceKind::Max, x, &s, &rest)?])
 }
 
-fn average_pool(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
-    let x = cx.x(0)?;
+/// The mean over windows.
+pub(super) fn average(cx: &mut OpCx<'_, '_>, x: Value) -> Result<Value> {
     let (s, rest) = windows(cx, x)?;
     let sum = fold(cx, ReduceKind::Sum, x, &s, &rest)?;
     let n = s.kernel.len();
@@ -91,7 +94,7 @@ fn average_pool(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let include = cx.flag("count_include_pad");
     if whole && (include || !padded) {
         let count: i64 = s.kernel.iter().product();
-        return Ok(vec![cx.bin_num(BinOp::Div, sum, count as f64)?]);
+        return cx.bin_num(BinOp::Div, sum, count as f64);
     }
     // How many elements each window counts, by the same windows over ones.
     let mut dims = cx.dims(x);
@@ -105,7 +108,7 @@ fn average_pool(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let ones = cx.full(cx.dtype(x), 1.0, &dims)?;
     let count = fold(cx, ReduceKind::Sum, ones, &bare, &rest)?;
-    Ok(vec![cx.bin(BinOp::Div, sum, count)?])
+    cx.bin(BinOp::Div, sum, count)
 }
 
 /// `(sum |x|^p)^(1/p)` by a fold.

@@ -15,8 +15,6 @@ pub(super) static ROWS: &[OpRow] = &[
     row("QuantizeLinear", 10..=LAST, quantize),
     contrib("DequantizeLinear", dequantize),
     contrib("QuantizeLinear", quantize),
-    contrib("QLinearAdd", |cx| q_linear_binary(cx, BinOp::Add)),
-    contrib("QLinearMul", |cx| q_linear_binary(cx, BinOp::Mul)),
 ];
 
 /// Checks a scale that is known now.
@@ -49,8 +47,14 @@ pub(super) fn parameter(cx: &mut OpCx<'_, '_>, x: Value, p: Value) -> Result<Val
         shape[axis] = given[0].clone();
         return cx.reshape(p, shape);
     }
+    blockwise(cx, x, p, axis, block)
+}
+
+/// One parameter per block along an axis, repeated over the elements.
+pub(super) fn blockwise(cx: &mut OpCx<'_, '_>, x: Value, p: Value, axis: usize, block: i64) -> Result<Value> {
+    let (dims, given) = (cx.dims(x), cx.dims(p));
     let b = Dim::from(block);
-    if block < 0 || given.len() != dims.len() || dims[axis].ceil_div(&b) != given[axis] {
+    if block <= 0 || given.len() != dims.len() || dims[axis].ceil_div(&b) != given[axis] {
         return invalid(format!("has parameters {} for {} in blocks of {block} along axis {axis}", cx.ty(p), cx.ty(x)));
     }
     let mut apart = given.clone();
@@ -117,6 +121,11 @@ fn dequantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 /// Unsigned 8-bit quantisation with the range of the tensor itself, widened to hold 0.
 fn dynamic_quantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let x = cx.x(0)?;
+    Ok(dynamic(cx, x)?.to_vec())
+}
+
+/// Codes, scale and zero point of [`dynamic_quantize`].
+pub(super) fn dynamic(cx: &mut OpCx<'_, '_>, x: Value) -> Result<[Value; 3]> {
     let axes: Vec<usize> = (0..cx.rank(x)).collect();
     let (lo, hi) = (cx.reduce(ReduceKind::Min, x, &axes, false)?, cx.reduce(ReduceKind::Max, x, &axes, false)?);
     let (lo, hi) = (cx.bin_num(BinOp::Min, lo, 0.0)?, cx.bin_num(BinOp::Max, hi, 0.0)?);
@@ -137,20 +146,5 @@ fn dynamic_quantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         b.cast(DType::U8, q)
     })?;
     let y = quantize_to(cx, x, scale, Some(zero))?;
-    Ok(vec![y, scale, zero])
-}
-
-/// Operands `a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero`: the operation on the reals that they stand for.
-fn q_linear_binary(cx: &mut OpCx<'_, '_>, o: BinOp) -> Result<Vec<Value>> {
-    let mut reals = Vec::new();
-    for i in [0, 3] {
-        let (x, scale) = (cx.x(i)?, cx.x(i + 1)?);
-        check_scale(cx, scale)?;
-        let operands: Vec<Value> = [x, scale].into_iter().chain(cx.opt(i + 2)).collect();
-        reals.push(cx.add(op::Dequantize {}, &operands)?);
-    }
-    let y = cx.bin(o, reals[0], reals[1])?;
-    let scale = cx.x(6)?;
-    check_scale(cx, scale)?;
-    Ok(vec![quantize_to(cx, y, scale, cx.opt(7))?])
+    Ok([y, scale, zero])
 }

@@ -1,7 +1,9 @@
-//! Resampling over axes of known extent: `Resize` and `Upsample`.
+//! Resampling: `Resize` and `Upsample`.
 //!
-//! Along each axis the result is a fixed linear map of the operand, so it is a product with a constant matrix, or a gather by a
-//! constant index for nearest-neighbour sampling.
+//! Along an axis of known extent the result is a fixed linear map of the operand, so it is a product with a constant matrix, or a gather by a
+//! constant index for nearest-neighbour sampling. Along a symbolic one the places are computed when the model runs ([`symbolic`]).
+
+mod symbolic;
 
 use transc_ir::op::Contract;
 use transc_ir::{Dim, Value};
@@ -41,6 +43,20 @@ struct Axis {
     roi: (f64, f64),
 }
 
+/// How one axis is sampled: with numbers, or with dims.
+enum Plan {
+    Known(Axis),
+    Symbolic(symbolic::Span),
+}
+
+/// The plan for a scale that is given.
+fn scaled(n: &Dim, scale: f64) -> Result<Plan> {
+    match n.as_const() {
+        Some(n) => Ok(Plan::Known(Axis { n, out: (n as f64 * scale).floor() as i64, scale, roi: (0.0, 1.0) })),
+        None => Ok(Plan::Symbolic(symbolic::Span::scaled(n, scale)?)),
+    }
+}
+
 /// The attributes of the sampling.
 struct Sampling {
     mode: Mode,
@@ -70,8 +86,10 @@ fn old(cx: &mut OpCx<'_, '_>, x: Value, scales: Vec<f64>) -> Result<Vec<Value>> 
         if scale == 1.0 {
             continue;
         }
-        let n = fixed(&dims[i])?;
-        y = along(cx, y, i, &Axis { n, out: (n as f64 * scale).floor() as i64, scale, roi: (0.0, 1.0) }, &s)?;
+        y = match scaled(&dims[i], scale)? {
+            Plan::Known(p) => along(cx, y, i, &p, &s)?,
+            Plan::Symbolic(p) => symbolic::along(cx, y, i, &p, &s)?,
+        };
     }
     Ok(vec![y])
 }
@@ -121,7 +139,7 @@ fn resize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     if crop && roi.len() != 2 * axes.len() {
         return invalid("needs a region with a start and an end per axis");
     }
-    let plans: Vec<Option<Axis>> = match (given(cx, 2), given(cx, 3)) {
+    let plans: Vec<Option<Plan>> = match (given(cx, 2), given(cx, 3)) {
         (Some(scales), _) => {
             let scales = cx.reals(scales, "the scales")?;
             if scales.len() != axes.len() || scales.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
@@ -129,12 +147,7 @@ fn resize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
             }
             let mut plans = Vec::new();
             for (i, a) in axes.iter().enumerate() {
-                plans.push(if scales[i] == 1.0 && !crop {
-                    None
-                } else {
-                    let n = fixed(&dims[*a])?;
-                    Some(Axis { n, out: (n as f64 * scales[i]).floor() as i64, scale: scales[i], roi: (0.0, 1.0) })
-                });
+                plans.push(if scales[i] == 1.0 && !crop { None } else { Some(scaled(&dims[*a], scales[i])?) });
             }
             plans
         }
@@ -144,7 +157,14 @@ fn resize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let mut y = x;
     let mut outside = Vec::new();
     for (i, plan) in plans.into_iter().enumerate() {
-        let Some(mut plan) = plan else { continue };
+        let mut plan = match plan {
+            Some(Plan::Known(p)) => p,
+            Some(Plan::Symbolic(p)) => {
+                y = symbolic::along(cx, y, axes[i], &p, &s)?;
+                continue;
+            }
+            None => continue,
+        };
         if crop {
             plan.roi = (roi[i], roi[axes.len() + i]);
             outside.push((axes[i], outside_of(&plan)));
@@ -166,7 +186,7 @@ fn resize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![y])
 }
 
-fn by_sizes(cx: &mut OpCx<'_, '_>, sizes: Value, dims: &[Dim], axes: &[usize]) -> Result<Vec<Option<Axis>>> {
+fn by_sizes(cx: &mut OpCx<'_, '_>, sizes: Value, dims: &[Dim], axes: &[usize]) -> Result<Vec<Option<Plan>>> {
     let sizes = cx.extents(sizes, "the sizes")?;
     if sizes.len() != axes.len() {
         return invalid(format!("has {} sizes for {} axes", sizes.len(), axes.len()));
@@ -176,12 +196,13 @@ fn by_sizes(cx: &mut OpCx<'_, '_>, sizes: Value, dims: &[Dim], axes: &[usize]) -
     for (a, size) in axes.iter().zip(&sizes) {
         plans.push(if dims[*a] == *size {
             None
-        } else {
-            let (n, out) = (fixed(&dims[*a])?, fixed(size)?);
+        } else if let (Some(n), Some(out)) = (dims[*a].as_const(), size.as_const()) {
             if n <= 0 || out < 0 {
                 return invalid(format!("resamples {n} elements to {out}"));
             }
-            Some(Axis { n, out, scale: out as f64 / n as f64, roi: (0.0, 1.0) })
+            Some(Plan::Known(Axis { n, out, scale: out as f64 / n as f64, roi: (0.0, 1.0) }))
+        } else {
+            Some(Plan::Symbolic(symbolic::Span::sized(&dims[*a], size)))
         });
     }
     if policy == "stretch" {
@@ -190,7 +211,8 @@ fn by_sizes(cx: &mut OpCx<'_, '_>, sizes: Value, dims: &[Dim], axes: &[usize]) -
     let mut all = Vec::new();
     for (plan, a) in plans.into_iter().zip(axes) {
         all.push(match plan {
-            Some(p) => p,
+            Some(Plan::Known(p)) => p,
+            Some(Plan::Symbolic(_)) => return too_symbolic("keeps the aspect ratio of symbolic extents"),
             None => {
                 let n = fixed(&dims[*a])?;
                 Axis { n, out: n, scale: 1.0, roi: (0.0, 1.0) }
@@ -206,7 +228,7 @@ fn by_sizes(cx: &mut OpCx<'_, '_>, sizes: Value, dims: &[Dim], axes: &[usize]) -
     for p in &mut all {
         (p.scale, p.out) = (scale, (scale * p.n as f64 + 0.5).floor() as i64);
     }
-    Ok(all.into_iter().map(Some).collect())
+    Ok(all.into_iter().map(|p| Some(Plan::Known(p))).collect())
 }
 
 /// The place in the operand that element `i` of the result shows.

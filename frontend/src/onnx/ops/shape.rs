@@ -397,7 +397,10 @@ fn block(cx: &mut OpCx<'_, '_>, x: Value) -> Result<(Vec<Dim>, Dim)> {
     Ok((cx.dims(x), Dim::from(b)))
 }
 
-fn exact(d: &Dim, by: &Dim) -> Result<Dim> {
+fn exact(cx: &mut OpCx<'_, '_>, d: &Dim, by: &Dim) -> Result<Dim> {
+    if d.as_const().is_none() && d.exact_div(by).is_none() {
+        cx.multiple(d, by)?;
+    }
     match d.exact_div(by) {
         Some(q) => Ok(q),
         None if d.as_const().is_some() => invalid(format!("{d} is not a multiple of {by}")),
@@ -408,7 +411,7 @@ fn exact(d: &Dim, by: &Dim) -> Result<Dim> {
 fn depth_to_space(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let x = cx.x(0)?;
     let (d, b) = block(cx, x)?;
-    let c = exact(&d[1], &(&b * &b))?;
+    let c = exact(cx, &d[1], &(&b * &b))?;
     let (split, perm) = match cx.text("mode", "DCR")?.as_str() {
         "DCR" => ([d[0].clone(), b.clone(), b.clone(), c.clone(), d[2].clone(), d[3].clone()], [0, 3, 4, 1, 5, 2]),
         "CRD" => ([d[0].clone(), c.clone(), b.clone(), b.clone(), d[2].clone(), d[3].clone()], [0, 1, 4, 2, 5, 3]),
@@ -422,7 +425,7 @@ fn depth_to_space(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 fn space_to_depth(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let x = cx.x(0)?;
     let (d, b) = block(cx, x)?;
-    let (h, w) = (exact(&d[2], &b)?, exact(&d[3], &b)?);
+    let (h, w) = (exact(cx, &d[2], &b)?, exact(cx, &d[3], &b)?);
     let y = cx.reshape(x, vec![d[0].clone(), d[1].clone(), h.clone(), b.clone(), w.clone(), b.clone()])?;
     let y = cx.transpose(y, &[0, 3, 5, 1, 2, 4])?;
     Ok(vec![cx.reshape(y, vec![d[0].clone(), &(&d[1] * &b) * &b, h, w])?])
@@ -476,6 +479,7 @@ impl OpCx<'_, '_> {
         if top.as_const().is_some() && bottom.as_const().is_some() {
             return invalid(format!("{top} elements do not divide by {bottom}"));
         }
+        self.multiple(top, bottom)?;
         too_symbolic(format!("needs {top} to be a multiple of {bottom}, which does not follow from the model's inputs"))
     }
 }

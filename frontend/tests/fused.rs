@@ -1,0 +1,163 @@
+//! Operators that tools put in place of several: the result is that of the several.
+
+#[path = "common/build.rs"]
+mod build;
+
+use build::*;
+use transc_frontend::ImportOptions;
+use transc_frontend::onnx::import_bytes;
+use transc_frontend::onnx::proto::attribute_proto::AttributeType;
+use transc_frontend::onnx::proto::tensor_proto::DataType;
+use transc_frontend::onnx::proto::{AttributeProto, NodeProto, TensorProto};
+use transc_ir::interp::{Tensor, eval_module};
+
+fn text(name: &str, v: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String.into()),
+        s: Some(v.as_bytes().to_vec().into()),
+        ..AttributeProto::default()
+    }
+}
+
+fn fused(op: &str, inputs: &[&str]) -> NodeProto {
+    in_domain(node(op, inputs, &["y"]), "com.microsoft")
+}
+
+/// The result of a chain from an input of some dims that counts up in eighths from -1.
+fn result(nodes: Vec<NodeProto>, dims: &[&str], weights: Vec<TensorProto>) -> Vec<f64> {
+    let mut m = chain(nodes, dims, weights);
+    m.opset_import.push(opset("com.microsoft", 1));
+    let m = import_bytes(bytes(&m), None, &ImportOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let dims: Vec<usize> = dims.iter().map(|d| d.parse().expect("the dims are numbers")).collect();
+    let x: Vec<f32> = (0..dims.iter().product::<usize>()).map(|i| i as f32 / 8.0 - 1.0).collect();
+    eval_module(&m, &[Tensor::from_f32(&dims, &x)]).expect("it runs").remove(0).to_f64()
+}
+
+fn ramp(name: &str, dims: &[i64]) -> TensorProto {
+    let n = dims.iter().product::<i64>();
+    floats(name, dims, &(0..n).map(|i| ((i * 5) % 11) as f32 / 4.0 - 1.0).collect::<Vec<_>>())
+}
+
+fn codes(name: &str, dims: &[i64]) -> TensorProto {
+    raw(name, DataType::Uint8, dims, (0..dims.iter().product::<i64>()).map(|i| (i * 37 % 251) as u8).collect())
+}
+
+fn byte(name: &str, v: u8) -> TensorProto {
+    raw(name, DataType::Uint8, &[], vec![v])
+}
+
+#[test]
+fn products_and_convolutions_end_in_an_activation() {
+    let w = || vec![ramp("w", &[4, 3]), ramp("b", &[3])];
+    let one = result(vec![with(fused("FusedGemm", &["x", "w", "b"]), text("activation", "Tanh"))], &["2", "4"], w());
+    let two = result(vec![node("Gemm", &["x", "w", "b"], &["t"]), node("Tanh", &["t"], &["y"])], &["2", "4"], w());
+    assert_eq!(one, two);
+
+    let w = || vec![ramp("w", &[3, 2, 3, 3]), ramp("b", &[3]), ramp("z", &[1, 3, 2, 2])];
+    let one =
+        result(vec![with(fused("FusedConv", &["x", "w", "b", "z"]), text("activation", "Relu"))], &["1", "2", "4", "4"], w());
+    let conv = node("Conv", &["x", "w", "b"], &["c"]);
+    let two = result(vec![conv, node("Add", &["c", "z"], &["t"]), node("Relu", &["t"], &["y"])], &["1", "2", "4", "4"], w());
+    assert_eq!(one, two);
+}
+
+#[test]
+fn an_unknown_activation_is_not_supported() {
+    let mut m =
+        chain(vec![with(fused("FusedGemm", &["x", "w"]), text("activation", "Square"))], &["2", "4"], vec![ramp("w", &[4, 3])]);
+    m.opset_import.push(opset("com.microsoft", 1));
+    let e = import_bytes(bytes(&m), None, &ImportOptions::default()).expect_err("there is no such activation");
+    assert!(e.to_string().contains("`Square`"), "{e}");
+}
+
+/// Operators on codes between a quantisation and its inverse.
+#[test]
+fn codes_stand_for_reals() {
+    let weights = || vec![floats("s", &[], &[0.05]), byte("z", 120), floats("t", &[], &[0.02]), byte("o", 10)];
+    let around = |inner: Vec<NodeProto>| {
+        let mut nodes = vec![node("QuantizeLinear", &["x", "s", "z"], &["q"])];
+        nodes.extend(inner);
+        nodes.push(node("DequantizeLinear", &["r", "t", "o"], &["y"]));
+        result(nodes, &["1", "2", "4", "4"], weights())
+    };
+    let renamed = |mut n: NodeProto| {
+        n.output = strings(&["r"]);
+        n
+    };
+    let decode = || node("DequantizeLinear", &["q", "s", "z"], &["d"]);
+    let encode = || node("QuantizeLinear", &["e", "t", "o"], &["r"]);
+    let operands = ["q", "s", "z", "t", "o"];
+    let cases: Vec<(&str, Vec<AttributeProto>, Vec<NodeProto>)> = vec![
+        ("QLinearSigmoid", vec![], vec![node("Sigmoid", &["d"], &["e"])]),
+        ("QLinearLeakyRelu", vec![], vec![node("LeakyRelu", &["d"], &["e"])]),
+        ("QLinearGlobalAveragePool", vec![], vec![node("GlobalAveragePool", &["d"], &["e"])]),
+        (
+            "QLinearAveragePool",
+            vec![ints("kernel_shape", &[2, 2])],
+            vec![with(node("AveragePool", &["d"], &["e"]), ints("kernel_shape", &[2, 2]))],
+        ),
+        ("QLinearSoftmax", vec![int("axis", 3)], vec![with(node("Softmax", &["d"], &["e"]), int("axis", 3))]),
+    ];
+    for (op, attributes, plain) in cases {
+        let n = attributes.into_iter().fold(fused(op, &operands), with);
+        let want = around([vec![decode()], plain, vec![encode()]].concat());
+        assert_eq!(around(vec![renamed(n)]), want, "{op}");
+    }
+    let n = with(fused("QLinearConcat", &["t", "o", "q", "s", "z", "q", "s", "z"]), int("axis", 1));
+    let want = around(vec![decode(), with(node("Concat", &["d", "d"], &["e"]), int("axis", 1)), encode()]);
+    assert_eq!(around(vec![renamed(n)]), want);
+}
+
+#[test]
+fn a_dynamically_quantised_product() {
+    let weights =
+        || vec![codes("w", &[4, 3]), floats("s", &[3], &[0.1, 0.2, 0.3]), raw("z", DataType::Uint8, &[3], vec![7, 120, 200])];
+    let one = result(vec![fused("DynamicQuantizeMatMul", &["x", "w", "s", "z"])], &["2", "4"], weights());
+    let nodes = vec![
+        node("DynamicQuantizeLinear", &["x"], &["q", "qs", "qz"]),
+        node("MatMulInteger", &["q", "w", "qz", "z"], &["i"]),
+        with(node("Cast", &["i"], &["f"]), int("to", 1)),
+        node("Mul", &["qs", "s"], &["scale"]),
+        node("Mul", &["f", "scale"], &["y"]),
+    ];
+    assert_eq!(one, result(nodes, &["2", "4"], weights()));
+}
+
+#[test]
+fn rows_of_packed_codes() {
+    let table = raw("w", DataType::Uint8, &[3, 8], (0..24).map(|i| i * 11 % 251).collect());
+    let index = int64s("i", &[2], &[2, 0]);
+    let scales = floats("s", &[3, 1], &[1.0, 2.0, 4.0]);
+    let n = ["gather_axis", "bits"]
+        .into_iter()
+        .zip([0, 4])
+        .fold(fused("GatherBlockQuantized", &["w", "i", "s"]), |n, (a, v)| with(n, int(a, v)));
+    let n = with(with(n, int("quantize_axis", 1)), int("block_size", 16));
+    let mut n = vec![n, node("Add", &["t", "x"], &["y"])];
+    n[0].output = strings(&["t"]);
+    let got = result(n, &["1"], vec![table, index, scales]);
+    let code = |row: i64, i: i64| f64::from((((row * 8 + i / 2) as u8 * 11 % 251) >> (i % 2 * 4)) & 15) - 8.0;
+    let want: Vec<f64> = [(2, 4.0), (0, 1.0)].iter().flat_map(|(r, s)| (0..16).map(move |i| code(*r, i) * s - 1.0)).collect();
+    assert_eq!(got, want);
+}
+
+/// Queries, keys and values in one operand, or in three.
+#[test]
+fn packed_heads() {
+    let part = |name: &str, start: i64| {
+        vec![int64s(&format!("{name}s"), &[1], &[start]), int64s(&format!("{name}e"), &[1], &[start + 1])]
+    };
+    let mut weights: Vec<TensorProto> = ["q", "k", "v"].into_iter().zip(0..).flat_map(|(n, i)| part(n, i)).collect();
+    weights.extend([int64s("three", &[1], &[3]), int64s("flat", &[3], &[1, 5, 8])]);
+    let mut nodes = Vec::new();
+    for n in ["q", "k", "v"] {
+        let (s, e, cut) = (format!("{n}s"), format!("{n}e"), format!("{n}c"));
+        nodes.push(node("Slice", &["x", &s, &e, "three"], &[&cut]));
+        nodes.push(node("Reshape", &[&cut, "flat"], &[n]));
+    }
+    nodes.push(with(fused("MultiHeadAttention", &["q", "k", "v"]), int("num_heads", 2)));
+    let three = result(nodes, &["1", "5", "2", "3", "4"], weights);
+    let one = result(vec![with(fused("MultiHeadAttention", &["x"]), int("num_heads", 2))], &["1", "5", "2", "3", "4"], vec![]);
+    assert_eq!(one, three);
+}
