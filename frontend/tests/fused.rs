@@ -142,6 +142,32 @@ fn rows_of_packed_codes() {
     assert_eq!(got, want);
 }
 
+/// Bytes are codes of 8 bits where it says so; without zero points the middle one stands for 0.
+#[test]
+fn rows_of_bytes() {
+    let table = raw("w", DataType::Uint8, &[2, 16], (0..32).map(|i| i * 7).collect());
+    let attributes = [("gather_axis", 0), ("bits", 8), ("quantize_axis", 1), ("block_size", 16)];
+    let n = attributes.into_iter().fold(fused("GatherBlockQuantized", &["w", "i", "s"]), |n, (a, v)| with(n, int(a, v)));
+    let mut nodes = vec![n, node("Add", &["t", "x"], &["y"])];
+    nodes[0].output = strings(&["t"]);
+    let got = result(nodes, &["1"], vec![table, int64s("i", &[1], &[1]), floats("s", &[2, 1], &[1.0, 0.5])]);
+    let want: Vec<f64> = (16..32).map(|i| (f64::from(i * 7) - 128.0) * 0.5 - 1.0).collect();
+    assert_eq!(got, want);
+}
+
+/// Keys that are seen, as a table or as the place where they end and the one where they start.
+#[test]
+fn masks_of_keys() {
+    let attend = |mask: TensorProto| {
+        let n = with(fused("Attention", &["x", "w", "b", "m"]), int("num_heads", 2));
+        result(vec![n], &["2", "5", "4"], vec![ramp("w", &[4, 12]), ramp("b", &[12]), mask])
+    };
+    let table = attend(int64s("m", &[2, 5], &[0, 1, 1, 1, 0, 0, 0, 1, 1, 1]));
+    assert_eq!(attend(int64s("m", &[4], &[4, 5, 1, 2])), table);
+    let table = attend(int64s("m", &[2, 5], &[1, 1, 1, 1, 0, 1, 1, 1, 0, 0]));
+    assert_eq!(attend(int64s("m", &[2], &[4, 3])), table);
+}
+
 /// Queries, keys and values in one operand, or in three.
 #[test]
 fn packed_heads() {

@@ -44,18 +44,30 @@ fn optional_scale(cx: &OpCx<'_, '_>) -> Option<f64> {
     cx.attr("scale").map(|a| f64::from(a.f())).filter(|s| *s != 0.0)
 }
 
-/// Masks of these operators: `[B, Sk]` of 0 and 1, `[B]` of lengths, or `[B, Sq, Sk]`.
-fn key_mask(cx: &mut OpCx<'_, '_>, mask: Value, keys: &Dim) -> Result<Value> {
+/// Masks of these operators: `[B, Sk]` of 0 and 1, `[B]` of lengths, `[2 B]` of ends, then starts, or `[B, Sq, Sk]`.
+fn key_mask(cx: &mut OpCx<'_, '_>, mask: Value, batch: &Dim, keys: &Dim) -> Result<Value> {
     let dims = cx.dims(mask);
     let one = Dim::from(1);
     let shape = match dims.as_slice() {
         [b, k] => vec![b.clone(), one.clone(), one, k.clone()],
         [b, q, k] => vec![b.clone(), one, q.clone(), k.clone()],
-        [b] => {
-            let lengths = cx.cast(DType::I64, mask)?;
-            let lengths = cx.reshape(lengths, vec![b.clone(), one.clone(), one.clone(), one])?;
+        [n] => {
+            // Behind the ends there may be starts.
+            let both = *n == batch * &Dim::from(2);
+            let count = if both { batch } else { n };
+            let bounds = cx.cast(DType::I64, mask)?;
             let at = cx.iota(keys, 3, 4)?;
-            return cx.bin(BinOp::Lt, at, lengths);
+            let column = vec![count.clone(), one.clone(), one.clone(), one];
+            let ends = cx.slice(bounds, 0, &Dim::from(0), count, 1)?;
+            let ends = cx.reshape(ends, column.clone())?;
+            let mut seen = cx.bin(BinOp::Lt, at, ends)?;
+            if both {
+                let starts = cx.slice(bounds, 0, count, count, 1)?;
+                let starts = cx.reshape(starts, column)?;
+                let behind = cx.bin(BinOp::Ge, at, starts)?;
+                seen = cx.bin(BinOp::And, seen, behind)?;
+            }
+            return Ok(seen);
         }
         _ => return unsupported(format!("has the mask {}", cx.ty(mask))),
     };
@@ -125,9 +137,9 @@ fn packed_attention(cx: &mut OpCx<'_, '_>, mut packed: Value, [mask, past_at, bi
         past = cx.dims(p).get(3).cloned().unwrap_or(past);
         (k, v) = (joined_past(cx, p, 0, k)?, joined_past(cx, p, 1, v)?);
     }
-    let keys = cx.dims(k)[2].clone();
+    let [batch, keys] = [0, 2].map(|a| cx.dims(k)[a].clone());
     let mask = match cx.opt(mask) {
-        Some(m) => Some(key_mask(cx, m, &keys)?),
+        Some(m) => Some(key_mask(cx, m, &batch, &keys)?),
         None => None,
     };
     let mask = merged(cx, mask, cx.opt(bias_at))?;
@@ -215,8 +227,9 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         (k, v) = (cx.concat(&[pk, k], 2)?, cx.concat(&[pv, v], 2)?);
     }
     let keys = cx.dims(k).get(2).cloned().unwrap_or_else(|| Dim::from(0));
+    let batch = cx.dims(q)[0].clone();
     let mask = match cx.opt(4) {
-        Some(m) => Some(key_mask(cx, m, &keys)?),
+        Some(m) => Some(key_mask(cx, m, &batch, &keys)?),
         None => None,
     };
     let mask = merged(cx, mask, cx.opt(5))?;
@@ -280,7 +293,8 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let batch = cx.ty(lengths).count();
     let lengths = cx.reshape(lengths, vec![batch])?;
     let lengths = cx.bin_num(BinOp::Add, lengths, 1.0)?;
-    let mut mask = key_mask(cx, lengths, &keys)?;
+    let batch = cx.dims(q)[0].clone();
+    let mut mask = key_mask(cx, lengths, &batch, &keys)?;
     let window = cx.int("local_window_size", -1);
     if window > 0 {
         // A query sees itself and the keys before it, as many as the window holds.

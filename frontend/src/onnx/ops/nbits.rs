@@ -77,6 +77,7 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let rank = cx.rank(codes);
     let (axis, along) = (cx.axis(cx.int("gather_axis", 0), rank)?, cx.axis(cx.int("quantize_axis", 1), rank)?);
     let block = cx.int("block_size", 128);
+    let bits = cx.int("bits", 4);
     let mut zero = cx.opt(3);
     let blocks = cx.dims(scale).get(along).and_then(Dim::as_usize);
     let (Some(blocks), true) = (blocks, cx.rank(scale) == rank && block > 0) else {
@@ -85,12 +86,17 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     // Two codes to a byte where the scales say that there are twice as many elements.
     let have = cx.dims(codes)[along].as_usize().unwrap_or(0);
     let reach = blocks.saturating_mul(usize::try_from(block).unwrap_or(0));
-    if cx.dtype(codes) == DType::U8 && along + 1 == rank && cx.int("bits", 4) == 4 && have.saturating_mul(2) <= reach {
+    let unsigned = cx.dtype(codes) == DType::U8;
+    if unsigned && along + 1 == rank && bits == 4 && have.saturating_mul(2) <= reach {
         codes = nibbles(cx, codes, have * 2)?;
         zero = match zero {
             Some(z) => Some(nibbles(cx, z, blocks)?),
-            None => Some(cx.num(DType::U8, 8.0)?),
+            None => None,
         };
+    }
+    if unsigned && zero.is_none() {
+        let middle = if bits == 4 { 8.0 } else { 128.0 };
+        zero = Some(cx.num(DType::U8, middle)?);
     }
     quant::check_scale(cx, scale)?;
     let scale = quant::blockwise(cx, codes, scale, along, block)?;
