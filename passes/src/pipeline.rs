@@ -26,6 +26,8 @@ const DEFAULT: &[&str] = &[
     "saturate",
     // Lossy steps, where asked for.
     "merge-tokens",
+    // Formulas have been found by now, which casts would hide.
+    "widen-halves",
     // Pointwise named ops open up before views move past them.
     "decompose",
     "cse",

@@ -145,6 +145,12 @@ pub const PASSES: &[PassInfo] = &[
         exact::simplify_shapes::run,
         "views compose, trivial ones vanish, shape arithmetic becomes `dims`",
     ),
+    tensor(
+        "widen-halves",
+        Class::Reassoc,
+        exact::widen_halves::run,
+        "products, convolutions and attention of 16-bit floats are computed in f32 and rounded afterwards",
+    ),
 ];
 
 /// The pass with a name.

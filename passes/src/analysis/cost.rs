@@ -99,11 +99,12 @@ pub fn lossless(from: DType, to: DType) -> bool {
     }
 }
 
-/// The target type of a body that is one lossless conversion.
+/// The target type of a body that is one lossless conversion of integers, which costs nothing where they are read. Kernels of products read floats as they
+/// lie, so one of these is computed once.
 pub fn lossless_cast(b: &Body, from: DType) -> Option<DType> {
     match b.insts.as_slice() {
         [Inst::Cast(to, transc_ir::scalar::Ref::Arg(0))]
-            if b.result == transc_ir::scalar::Ref::Inst(0) && lossless(from, *to) =>
+            if b.result == transc_ir::scalar::Ref::Inst(0) && !from.is_float() && lossless(from, *to) =>
         {
             Some(*to)
         }

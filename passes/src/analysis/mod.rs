@@ -4,3 +4,4 @@ pub mod cost;
 pub mod coverage;
 pub mod estimate;
 pub mod uses;
+pub mod views;

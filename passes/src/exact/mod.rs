@@ -13,3 +13,4 @@ pub mod merge_matmuls;
 pub mod move_views;
 pub mod simplify_shapes;
 pub(crate) mod sweep;
+pub mod widen_halves;

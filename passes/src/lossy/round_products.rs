@@ -17,6 +17,7 @@ use transc_ir::{Module, Value};
 use super::LedgerEntry;
 use super::weights::{WeightSpec, floats, relative_error_of};
 use crate::analysis::estimate::MANY_ZEROS;
+use crate::analysis::views;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
@@ -121,17 +122,7 @@ fn site<'n>(b: &Builder<'_>, node: &'n Node, operands: &[Value]) -> Option<(&'n 
     let (own, other) = if weight == 0 { (&c.lhs, &c.rhs) } else { (&c.rhs, &c.lhs) };
     let columns = own.iter().filter(|l| c.out.contains(l) && !other.contains(l)).count();
     let sums = own.iter().any(|l| !c.out.contains(l));
-    (f32s && columns == 1 && sums && !other.contains(column) && base(b, operands[weight]).is_some()).then_some((c, weight))
-}
-
-/// The constant that a value is a view of.
-fn base(b: &Builder<'_>, v: Value) -> Option<ConstId> {
-    let node = b.func.def_node(v)?;
-    match &node.op {
-        Op::Constant(c) => Some(c.id),
-        Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => base(b, node.operands[0]),
-        _ => None,
-    }
+    (f32s && columns == 1 && sums && !other.contains(column) && views::base(b, operands[weight]).is_some()).then_some((c, weight))
 }
 
 /// A rounded weight and its relative error, or why it stays.
@@ -156,7 +147,7 @@ impl Known {
 
     /// The same view of the rounded constant, and the error of the constant.
     fn weight(&mut self, b: &mut Builder<'_>, v: Value) -> Result<Result<(Value, f64), &'static str>, TypeError> {
-        let Some(id) = base(b, v) else { return Ok(Err("its weight is computed")) };
+        let Some(id) = views::base(b, v) else { return Ok(Err("its weight is computed")) };
         let rounded = *self.weights.entry(id).or_insert_with(|| {
             let name = b.consts.name(id).to_string();
             let (data, error) = rounded(b.consts.get(id).ok_or("its weight is not there")?)?;
@@ -164,19 +155,8 @@ impl Known {
         });
         match rounded {
             Err(why) => Ok(Err(why)),
-            Ok((id, error)) => Ok(Ok((view(b, v, id)?, error))),
+            Ok((id, error)) => Ok(Ok((views::of_another(b, v, id)?, error))),
         }
-    }
-}
-
-/// The view that `v` is, of another constant.
-fn view(b: &mut Builder<'_>, v: Value, id: ConstId) -> Result<Value, TypeError> {
-    match b.func.def_node(v).map(|n| (n.op.clone(), n.operands.first().copied())) {
-        Some((op, Some(x))) => {
-            let x = view(b, x, id)?;
-            b.add(op, &[x])
-        }
-        _ => b.constant_id(id),
     }
 }
 
