@@ -10,7 +10,6 @@ use super::spatial::Spatial;
 use super::{LAST, OpRow, activation, contrib, quant, row};
 
 pub(super) static ROWS: &[OpRow] = &[
-    row("Col2Im", 18..=LAST, col2im),
     row("Conv", 1..=LAST, conv),
     row("ConvInteger", 10..=LAST, conv_integer),
     row("ConvTranspose", 1..=LAST, conv_transpose),
@@ -18,9 +17,6 @@ pub(super) static ROWS: &[OpRow] = &[
     contrib("FusedConv", fused_conv),
     contrib("QLinearConv", q_linear_conv),
 ];
-
-/// Most elements of a patch that is summed element by element.
-const MAX_PLACES: i64 = 1024;
 
 /// `x` by `w` without a bias.
 fn convolve(cx: &mut OpCx<'_, '_>, x: Value, w: Value) -> Result<Value> {
@@ -208,64 +204,4 @@ fn spread(cx: &mut OpCx<'_, '_>, x: Value, axis: usize, step: i64) -> Result<Val
     joined[axis] = &dims[axis] * &Dim::from(step);
     let y = cx.reshape(y, joined.clone())?;
     cx.slice(y, axis, &Dim::from(0), &(&joined[axis] - &Dim::from(step - 1)), 1)
-}
-
-/// Sums columns of patches into an image: the patches of one place in the kernel stand apart by the strides, so each is spread, moved to its
-/// place, and added.
-fn col2im(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
-    let (x, image, kernel) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
-    let (image, kernel) = (cx.extents(image, "the shape of the image")?, cx.ints(kernel, "the shape of a patch")?);
-    let n = kernel.len();
-    let dims = cx.dims(x);
-    let [batch, rows, columns] = dims.as_slice() else { return invalid(format!("needs columns of patches, got {}", cx.ty(x))) };
-    if n == 0 || image.len() != n || kernel.iter().any(|k| *k <= 0) {
-        return invalid(format!("has patches {kernel:?} for an image of {} axes", image.len()));
-    }
-    let (strides, dilations) = (cx.int_list_of("strides", n, 1)?, cx.int_list_of("dilations", n, 1)?);
-    let pads = cx.int_list_of("pads", 2 * n, 0)?;
-    if strides.iter().chain(&dilations).any(|v| *v <= 0) || pads.iter().any(|v| *v < 0) {
-        return invalid("needs positive strides and dilations, and no negative padding");
-    }
-    let places = kernel.iter().try_fold(1i64, |n, k| n.checked_mul(*k)).filter(|n| *n <= MAX_PLACES);
-    let Some(places) = places else { return unsupported(format!("has patches {kernel:?}, more than {MAX_PLACES} elements")) };
-    let Some(channels) = rows.exact_div(&Dim::from(places)) else {
-        return invalid(format!("has columns of {rows} for patches {kernel:?}"));
-    };
-    let (mut blocks, mut padded) = (Vec::new(), Vec::new());
-    for i in 0..n {
-        let wide = &image[i] + &Dim::from(pads[i] + pads[n + i]);
-        let reach = dilations[i] * (kernel[i] - 1) + 1;
-        blocks.push(&(&wide - &Dim::from(reach)).floor_div(&Dim::from(strides[i])) + &Dim::from(1));
-        padded.push(wide);
-    }
-    cx.equal_counts(&blocks, std::slice::from_ref(columns))?;
-    let mut apart = vec![batch.clone(), channels.clone(), Dim::from(places)];
-    apart.extend(blocks.iter().cloned());
-    let patches = cx.reshape(x, apart)?;
-    let mut sum = None;
-    for place in 0..places {
-        let mut part = cx.slice(patches, 2, &Dim::from(place), &Dim::from(1), 1)?;
-        let mut shape = vec![batch.clone(), channels.clone()];
-        shape.extend(blocks.iter().cloned());
-        part = cx.reshape(part, shape)?;
-        let (mut lo, mut hi) = (vec![Dim::from(0); n + 2], vec![Dim::from(0); n + 2]);
-        let mut rest = place;
-        for i in (0..n).rev() {
-            part = spread(cx, part, 2 + i, strides[i])?;
-            let offset = Dim::from(rest % kernel[i] * dilations[i]);
-            rest /= kernel[i];
-            hi[2 + i] = &(&padded[i] - &offset) - &cx.dims(part)[2 + i];
-            lo[2 + i] = offset;
-        }
-        part = cx.pad(part, &lo, &hi, 0.0)?;
-        sum = Some(match sum {
-            Some(s) => cx.bin(BinOp::Add, s, part)?,
-            None => part,
-        });
-    }
-    let Some(mut y) = sum else { return invalid("has empty patches") };
-    for i in 0..n {
-        y = cx.slice(y, 2 + i, &Dim::from(pads[i]), &image[i], 1)?;
-    }
-    Ok(vec![y])
 }
