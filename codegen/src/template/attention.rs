@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
 use transc_ir::op::Attention;
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
@@ -286,14 +286,14 @@ impl Parts<'_, '_, '_> {
             None => keys,
         };
         let (size, width) = (kb.index(KEYS), kb.index(self.s.logits.width()));
-        let blocks = ceil_div(kb, end, KEYS);
+        let blocks = tile::ceil_div(kb, end, KEYS);
         // A row that sees no key has sums too.
         let blocks = kb.bin(BinOp::Max, blocks, one);
         kb.for_(zero, blocks, 1, Unroll::No, |kb, block| {
             let first = kb.mul(block, size);
             let left = kb.sub(end, first);
             let count = kb.bin(BinOp::Min, left, size);
-            let panels = ceil_div(kb, count, self.s.logits.width());
+            let panels = tile::ceil_div(kb, count, self.s.logits.width());
             let padded = kb.mul(panels, width);
             let block = KeyBlock { first, count, padded };
             self.logits(kb, u, &block);
@@ -361,14 +361,8 @@ impl Parts<'_, '_, '_> {
                 };
                 let acc = tile::accumulate(kb, shape, &input);
                 let stride = kb.index(KEYS);
-                for (at, vars) in tile_rows(kb, row, rows, stride).iter().zip(acc.chunks(shape.vectors.into())) {
-                    let at = kb.add(*at, n0);
-                    for (var, column) in vars.iter().zip(shape.columns()) {
-                        let (x, column) = (kb.get(*var), kb.index(column));
-                        let at = kb.add(at, column);
-                        kb.store(m.logits, at, x);
-                    }
-                }
+                let places = tile_places(kb, shape, (row, rows), stride, n0);
+                store_at(kb, m.logits, &places, &acc);
             });
         });
     }
@@ -508,14 +502,7 @@ impl Parts<'_, '_, '_> {
                     k: &p.sk,
                     ahead: None,
                 };
-                let places: Vec<Reg> = tile_rows(kb, row, rows, sum_stride)
-                    .into_iter()
-                    .flat_map(|at| shape.columns().map(move |column| (at, column)))
-                    .map(|(at, column)| {
-                        let (at, column) = (kb.add(at, n0), kb.index(column));
-                        kb.add(at, column)
-                    })
-                    .collect();
+                let places = tile_places(kb, shape, (row, rows), sum_stride, n0);
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
                 let factors = tile_rows(kb, row, rows, one);
                 kb.if_(
@@ -531,10 +518,7 @@ impl Parts<'_, '_, '_> {
                     |_| {},
                 );
                 tile::add_steps(kb, shape, &input, (zero, block.count), &acc);
-                for (at, var) in places.iter().zip(&acc) {
-                    let x = kb.get(*var);
-                    kb.store(m.sums, *at, x);
-                }
+                store_at(kb, m.sums, &places, &acc);
             });
         });
     }
@@ -586,9 +570,21 @@ fn tile_rows(kb: &mut KernelBuilder, row: Reg, rows: u16, stride: Reg) -> Vec<Re
         .collect()
 }
 
-/// Of a number that is not negative.
-fn ceil_div(kb: &mut KernelBuilder, n: Reg, by: i64) -> Reg {
-    let (more, by) = (kb.index(by - 1), kb.index(by));
-    let n = kb.add(n, more);
-    kb.bin(BinOp::Div, n, by)
+/// Where the accumulators of a tile lie in rows of a stride, from a column on.
+fn tile_places(kb: &mut KernelBuilder, shape: TileShape, (row, rows): (Reg, u16), stride: Reg, column: Reg) -> Vec<Reg> {
+    let starts = tile_rows(kb, row, rows, stride);
+    let places = starts.into_iter().flat_map(|at| shape.columns().map(move |v| (at, v)));
+    places
+        .map(|(at, v)| {
+            let (at, v) = (kb.add(at, column), kb.index(v));
+            kb.add(at, v)
+        })
+        .collect()
+}
+
+fn store_at(kb: &mut KernelBuilder, buf: Buf, places: &[Reg], acc: &[Var]) {
+    for (at, var) in places.iter().zip(acc) {
+        let x = kb.get(*var);
+        kb.store(buf, *at, x);
+    }
 }

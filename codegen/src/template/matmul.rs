@@ -133,10 +133,8 @@ pub fn build(
         // The next panel, the tiles of this one, and how far each turn of a tile goes so that all turns together ask for it once, in order: memory
         // gives lines that follow each other soonest.
         let next = matches!(rhs, Rhs::Packed { .. }).then(|| {
-            let (len, tile_rows) = (kb.dim(&panel_len), kb.index(shape.rows.into()));
-            let (rows, more) = (kb.sub(m1, m0), kb.index(i64::from(shape.rows) - 1));
-            let rows = kb.add(rows, more);
-            let tiles = kb.bin(BinOp::Div, rows, tile_rows);
+            let (len, rows) = (kb.dim(&panel_len), kb.sub(m1, m0));
+            let tiles = tile::ceil_div(kb, rows, shape.rows.into());
             let (per_turn, one, most) = (kb.index(shape.width() * tile::UNROLL), kb.index(1), kb.index(tile::AHEAD));
             let step = kb.bin(BinOp::Div, per_turn, tiles);
             let step = kb.add(step, one);

@@ -10,3 +10,4 @@ pub mod spmm;
 pub mod sums;
 pub mod tile;
 pub mod token_plan;
+mod transpose;

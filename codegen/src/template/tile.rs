@@ -2,9 +2,11 @@
 //!
 //! `acc[r][v] += a[row r, k] * b[k, vector v]` for `k` in ascending order, one rounding per step (Goto and van de Geijn 2008, section 4).
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
+
+use super::transpose::transpose;
 
 /// Steps of `k` per turn of the inner loop.
 pub const UNROLL: i64 = 4;
@@ -314,7 +316,7 @@ pub fn pack_panel(
         });
     };
     let mut rest = zero;
-    if src.k_stride.is(1) && shape.lanes >= QUAD {
+    if src.k_stride.is(1) && shape.lanes >= 4 {
         let lanes = kb.index(shape.lanes.into());
         let whole = |kb: &mut KernelBuilder, n: Reg| {
             let blocks = kb.bin(BinOp::Div, n, lanes);
@@ -335,7 +337,7 @@ pub fn pack_panel(
                         kb.load(src.buf, from, shape.lanes)
                     })
                     .collect();
-                for (i, x) in transpose(kb, rows).into_iter().enumerate() {
+                for (i, x) in transpose(kb, &rows, 1).into_iter().enumerate() {
                     let k = place(kb, k, i);
                     let to = to(kb, j, k);
                     kb.store(dst, to, x);
@@ -355,49 +357,11 @@ pub fn pack_panel(
     });
 }
 
-/// Lanes within which [`transpose`] moves single elements.
-const QUAD: u16 = 4;
-
-/// The columns of a square matrix given by its rows; the lanes are a power of two, [`QUAD`] or more. Elements move inside quads first, which is cheap
-/// on processors whose vectors consist of 128-bit halves, then whole quads.
-fn transpose(kb: &mut KernelBuilder, rows: Vec<Reg>) -> Vec<Reg> {
-    let lanes = rows.len() as u16;
-    let mut inside = |a: Reg, b: Reg, picks: [(bool, u16); 4]| {
-        let picks = (0..lanes).step_by(QUAD.into()).flat_map(|q| picks.map(|(second, i)| q + i + if second { lanes } else { 0 }));
-        let picks = picks.collect();
-        kb.push(Inst::Shuffle(a, b, picks))
-    };
-    // quads[g][i]: quad q is rows 4g.. of column 4q + i.
-    let mut quads: Vec<[Reg; 4]> = Vec::new();
-    for r in rows.chunks(QUAD.into()) {
-        let (low, high) = ([(false, 0), (true, 0), (false, 1), (true, 1)], [(false, 2), (true, 2), (false, 3), (true, 3)]);
-        let t = [inside(r[0], r[1], low), inside(r[0], r[1], high), inside(r[2], r[3], low), inside(r[2], r[3], high)];
-        let (first, second) = ([(false, 0), (false, 1), (true, 0), (true, 1)], [(false, 2), (false, 3), (true, 2), (true, 3)]);
-        quads.push([
-            inside(t[0], t[2], first),
-            inside(t[0], t[2], second),
-            inside(t[1], t[3], first),
-            inside(t[1], t[3], second),
-        ]);
-    }
-    let mut step = 1;
-    while step < quads.len() {
-        for g in (0..quads.len()).filter(|g| g & step == 0) {
-            for i in 0..4 {
-                let (a, b) = (quads[g][i], quads[g + step][i]);
-                let mut exchange = |other: usize| {
-                    let pick = |q: usize| if q & step == 0 { q + other } else { q - step + other + quads.len() };
-                    let lanes_of = |q: usize| (0..QUAD).map(move |l| pick(q) as u16 * QUAD + l);
-                    let picks = (0..quads.len()).flat_map(lanes_of).collect();
-                    kb.push(Inst::Shuffle(a, b, picks))
-                };
-                let (low, high) = (exchange(0), exchange(step));
-                (quads[g][i], quads[g + step][i]) = (low, high);
-            }
-        }
-        step *= 2;
-    }
-    quads.concat()
+/// The quotient of a number that is not negative, rounded up.
+pub fn ceil_div(kb: &mut KernelBuilder, n: Reg, by: i64) -> Reg {
+    let (more, by) = (kb.index(by - 1), kb.index(by));
+    let n = kb.add(n, more);
+    kb.bin(BinOp::Div, n, by)
 }
 
 /// Quotient and remainder of a non-negative index; free when the divisor is the constant 1.

@@ -48,11 +48,10 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     Ok(())
 }
 
-/// What was widened already: each value once.
+/// The constants that were widened already; equal casts become one behind this pass.
 #[derive(Default)]
 struct Known {
     constants: BTreeMap<ConstId, ConstId>,
-    values: BTreeMap<Value, Value>,
 }
 
 impl Known {
@@ -60,15 +59,10 @@ impl Known {
         if b.ty(v).dtype == DType::Bool {
             return Ok(v);
         }
-        if let Some(wide) = self.values.get(&v) {
-            return Ok(*wide);
+        match views::base(b, v).and_then(|id| self.constant(b, id)) {
+            Some(id) => views::of_another(b, v, id),
+            None => b.cast(DType::F32, v),
         }
-        let wide = match views::base(b, v).and_then(|id| self.constant(b, id)) {
-            Some(id) => views::of_another(b, v, id)?,
-            None => b.cast(DType::F32, v)?,
-        };
-        self.values.insert(v, wide);
-        Ok(wide)
     }
 
     /// The constant in `f32`.

@@ -102,11 +102,7 @@ fn q_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     for scale in [x_scale, w_scale] {
         quant::check_scale(cx, scale)?;
     }
-    let (x, w) = (linalg::centred(cx, x, cx.opt(6), true)?, linalg::centred(cx, w, cx.opt(7), false)?);
-    let product = cx.mat_mul(x, w, DType::I32)?;
-    let scale = cx.bin(BinOp::Mul, x_scale, w_scale)?;
-    let real = cx.cast(cx.dtype(scale), product)?;
-    let packed = cx.bin(BinOp::Mul, real, scale)?;
+    let packed = linalg::scaled_product(cx, (x, x_scale, cx.opt(6)), (w, w_scale, cx.opt(7)), None)?;
     packed_attention(cx, packed, [5, 8, usize::MAX])
 }
 

@@ -150,7 +150,7 @@ fn fused_gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 }
 
 /// A matrix of 8-bit integers minus its zero point, widened; a zero point per row of the first or per column of the second operand.
-pub(super) fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
+fn centred(cx: &mut OpCx<'_, '_>, x: Value, zero: Option<Value>, left: bool) -> Result<Value> {
     let Some(zero) = zero else { return Ok(x) };
     if cx.dtype(zero) != cx.dtype(x) {
         return invalid(format!("has a zero point of {} for {}", cx.dtype(zero), cx.ty(x)));
@@ -225,15 +225,26 @@ fn fused_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![if alpha == 1.0 { y } else { cx.bin_num(BinOp::Mul, y, alpha)? }])
 }
 
+/// A matrix of codes with its scale and zero point.
+pub(super) type Coded = (Value, Value, Option<Value>);
+
+/// The reals that an integer product stands for; `c` is added to the integers.
+pub(super) fn scaled_product(cx: &mut OpCx<'_, '_>, a: Coded, b: Coded, c: Option<Value>) -> Result<Value> {
+    let (left, right) = (centred(cx, a.0, a.2, true)?, centred(cx, b.0, b.2, false)?);
+    let mut sum = cx.mat_mul(left, right, DType::I32)?;
+    if let Some(c) = c {
+        sum = cx.bin(BinOp::Add, sum, c)?;
+    }
+    let scale = cx.bin(BinOp::Mul, a.1, b.1)?;
+    let real = cx.cast(cx.dtype(scale), sum)?;
+    cx.bin(BinOp::Mul, real, scale)
+}
+
 /// A product by an 8-bit weight, the activation quantised with the range that it has.
 fn dynamic_quantize_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, w, w_scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
     let [a, a_scale, a_zero] = quant::dynamic(cx, x)?;
-    let (a, w) = (centred(cx, a, Some(a_zero), true)?, centred(cx, w, cx.opt(3), false)?);
-    let product = cx.mat_mul(a, w, DType::I32)?;
-    let real = cx.cast(cx.dtype(w_scale), product)?;
-    let scale = cx.bin(BinOp::Mul, a_scale, w_scale)?;
-    let mut y = cx.bin(BinOp::Mul, real, scale)?;
+    let mut y = scaled_product(cx, (a, a_scale, Some(a_zero)), (w, w_scale, cx.opt(3)), None)?;
     if let Some(bias) = cx.opt(4) {
         y = cx.bin(BinOp::Add, y, bias)?;
     }
@@ -242,11 +253,7 @@ fn dynamic_quantize_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 
 fn mat_mul_integer_to_float(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (a, b, a_scale, b_scale) = (cx.x(0)?, cx.x(1)?, cx.x(2)?, cx.x(3)?);
-    let (a, b) = (centred(cx, a, cx.opt(4), true)?, centred(cx, b, cx.opt(5), false)?);
-    let product = cx.mat_mul(a, b, DType::I32)?;
-    let real = cx.cast(cx.dtype(a_scale), product)?;
-    let scale = cx.bin(BinOp::Mul, a_scale, b_scale)?;
-    let mut y = cx.bin(BinOp::Mul, real, scale)?;
+    let mut y = scaled_product(cx, (a, a_scale, cx.opt(4)), (b, b_scale, cx.opt(5)), None)?;
     if let Some(bias) = cx.opt(6) {
         y = cx.bin(BinOp::Add, y, bias)?;
     }

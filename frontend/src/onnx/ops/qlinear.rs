@@ -1,9 +1,9 @@
 //! Operators on codes that ONNX Runtime's quantiser writes (domain `com.microsoft`): each decodes its operands, computes on the reals that they
 //! stand for, and encodes the result.
 
+use transc_ir::Value;
 use transc_ir::op;
 use transc_ir::scalar::{BinOp, UnOp};
-use transc_ir::{DType, Value};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
@@ -123,14 +123,7 @@ fn q_gemm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let a = if cx.flag("transA") { cx.transpose(a, &[1, 0])? } else { a };
     let b = if cx.flag("transB") { cx.transpose(b, &[1, 0])? } else { b };
-    let (a, b) = (linalg::centred(cx, a, cx.opt(2), true)?, linalg::centred(cx, b, cx.opt(5), false)?);
-    let mut sum = cx.mat_mul(a, b, DType::I32)?;
-    if let Some(c) = cx.opt(6) {
-        sum = cx.bin(BinOp::Add, sum, c)?;
-    }
-    let scale = cx.bin(BinOp::Mul, a_scale, b_scale)?;
-    let real = cx.cast(cx.dtype(a_scale), sum)?;
-    let mut y = cx.bin(BinOp::Mul, real, scale)?;
+    let mut y = linalg::scaled_product(cx, (a, a_scale, cx.opt(2)), (b, b_scale, cx.opt(5)), cx.opt(6))?;
     let alpha = cx.real("alpha", 1.0);
     if alpha != 1.0 {
         y = cx.bin_num(BinOp::Mul, y, alpha)?;
