@@ -3,7 +3,7 @@
 //! A row is evaluated once into scratch memory, so that its prologue costs nothing twice; sums run in a fixed order.
 
 use transc_ir::Value;
-use transc_ir::loops::{Access, Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
+use transc_ir::loops::{Access, Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
 use transc_ir::op::{Op, ReduceKind, ScatterKind};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::tensor::Node;
@@ -36,6 +36,9 @@ pub(crate) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
     lower_with(r, anchor, node, target, 1)
 }
 
+/// Sums that grow side by side, since an addition waits for the one before.
+const CHAINS: usize = 4;
+
 /// The axes of a row.
 fn row_axes(node: &Node, rank: usize) -> Vec<usize> {
     match &node.op {
@@ -53,7 +56,9 @@ struct Row<'a> {
     axes: &'a [usize],
     outer: Vec<(usize, Reg)>,
     lanes: u16,
+    /// Its elements as they were evaluated, and how many.
     buf: Buf,
+    len: &'a Dim,
 }
 
 impl Row<'_> {
@@ -113,31 +118,52 @@ impl Row<'_> {
         }
     }
 
-    /// Folds `f` of every element of the row buffer.
+    /// Folds `f` of every element of the row buffer, in [`CHAINS`] accumulators that come together at the end.
     fn fold(
         &self,
-        e: &mut Elements<'_>,
         kb: &mut KernelBuilder,
         (kind, acc_ty): (ReduceKind, DType),
         f: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Lanes) -> Reg,
-    ) -> Result<Reg> {
+    ) -> Reg {
         let init = identity(kb, kind, acc_ty, self.lanes);
-        let acc = kb.var(init);
         let (op, _) = fold_op(kind);
-        self.visit(e, kb, &mut |_, kb, _, place, lanes| {
+        let chains: Vec<Var> = (0..CHAINS).map(|_| kb.var(init)).collect();
+        let mut step = |kb: &mut KernelBuilder, chain: Var, place: Reg, count: Option<Reg>| {
+            let lanes = Lanes { n: self.lanes, count };
             let x = self.load(kb, place, lanes);
             let mut y = f(kb, x, place, lanes);
-            if let Some(c) = lanes.count {
+            if let Some(c) = count {
                 y = keep_lanes(kb, y, c, init);
             }
-            let old = kb.get(acc);
+            let old = kb.get(chain);
             let new = kb.bin(op, old, y);
-            kb.set(acc, new);
-            Ok(())
-        })?;
-        let sum = kb.get(acc);
-        let op = if kind == ReduceKind::Max { ReduceOp::Max } else { ReduceOp::Add };
-        Ok(kb.reduce(op, sum))
+            kb.set(chain, new);
+        };
+        let lanes = i64::from(self.lanes);
+        let (zero, end) = (kb.index(0), kb.dim(self.len));
+        let mut from = zero;
+        for (stride, chains) in [(CHAINS as i64 * lanes, chains.as_slice()), (lanes, &chains[..1])] {
+            let (left, width) = (kb.sub(end, from), kb.index(stride));
+            let turns = kb.bin(BinOp::Div, left, width);
+            let whole = kb.mul(turns, width);
+            let to = kb.add(from, whole);
+            kb.for_(from, to, stride, Unroll::No, |kb, i| {
+                for (j, chain) in (0..).zip(chains) {
+                    let j = kb.index(j * lanes);
+                    let place = kb.add(i, j);
+                    step(kb, *chain, place, None);
+                }
+            });
+            from = to;
+        }
+        if !self.len.modulo(&lanes.into()).is(0) {
+            let left = kb.sub(end, from);
+            let some = kb.bin(BinOp::Gt, left, zero);
+            kb.if_(some, |kb| step(kb, chains[0], from, Some(left)), |_| {});
+        }
+        let sums: Vec<Reg> = chains.iter().map(|c| kb.get(*c)).collect();
+        let sum = sums.into_iter().reduce(|a, b| kb.bin(op, a, b)).unwrap_or(init);
+        kb.reduce(if kind == ReduceKind::Max { ReduceOp::Max } else { ReduceOp::Add }, sum)
     }
 }
 
@@ -161,9 +187,9 @@ fn lower_with(r: &Region, anchor: Value, node: &Node, target: &Target, lanes: u1
     let mut out = Ok(());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let at = tile::unflatten(kb, unit, &outer);
-        let row = Row { dims: &ty.dims, axes: &axes, outer: outer_axes.iter().copied().zip(at).collect(), lanes, buf };
+        let row = Row { dims: &ty.dims, axes: &axes, outer: outer_axes.iter().copied().zip(at).collect(), lanes, buf, len: &row_len };
         let mark = e.mark();
-        out = one_row(&mut e, kb, &row, (anchor, node), (acc_ty, &row_len), out_buf);
+        out = one_row(&mut e, kb, &row, (anchor, node), acc_ty, out_buf);
         e.release(mark);
     });
     out?;
@@ -175,7 +201,7 @@ fn one_row(
     kb: &mut KernelBuilder,
     row: &Row<'_>,
     (anchor, node): (Value, &Node),
-    (acc_ty, row_len): (DType, &Dim),
+    acc_ty: DType,
     out_buf: Buf,
 ) -> Result<()> {
     let x = node.operands[0];
@@ -187,15 +213,15 @@ fn one_row(
     })?;
     match &node.op {
         Op::Softmax(s) => {
-            let max = row.fold(e, kb, (ReduceKind::Max, acc_ty), &mut |_, x, _, _| x)?;
+            let max = row.fold(kb, (ReduceKind::Max, acc_ty), &mut |_, x, _, _| x);
             let log = s.log;
-            let sum = row.fold(e, kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, place, lanes| {
+            let sum = row.fold(kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, place, lanes| {
                 let m = kb.splat(lanes.n, max);
                 let d = kb.sub(x, m);
                 let v = kb.un(UnOp::Exp, d);
                 row.store(kb, place, if log { d } else { v }, lanes);
                 v
-            })?;
+            });
             let factor = if log {
                 kb.un(UnOp::Log, sum)
             } else {
@@ -208,14 +234,14 @@ fn one_row(
             })
         }
         Op::LayerNorm(n) => {
-            let sum = row.fold(e, kb, (ReduceKind::Sum, acc_ty), &mut |_, x, _, _| x)?;
-            let mean = divide(kb, sum, row_len);
-            let square = row.fold(e, kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, _, lanes| {
+            let sum = row.fold(kb, (ReduceKind::Sum, acc_ty), &mut |_, x, _, _| x);
+            let mean = divide(kb, sum, row.len);
+            let square = row.fold(kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, _, lanes| {
                 let m = kb.splat(lanes.n, mean);
                 let d = kb.sub(x, m);
                 kb.mul(d, d)
-            })?;
-            let inv = inverse_root(kb, square, row_len, n.epsilon.0);
+            });
+            let inv = inverse_root(kb, square, row.len, n.epsilon.0);
             let axis = n.axis;
             finish(e, kb, row, anchor, out_buf, &mut |e, kb, x, idx, lanes| {
                 let (m, i) = (kb.splat(lanes.n, mean), kb.splat(lanes.n, inv));
@@ -225,8 +251,8 @@ fn one_row(
             })
         }
         Op::RmsNorm(n) => {
-            let square = row.fold(e, kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, _, _| kb.mul(x, x))?;
-            let inv = inverse_root(kb, square, row_len, n.epsilon.0);
+            let square = row.fold(kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, _, _| kb.mul(x, x));
+            let inv = inverse_root(kb, square, row.len, n.epsilon.0);
             let axis = n.axis;
             finish(e, kb, row, anchor, out_buf, &mut |e, kb, x, idx, lanes| {
                 let i = kb.splat(lanes.n, inv);
@@ -238,7 +264,7 @@ fn one_row(
             let (op, _) = fold_op(s.kind);
             let init = identity(kb, s.kind, acc_ty, 1);
             let acc = kb.var(init);
-            let (zero, n, one) = (kb.index(0), kb.dim(row_len), kb.index(1));
+            let (zero, n, one) = (kb.index(0), kb.dim(row.len), kb.index(1));
             kb.for_(zero, n, 1, Unroll::No, |kb, i| {
                 let at = if s.reverse {
                     let last = kb.sub(n, one);

@@ -15,6 +15,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::ReadAhead;
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
@@ -130,16 +131,10 @@ pub fn build(
                 kb.index(0)
             }
         };
-        // The next panel, the tiles of this one, and how far each turn of a tile goes so that all turns together ask for it once, in order: memory
-        // gives lines that follow each other soonest.
         let next = matches!(rhs, Rhs::Packed { .. }).then(|| {
-            let (len, rows) = (kb.dim(&panel_len), kb.sub(m1, m0));
-            let tiles = tile::ceil_div(kb, rows, shape.rows.into());
-            let (per_turn, one, most) = (kb.index(shape.width() * tile::UNROLL), kb.index(1), kb.index(tile::AHEAD));
-            let step = kb.bin(BinOp::Div, per_turn, tiles);
-            let step = kb.add(step, one);
-            let step = kb.bin(BinOp::Min, step, most);
-            (kb.add(column, len), tiles, step)
+            let len = kb.dim(&panel_len);
+            let next = kb.add(column, len);
+            ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL), ((m0, m1), shape.rows))
         });
         let n_end = kb.dim(&p.n);
         let left = kb.sub(n_end, n0);
@@ -163,18 +158,7 @@ pub fn build(
                     b_stride: panel_width,
                     counts: &vec![None; shape.vectors.into()],
                     k: &p.k,
-                    ahead: next.map(|(next, tiles, step)| {
-                        // Where the tiles so far, in the order in which they are worked off, have come to.
-                        let (before, tile_rows, unroll) =
-                            (kb.mul(from, tiles), kb.index(shape.rows.into()), kb.index(tile::UNROLL));
-                        let (tile, len) = (kb.sub(row, m0), kb.sub(to, from));
-                        let tile = kb.bin(BinOp::Div, tile, tile_rows);
-                        let in_block = kb.mul(tile, len);
-                        let steps = kb.add(before, in_block);
-                        let turns = kb.bin(BinOp::Div, steps, unroll);
-                        let at = kb.mul(turns, step);
-                        (kb.add(next, at), step)
-                    }),
+                    ahead: next.map(|next| next.tile(kb, row, (from, to))),
                 };
                 let place = sums.at(kb, m0, row);
                 let acc = tile::accumulate_part(kb, shape, &input, Part { from, to, sums: (!all).then_some(place) });

@@ -14,12 +14,15 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Va
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::{Asking, ReadAhead};
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, each_panel};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
 /// Elements along `k` that lie together.
 pub const GROUP: i64 = 2;
+/// Elements along `k` per turn of the inner loop.
+const STEP: i64 = 8;
 /// Tiles of rows from which a panel is widened in memory.
 const TILES: i64 = 4;
 
@@ -121,12 +124,15 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
                 tile::store_accumulators(kb, shape, &acc, place);
             });
         } else {
+            let next = kb.add(column, len);
+            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), STEP), ((m0, m1), shape.rows));
             sums.in_blocks(kb, (m0, m1), &steps, block, &mut |kb, from, to, all| {
                 tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, n| {
                     let at = rows.offsets(kb, row, n);
                     let place = sums.at(kb, m0, row);
                     let part = Part { from, to, sums: (!all).then_some(place) };
-                    let acc = dot_pairs(kb, shape, (rows.buf, &at), (b.buf, column), part);
+                    let ahead = next.tile(kb, row, (from, to));
+                    let acc = dot_pairs(kb, shape, (rows.buf, &at), (b.buf, column, ahead), part);
                     tile::store_accumulators(kb, shape, &acc, place);
                 });
             });
@@ -231,13 +237,13 @@ fn dot_pairs(
     kb: &mut KernelBuilder,
     shape: TileShape,
     (a, rows): (Buf, &[Reg]),
-    (b, column): (Buf, Reg),
+    (b, column, ahead): (Buf, Reg, Asking),
     part: Part,
 ) -> Vec<Var> {
     let acc = tile::accumulators(kb, shape, rows.len(), part.sums);
     // One pair in every 32-bit lane.
     let spread: Vec<u16> = (0..shape.lanes * GROUP as u16).map(|i| i % GROUP as u16).collect();
-    kb.for_(part.from, part.to, GROUP, Unroll::Auto, |kb, k| {
+    let step = |kb: &mut KernelBuilder, k: Reg| {
         let width = kb.index(shape.width());
         let at = kb.mul(k, width);
         let at = kb.add(column, at);
@@ -259,7 +265,20 @@ fn dot_pairs(
                 kb.set(*var, sum);
             }
         }
+    };
+    let (steps, width) = (kb.sub(part.to, part.from), kb.index(STEP));
+    let turns = kb.bin(BinOp::Div, steps, width);
+    let whole = kb.mul(turns, width);
+    let whole = kb.add(part.from, whole);
+    kb.for_(part.from, whole, STEP, Unroll::No, |kb, k| {
+        ahead.turn(kb);
+        for at in (0..STEP).step_by(GROUP as usize) {
+            let at = kb.index(at);
+            let k = kb.add(k, at);
+            step(kb, k);
+        }
     });
+    kb.for_(whole, part.to, GROUP, Unroll::No, |kb, k| step(kb, k));
     acc
 }
 

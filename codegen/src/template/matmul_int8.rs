@@ -4,9 +4,10 @@
 //! 32-bit integers; no step saturates, so every target gives the same integers. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** A register tile: four bytes of each row, broadcast, against the panel's vectors (`vpdpbusd`: Intel 2018, "Lower numerical
-//! precision deep learning inference and training"). A unit is one panel of columns times `chunk` rows. Without that instruction, pairs of
-//! 16-bit numbers are multiplied (`pmaddwd`), since sums of products of bytes do not fit 16 bits: the weight is stored so, and the rows
-//! of a chunk are widened once for all panels that one thread computes.
+//! precision deep learning inference and training"). A unit is one panel of columns times `chunk` rows, in the order
+//! of the rows; the tiles of a panel read the next one ahead ([`super::ahead`]). Without that instruction, pairs of 16-bit numbers are multiplied
+//! (`pmaddwd`), since sums of products of bytes do not fit 16 bits: the weight is stored so, and the rows of a chunk are widened once for all
+//! panels that one thread computes.
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::{Asking, ReadAhead};
 use super::tile::{self, TileShape};
 
 /// Steps of `k` per turn of the inner loop.
@@ -92,7 +94,7 @@ pub struct Problem<'a> {
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
     let (shape, n) = (s.tile, Dim::from(p.n));
-    let (n_chunks, n_panels) = (p.m.ceil_div(&s.chunk.into()), n.ceil_div(&shape.width().into()));
+    let n_panels = n.ceil_div(&shape.width().into());
     let stage = kb.local(DType::I32, Dim::from(shape.width() * i64::from(shape.rows)));
     // Whole vectors, the last one filled up with zeros.
     let words = i64::from(shape.lanes) * 2;
@@ -103,12 +105,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     });
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
-        let (panel, chunk) = if s.words {
-            let (chunk, panel) = tile::div_rem(kb, unit, &n_panels);
-            (panel, chunk)
-        } else {
-            tile::div_rem(kb, unit, &n_chunks)
-        };
+        let (chunk, panel) = tile::div_rem(kb, unit, &n_panels);
         let (chunk_len, width) = (kb.index(s.chunk), kb.index(shape.width()));
         let (m0, n0) = (kb.mul(chunk, chunk_len), kb.mul(panel, width));
         let (m_end, n_end) = (kb.dim(p.m), kb.dim(&n));
@@ -130,6 +127,8 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 |_| {},
             );
         }
+        let next = kb.add(column, panel_len);
+        let next = ReadAhead::new(kb, (p.b, next), (shape.width(), STEP), ((m0, m1), shape.rows));
         tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, m, rows| {
             let offsets: Vec<Reg> = (0..i64::from(rows))
                 .map(|r| {
@@ -142,7 +141,9 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                     kb.mul(inside, len)
                 })
                 .collect();
-            accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), column, stage);
+            let (start, end) = (kb.index(0), kb.index(p.k));
+            let ahead = next.tile(kb, m, (start, end));
+            accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), (column, ahead), stage);
             let rows = kb.index(rows.into());
             let end = kb.add(m, rows);
             tile::hand_on(kb, shape, stage, (m, end), (n0, &counts), epilogue);
@@ -182,7 +183,14 @@ fn widen(
 }
 
 /// The sums of one tile, left in `stage`.
-fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (a, rows): (Buf, &[Reg]), column: Reg, stage: Buf) {
+fn accumulate(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    (a, rows): (Buf, &[Reg]),
+    (column, ahead): (Reg, Asking),
+    stage: Buf,
+) {
     let shape = s.tile;
     let zero = kb.num(Ty::vector(DType::I32, shape.lanes), 0.0);
     let vectors = usize::from(shape.vectors);
@@ -220,6 +228,7 @@ fn accumulate(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (a, rows): (
     let (start, whole) = (kb.index(0), p.k / STEP * STEP);
     let end = kb.index(whole);
     kb.for_(start, end, STEP, Unroll::No, |kb, k| {
+        ahead.turn(kb);
         for at in (0..STEP).step_by(group.into()) {
             let at = kb.index(at);
             let k = kb.add(k, at);

@@ -9,7 +9,7 @@
 //! against them. For bytes, `quad` = 4 kept rows of the weight are interleaved by unpacking within 128-bit lanes; the rows of `A` stand in
 //! the panel in the order that makes the interleaved vectors come out sorted. Without an instruction for sums of products of bytes, both
 //! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each. A panel is turned once for all units of it that
-//! one thread computes, and lives in the second-level cache. Finished tiles turn back through scratch memory.
+//! one thread computes, and lives in the second-level cache. The sums of a strip of columns wait in memory and turn back together.
 
 use std::fmt;
 
@@ -18,11 +18,13 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::tile;
-use super::transpose::{interleave, transpose, turn_quads, unpack};
+use super::tile::{self, TileShape};
+use super::transpose::{interleave, transpose, unpack};
 
-/// Vectors of rows per tile.
+/// Vectors of rows per tile, and of columns per strip: a strip's rows fill whole cache lines, even those of bytes.
 const VECTORS: u16 = 4;
+/// Groups by which the weight is asked for before it is read.
+const AHEAD: i64 = 64;
 
 /// How a product is computed; `Display` is part of the kernel's symbol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,9 +82,14 @@ impl Schedule {
         if self.lanes == 16 || self.height == 1 || self.int8 && !self.words { VECTORS } else { VECTORS / 2 }
     }
 
-    /// Number of independent units for `m` rows and `n` columns: a tile of rows by one vector of columns.
+    /// Columns of a strip.
+    fn strip(self) -> i64 {
+        self.rows()
+    }
+
+    /// Number of independent units for `m` rows and `n` columns: a tile of rows by a strip of columns.
     pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
-        &m.ceil_div(&self.rows().into()) * &n.ceil_div(&i64::from(self.lanes).into())
+        &m.ceil_div(&self.rows().into()) * &n.ceil_div(&self.strip().into())
     }
 
     /// Element type of the panel.
@@ -126,18 +133,18 @@ pub struct Problem<'a> {
 /// [`Schedule::turned_in`] that of row `k` of the activation; the epilogue's vectors run along the columns, or with [`Schedule::turned_out`]
 /// along the rows.
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
-    let (rows, height, lanes) = (s.rows(), i64::from(s.height), i64::from(s.lanes));
+    let (rows, height, columns) = (s.rows(), i64::from(s.height), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
-    // Small enough to stay in the first-level cache while the panel streams past.
-    let turned = kb.local(s.sums(), Dim::from(lanes * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
-    let strips = Dim::from((p.n + lanes - 1) / lanes);
+    // Small enough to stay in the first-level cache while the panel streams past.
+    let sums = (!s.turned_out).then(|| kb.local(s.sums(), Dim::from(columns * rows)));
+    let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let (which, strip) = tile::div_rem(kb, unit, &strips);
-        let (tile_rows, width, zero) = (kb.index(rows), kb.index(lanes), kb.index(0));
+        let (tile_rows, width) = (kb.index(rows), kb.index(columns));
         let (m0, n0) = (kb.mul(which, tile_rows), kb.mul(strip, width));
         let here = kb.get(current);
         let other = kb.bin(BinOp::Ne, here, which);
@@ -153,43 +160,30 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             },
             |_| {},
         );
-        let (blocks, per_strip) = (kb.index((p.n + height - 1) / height), kb.index(lanes / height));
+        let (blocks, per_strip) = (kb.index((p.n + height - 1) / height), kb.index(columns / height));
         let b0 = kb.mul(strip, per_strip);
         let b1 = kb.add(b0, per_strip);
         let b1 = kb.bin(BinOp::Min, b1, blocks);
         kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
             for first in (0..VECTORS).step_by(s.pass().into()) {
                 let acc = block_row(kb, p, s, panel, (block, first));
-                if s.turned_out {
+                let Some(sums) = sums else {
                     finish_rows(kb, p, s, (&acc, first), (m0, block), epilogue);
                     continue;
-                }
-                let done = kb.sub(block, b0);
-                let len = kb.index(height);
+                };
+                let (done, len) = (kb.sub(block, b0), kb.index(height * rows));
                 let at = kb.mul(done, len);
-                turn_back(kb, s, (&acc, first), turned, at);
+                for (i, var) in acc.iter().enumerate() {
+                    let (column, vector) = (i as i64 / i64::from(s.pass()), i as i64 % i64::from(s.pass()) + i64::from(first));
+                    let place = kb.index(column * rows + vector * i64::from(s.lanes));
+                    let (at, x) = (kb.add(at, place), kb.get(*var));
+                    kb.store(sums, at, x);
+                }
             }
         });
-        if s.turned_out {
-            return;
+        if let Some(sums) = sums {
+            turn_back(kb, p, s, sums, (m0, n0), epilogue);
         }
-        let m_end = kb.dim(p.m);
-        let left = kb.sub(m_end, m0);
-        let live = kb.bin(BinOp::Min, left, tile_rows);
-        let count = (p.n % lanes != 0).then(|| {
-            let columns = kb.index(p.n);
-            let left = kb.sub(columns, n0);
-            kb.bin(BinOp::Min, left, width)
-        });
-        kb.for_(zero, live, 1, Unroll::No, |kb, r| {
-            let (m, from) = (kb.add(m0, r), kb.mul(r, width));
-            // Beyond the last column nothing was turned back.
-            let x = match count {
-                Some(c) => kb.load_count(turned, from, s.lanes, c),
-                None => kb.load(turned, from, s.lanes),
-            };
-            epilogue(kb, m, n0, x, count);
-        });
     });
 }
 
@@ -210,6 +204,11 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
     kb.for_(first, end, 1, unroll, |kb, g| {
         let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
         let (member, value) = (kb.mul(g, quad), kb.mul(g, size));
+        let distance = kb.index(AHEAD);
+        let later = kb.add(g, distance);
+        let (later_member, later_value) = (kb.mul(later, quad), kb.mul(later, size));
+        kb.prefetch(p.offsets, later_member);
+        kb.prefetch(p.values, later_value);
         let kept: Vec<Reg> = (0..s.quad())
             .map(|i| {
                 let i = kb.index(i);
@@ -443,29 +442,41 @@ fn turn_panel(
     }
 }
 
-/// Stores the sums of a block row as columns `at..` of `turned`, `[row][lanes]`.
-fn turn_back(kb: &mut KernelBuilder, s: Schedule, (acc, first_vector): (&[Var], u16), turned: Buf, at: Reg) {
-    let lanes = usize::from(s.lanes);
-    for v in 0..usize::from(s.pass()) {
-        let sums: Vec<Reg> = acc.iter().skip(v).step_by(s.pass().into()).map(|var| kb.get(*var)).collect();
-        let v = v + usize::from(first_vector);
-        // Four columns turn within 128-bit lanes: lane `l` of piece `c` is row `4l + c`. One column goes element by element.
-        let (pieces, len) = match sums.as_slice() {
-            [a, b, c, d] => (turn_quads(kb, [*a, *b, *c, *d], 1), 4),
-            one => (one.to_vec(), 1),
-        };
-        for (c, piece) in pieces.iter().enumerate() {
-            for l in 0..lanes / len {
-                let row = if len == 4 { 4 * l + c } else { l };
-                let picks: Vec<u16> = (0..len).map(|i| (l * len + i) as u16).collect();
-                let x = match picks.as_slice() {
-                    [lane] => kb.push(Inst::Extract(*piece, *lane)),
-                    _ => kb.push(Inst::Shuffle(*piece, *piece, picks)),
-                };
-                let to = kb.index(((v * lanes + row) * lanes) as i64);
-                let to = kb.add(at, to);
+/// Hands over the sums of a strip, `[column][row]`: vectors along the columns.
+fn turn_back(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, sums: Buf, (m0, n0): (Reg, Reg), epilogue: &mut Epilogue<'_>) {
+    let lanes = i64::from(s.lanes);
+    let shape = TileShape { lanes: s.lanes, rows: s.lanes, vectors: VECTORS };
+    let turned = kb.local(s.sums(), Dim::from(lanes * shape.width()));
+    let (columns, m_end, zero) = (kb.index(p.n), kb.dim(p.m), kb.index(0));
+    let left = kb.sub(columns, n0);
+    let counts = tile::column_counts(kb, shape, &Dim::from(p.n), left);
+    let (tile_rows, vectors) = (kb.index(s.rows()), kb.index(VECTORS.into()));
+    let end = kb.add(m0, tile_rows);
+    let end = kb.bin(BinOp::Min, end, m_end);
+    kb.for_(m0, end, lanes, Unroll::No, |kb, m| {
+        let first = kb.sub(m, m0);
+        // Beyond the last column are the sums of another strip, which nobody reads.
+        kb.for_(zero, vectors, 1, Unroll::No, |kb, v| {
+            let width = kb.index(lanes);
+            let to = kb.mul(v, width);
+            let from = kb.mul(to, tile_rows);
+            let from = kb.add(from, first);
+            let square: Vec<Reg> = (0..lanes)
+                .map(|i| {
+                    let i = kb.index(i * s.rows());
+                    let at = kb.add(from, i);
+                    kb.load(sums, at, s.lanes)
+                })
+                .collect();
+            for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
+                let i = kb.index(i as i64 * shape.width());
+                let to = kb.add(to, i);
                 kb.store(turned, to, x);
             }
-        }
-    }
+        });
+        let width = kb.index(lanes);
+        let next = kb.add(m, width);
+        let next = kb.bin(BinOp::Min, next, end);
+        tile::hand_on(kb, shape, turned, (m, next), (n0, &counts), epilogue);
+    });
 }

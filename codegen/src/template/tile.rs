@@ -6,6 +6,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::Asking;
 use super::transpose::transpose;
 
 /// Steps of `k` per turn of the inner loop.
@@ -76,13 +77,9 @@ pub struct TileInput<'a> {
     pub counts: &'a [Option<Reg>],
     /// Length of the sums.
     pub k: &'a Dim,
-    /// Element offset in `b` of what the next tiles read, and the distance by which it advances per turn of the inner loop, which asks for [`AHEAD`]
-    /// elements there.
-    pub ahead: Option<(Reg, Reg)>,
+    /// What each turn of the inner loop asks for.
+    pub ahead: Option<Asking>,
 }
-
-/// See [`TileInput::ahead`]: two cache lines.
-pub const AHEAD: i64 = 32;
 
 /// A part of the sums of a tile.
 #[derive(Clone, Copy)]
@@ -192,15 +189,9 @@ pub fn add_steps(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, (s
     let turns = kb.bin(BinOp::Div, steps, width);
     let main = kb.mul(turns, width);
     let main = kb.add(start, main);
-    let ahead = x.ahead.map(|(at, step)| (kb.var(at), step));
     kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
-        if let Some((place, step)) = ahead {
-            let (at, half) = (kb.get(place), kb.index(AHEAD / 2));
-            kb.prefetch(x.b, at);
-            let line = kb.add(at, half);
-            kb.prefetch(x.b, line);
-            let at = kb.add(at, step);
-            kb.set(place, at);
+        if let Some(ahead) = x.ahead {
+            ahead.turn(kb);
         }
         for u in 0..UNROLL {
             let u = kb.index(u);

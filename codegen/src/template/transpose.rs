@@ -34,7 +34,7 @@ pub(super) fn interleave(kb: &mut KernelBuilder, rows: [Reg; 4]) -> Vec<Reg> {
 }
 
 /// Squares of four vectors of items of `size` elements, in the order of [`turn`].
-pub(super) fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
+fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
     turn(kb, r, 4 * size, size)
 }
 
