@@ -9,6 +9,7 @@ mod clif;
 mod codes;
 mod compiled;
 mod error;
+mod interleave;
 mod link;
 #[cfg(feature = "llvm-out")]
 mod llvm;

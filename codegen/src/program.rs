@@ -8,7 +8,7 @@ use transc_ir::types::{DType, Dim, Ranges, TensorType};
 
 use crate::codes::Codes;
 use crate::sparse::Sparse;
-use crate::{CodegenError, math};
+use crate::{CodegenError, interleave, math};
 
 /// A model lowered to loops.
 #[derive(Clone, Debug)]
@@ -248,7 +248,7 @@ fn quads(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
 }
 
 impl Program {
-    /// The program with the functions that backends do not have spelled out in arithmetic.
+    /// The program with the functions that backends do not have spelled out in arithmetic, and with turns of loops side by side where asked for.
     ///
     /// # Errors
     /// Device code with a function that is not known for its type.
@@ -256,7 +256,10 @@ impl Program {
         let mut p = self.clone();
         for k in &mut p.kernels {
             match k.block {
-                None => math::expand(k),
+                None => {
+                    math::expand(k);
+                    interleave::interleave(k);
+                }
                 Some(_) => {
                     math::expand_all(k).map_err(|function| CodegenError::NoFunction { function, kernel: k.name.clone() })?
                 }

@@ -210,7 +210,7 @@ impl<'a> Emitter<'a> {
         self.start(&latch);
         let hint = match unroll {
             Unroll::Auto => String::new(),
-            Unroll::No => self.loop_metadata("llvm.loop.unroll.disable"),
+            Unroll::No | Unroll::Interleave(_) => self.loop_metadata("llvm.loop.unroll.disable"),
             Unroll::Full => self.loop_metadata("llvm.loop.unroll.full"),
         };
         let _ = writeln!(self.body, "  {next} = add nsw i64 %r{}, {step}\n  br label %{head}{hint}", iv.0);

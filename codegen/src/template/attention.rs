@@ -393,15 +393,18 @@ impl Parts<'_, '_, '_> {
             let base = kb.mul(r, stride);
             let shift = kb.load(m.shift, r, 1);
             let shift = kb.splat(lanes, shift);
-            let nothing = kb.num(Ty::vector(DType::F32, lanes), 0.0);
-            let sum = kb.var(nothing);
-            kb.for_(zero, block.padded, lanes.into(), Unroll::No, |kb, j| {
+            kb.for_(zero, block.padded, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
                 let at = kb.add(base, j);
                 let x = kb.load(m.logits, at, lanes);
                 let x = kb.sub(x, shift);
                 let e = kb.un(UnOp::Exp, x);
                 kb.store(m.logits, at, e);
-                let s = kb.get(sum);
+            });
+            let nothing = kb.num(Ty::vector(DType::F32, lanes), 0.0);
+            let sum = kb.var(nothing);
+            kb.for_(zero, block.padded, lanes.into(), Unroll::No, |kb, j| {
+                let at = kb.add(base, j);
+                let (s, e) = (kb.get(sum), kb.load(m.logits, at, lanes));
                 let s = kb.add(s, e);
                 kb.set(sum, s);
             });

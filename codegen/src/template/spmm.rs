@@ -137,7 +137,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
     // Small enough to stay in the first-level cache while the panel streams past.
-    let sums = (!s.turned_out).then(|| kb.local(s.sums(), Dim::from(columns * rows)));
+    let sums = kb.local(s.sums(), Dim::from(if s.turned_out { height } else { columns } * rows));
     let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
@@ -167,11 +167,8 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
             for first in (0..VECTORS).step_by(s.pass().into()) {
                 let acc = block_row(kb, p, s, panel, (block, first));
-                let Some(sums) = sums else {
-                    finish_rows(kb, p, s, (&acc, first), (m0, block), epilogue);
-                    continue;
-                };
-                let (done, len) = (kb.sub(block, b0), kb.index(height * rows));
+                let len = kb.index(height * rows);
+                let done = if s.turned_out { kb.index(0) } else { kb.sub(block, b0) };
                 let at = kb.mul(done, len);
                 for (i, var) in acc.iter().enumerate() {
                     let (column, vector) = (i as i64 / i64::from(s.pass()), i as i64 % i64::from(s.pass()) + i64::from(first));
@@ -180,8 +177,11 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                     kb.store(sums, at, x);
                 }
             }
+            if s.turned_out {
+                finish_rows(kb, p, s, sums, (m0, block), epilogue);
+            }
         });
-        if let Some(sums) = sums {
+        if !s.turned_out {
             turn_back(kb, p, s, sums, (m0, n0), epilogue);
         }
     });
@@ -279,7 +279,7 @@ fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, 
         for at in (0..rows).step_by(width as usize) {
             let at = kb.index(at);
             let (from, to) = (kb.add(from, at), kb.add(to, at));
-            let count = clipped(kb, p.m, left, at, width);
+            let count = clipped(kb, p.m, s, left, (at, width));
             let mut x = match count {
                 Some(c) => kb.load_count(p.a, from, width as u16, c),
                 None => kb.load(p.a, from, width as u16),
@@ -295,8 +295,8 @@ fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, 
 }
 
 /// How many of the `width` elements from `at` on exist where `left` do; `None` if all do for sure.
-fn clipped(kb: &mut KernelBuilder, m: &Dim, left: Reg, at: Reg, width: i64) -> Option<Reg> {
-    (!m.modulo(&(width * i64::from(VECTORS)).into()).is(0)).then(|| {
+fn clipped(kb: &mut KernelBuilder, m: &Dim, s: Schedule, left: Reg, (at, width): (Reg, i64)) -> Option<Reg> {
+    (!m.modulo(&s.rows().into()).is(0)).then(|| {
         let (rest, zero, width) = (kb.sub(left, at), kb.index(0), kb.index(width));
         let rest = kb.bin(BinOp::Max, rest, zero);
         kb.bin(BinOp::Min, rest, width)
@@ -308,30 +308,23 @@ fn finish_rows(
     kb: &mut KernelBuilder,
     p: &Problem<'_>,
     s: Schedule,
-    (acc, first_vector): (&[Var], u16),
+    sums: Buf,
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
-    let (height, columns, m_end) = (kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
-    let (first, left) = (kb.mul(block, height), kb.sub(m_end, m0));
-    for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
-        let r = kb.index(r as i64);
-        let n = kb.add(first, r);
-        let mut row = |kb: &mut KernelBuilder| {
-            for (v, var) in (first_vector..).zip(acc) {
-                let at = kb.index(i64::from(v) * i64::from(s.lanes));
-                let count = clipped(kb, p.m, left, at, s.lanes.into());
-                let (m, x) = (kb.add(m0, at), kb.get(*var));
-                epilogue(kb, m, n, x, count);
-            }
-        };
-        if p.n % i64::from(s.height) == 0 {
-            row(kb);
-        } else {
-            let live = kb.bin(BinOp::Lt, n, columns);
-            kb.if_(live, row, |_| {});
-        }
-    }
+    let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
+    let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
+    let live = kb.sub(columns, first);
+    let live = kb.bin(BinOp::Min, live, height);
+    kb.for_(zero, live, 1, Unroll::No, |kb, r| {
+        let (n, from) = (kb.add(first, r), kb.mul(r, rows));
+        kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
+            let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
+            let (m, from) = (kb.add(m0, at), kb.add(from, at));
+            let x = kb.load(sums, from, s.lanes);
+            epilogue(kb, m, n, x, count);
+        });
+    });
 }
 
 /// Copies the rows `m0..` of the activation into the panel `[k][rows]`. Rows beyond the end repeat the last one.

@@ -12,6 +12,12 @@ use super::transpose::transpose;
 /// Steps of `k` per turn of the inner loop.
 pub const UNROLL: i64 = 4;
 
+/// Rows of a column that are handed on one after the other: few enough that their pages stay known.
+const AT_ONCE: i64 = 16;
+
+/// Vectors that an epilogue works on side by side.
+pub const SIDE_BY_SIDE: u8 = 4;
+
 /// The shape of a register tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TileShape {
@@ -118,7 +124,8 @@ pub fn store_accumulators(kb: &mut KernelBuilder, shape: TileShape, acc: &[Var],
 }
 
 /// Gives the rows `m0..m1` of a panel of results, which lie in `buf` one after the other, to an epilogue: row, first column (from `n0` on), vector of
-/// values, active lanes. So the epilogue's code stands once per vector of a row and not once per vector of a tile.
+/// values, active lanes. So the epilogue's code stands once per vector of a row and not once per vector of a tile, and what it reads by column stays
+/// in registers for some rows.
 pub fn hand_on(
     kb: &mut KernelBuilder,
     shape: TileShape,
@@ -127,17 +134,21 @@ pub fn hand_on(
     (n0, counts): (Reg, &[Option<Reg>]),
     epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Option<Reg>),
 ) {
-    let (zero, width) = (kb.index(0), kb.index(shape.width()));
+    let (zero, width, most) = (kb.index(0), kb.index(shape.width()), kb.index(AT_ONCE));
     let rows = kb.sub(m1, m0);
-    kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
-        let m = kb.add(m0, r);
-        let from = kb.mul(r, width);
+    kb.for_(zero, rows, AT_ONCE, Unroll::No, |kb, r0| {
+        let r1 = kb.add(r0, most);
+        let r1 = kb.bin(BinOp::Min, r1, rows);
         for (at, count) in shape.columns().zip(counts) {
             let at = kb.index(at);
-            let from = kb.add(from, at);
-            let x = kb.load(buf, from, shape.lanes);
             let n = kb.add(n0, at);
-            epilogue(kb, m, n, x, *count);
+            kb.for_(r0, r1, 1, Unroll::Interleave(SIDE_BY_SIDE), |kb, r| {
+                let m = kb.add(m0, r);
+                let from = kb.mul(r, width);
+                let from = kb.add(from, at);
+                let x = kb.load(buf, from, shape.lanes);
+                epilogue(kb, m, n, x, *count);
+            });
         }
     });
 }

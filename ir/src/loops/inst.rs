@@ -133,3 +133,22 @@ pub enum Inst {
     /// A target instruction.
     Target(TargetInst, Vec<Reg>),
 }
+
+impl Inst {
+    /// The registers that it reads.
+    pub fn operands_mut(&mut self) -> Vec<&mut Reg> {
+        match self {
+            Inst::Const(_) | Inst::Dim(_) | Inst::Lo | Inst::Hi | Inst::Thread | Inst::Get(_) | Inst::Lanes(_) => Vec::new(),
+            Inst::Load { index, count, .. } => std::iter::once(index).chain(count).collect(),
+            Inst::Un(_, a)
+            | Inst::Cast(_, a)
+            | Inst::Bitcast(_, a)
+            | Inst::Splat(_, a)
+            | Inst::Extract(a, _)
+            | Inst::Reduce(_, a) => vec![a],
+            Inst::Bin(_, a, b) | Inst::Insert(a, _, b) | Inst::Shuffle(a, b, _) => vec![a, b],
+            Inst::Fma(a, b, c) | Inst::Select(a, b, c) => vec![a, b, c],
+            Inst::Target(_, args) => args.iter_mut().collect(),
+        }
+    }
+}

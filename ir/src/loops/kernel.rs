@@ -106,6 +106,9 @@ pub enum Unroll {
     No,
     /// Fully; the trip count must be constant.
     Full,
+    /// This many turns side by side, instruction by instruction: long chains of dependent instructions overlap. Turns must not depend on each
+    /// other, through memory or otherwise.
+    Interleave(u8),
 }
 
 /// Statements in order.
