@@ -187,7 +187,8 @@ fn lower_with(r: &Region, anchor: Value, node: &Node, target: &Target, lanes: u1
     let mut out = Ok(());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let at = tile::unflatten(kb, unit, &outer);
-        let row = Row { dims: &ty.dims, axes: &axes, outer: outer_axes.iter().copied().zip(at).collect(), lanes, buf, len: &row_len };
+        let row =
+            Row { dims: &ty.dims, axes: &axes, outer: outer_axes.iter().copied().zip(at).collect(), lanes, buf, len: &row_len };
         let mark = e.mark();
         out = one_row(&mut e, kb, &row, (anchor, node), acc_ty, out_buf);
         e.release(mark);
