@@ -301,9 +301,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// The mask of the first `count` lanes.
-    fn mask(&mut self, lanes: u16, count: Reg) -> String {
-        let count = self.reg(count);
-        let count = self.t.index_of(&count, "i64");
+    fn mask(&mut self, lanes: u16, count: &str) -> String {
+        let count = self.t.index_of(count, "i64");
         self.t.def(&format!("vector.create_mask {count} : {}", vector_of("i1", lanes)))
     }
 
@@ -323,7 +322,8 @@ impl<'a> Emitter<'a> {
                 self.t.def(&format!("{name} {place} : {memref}{to}"))
             }
             Some(c) if ty.lanes > 1 => {
-                let (mask, off) = (self.mask(ty.lanes, c), self.t.constant(ty.lanes, Literal::from_i64(stored, 0)));
+                let count = self.reg(c);
+                let (mask, off) = (self.mask(ty.lanes, &count), self.t.constant(ty.lanes, Literal::from_i64(stored, 0)));
                 let (place, bits) = (self.place(buf, index), vector_of("i1", ty.lanes));
                 self.t.def(&format!("vector.maskedload {place}, {mask}, {off} : {memref}, {bits}, {mem} into {mem}"))
             }
@@ -351,7 +351,11 @@ impl<'a> Emitter<'a> {
         let v = if ty.dtype == DType::Bool { scalar::cast(&mut self.t, ty, DType::U8, &v) } else { v };
         match count {
             Some(c) if ty.lanes > 1 => {
-                let (mask, place, bits) = (self.mask(ty.lanes, c), self.place(buf, index), vector_of("i1", ty.lanes));
+                let count = self.reg(c);
+                // See the LLVM emitter: a number of lanes that is known goes wrong for narrow elements.
+                let narrow = ty.dtype.size_bytes() < 4;
+                let count = if narrow { self.t.def(&format!("llvm.inline_asm \"\", \"=r,0\" {count} : (i64) -> i64")) } else { count };
+                let (mask, place, bits) = (self.mask(ty.lanes, &count), self.place(buf, index), vector_of("i1", ty.lanes));
                 self.t.line(&format!("vector.maskedstore {place}, {mask}, {v} : {memref}, {bits}, {mem}"));
             }
             Some(c) => {

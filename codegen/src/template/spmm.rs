@@ -181,9 +181,17 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 finish_rows(kb, p, s, sums, (m0, block), epilogue);
             }
         });
-        if !s.turned_out {
-            turn_back(kb, p, s, sums, (m0, n0), epilogue);
+        if s.turned_out {
+            return;
         }
+        if p.n % columns != 0 {
+            // What turns with the last columns.
+            let (done, len, end) = (kb.sub(b1, b0), kb.index(height * rows), kb.index(columns * rows));
+            let from = kb.mul(done, len);
+            let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+            kb.for_(from, end, s.lanes.into(), Unroll::No, |kb, at| kb.store(sums, at, nothing));
+        }
+        turn_back(kb, p, s, sums, (m0, n0), epilogue);
     });
 }
 
@@ -448,7 +456,6 @@ fn turn_back(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, sums: Buf, (m
     let end = kb.bin(BinOp::Min, end, m_end);
     kb.for_(m0, end, lanes, Unroll::No, |kb, m| {
         let first = kb.sub(m, m0);
-        // Beyond the last column are the sums of another strip, which nobody reads.
         kb.for_(zero, vectors, 1, Unroll::No, |kb, v| {
             let width = kb.index(lanes);
             let to = kb.mul(v, width);
