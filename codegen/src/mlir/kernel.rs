@@ -354,7 +354,8 @@ impl<'a> Emitter<'a> {
                 let count = self.reg(c);
                 // See the LLVM emitter: a number of lanes that is known goes wrong for narrow elements.
                 let narrow = ty.dtype.size_bytes() < 4;
-                let count = if narrow { self.t.def(&format!("llvm.inline_asm \"\", \"=r,0\" {count} : (i64) -> i64")) } else { count };
+                let count =
+                    if narrow { self.t.def(&format!("llvm.inline_asm \"\", \"=r,0\" {count} : (i64) -> i64")) } else { count };
                 let (mask, place, bits) = (self.mask(ty.lanes, &count), self.place(buf, index), vector_of("i1", ty.lanes));
                 self.t.line(&format!("vector.maskedstore {place}, {mask}, {v} : {memref}, {bits}, {mem}"));
             }

@@ -1,5 +1,6 @@
 //! Running launches: threads, and the workspace that they run in.
 
+mod place;
 mod pool;
 mod workspace;
 

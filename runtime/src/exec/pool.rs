@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::place::{self, Processors};
 use crate::Error;
 use crate::abi::KernelFn;
 use crate::mem::AlignedBytes;
@@ -89,6 +90,10 @@ unsafe impl Send for Shared {}
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Where the threads may run, if that is enough for each to have a processor of its own.
+    processors: Option<Processors>,
+    /// The processor that the workers are kept off.
+    kept_off: Option<usize>,
     scratch: AlignedBytes,
     stride: usize,
     launches: u64,
@@ -111,7 +116,9 @@ impl Pool {
             spin,
         });
         // Filled step by step, so that an error on the way stops the threads that are already there.
-        let mut pool = Self { shared, workers: Vec::new(), scratch: AlignedBytes::zeroed(0)?, stride: 0, launches: 0 };
+        let processors = Processors::allowed().filter(|p| p.count() >= threads);
+        let scratch = AlignedBytes::zeroed(0)?;
+        let mut pool = Self { shared, workers: Vec::new(), processors, kept_off: None, scratch, stride: 0, launches: 0 };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new().name(format!("transc-{index}")).spawn(move || work(&shared, index));
@@ -137,6 +144,18 @@ impl Pool {
         Ok(())
     }
 
+    /// Keeps the workers off this thread's processor: systems that wake a thread where its waker runs would let it wait there for a time slice, which is
+    /// longer than most runs.
+    fn make_room(&mut self) {
+        let here = place::here();
+        if here == self.kept_off {
+            return;
+        }
+        self.kept_off = here;
+        let Some(others) = self.processors.zip(here).and_then(|(all, here)| all.without(here)) else { return };
+        self.workers.iter().for_each(|worker| others.keep(worker));
+    }
+
     /// Runs a launch on as many threads as its cost is worth, and gives its status: that of the lowest unit that failed, or 0.
     ///
     /// # Safety
@@ -151,6 +170,9 @@ impl Pool {
         if active == 1 {
             // SAFETY: passed on from the caller; all units in one share.
             return unsafe { (job.kernel)(job.bufs, job.syms, self.scratch.as_ptr(), 0, job.extent) };
+        }
+        if self.shared.seats[..active - 1].iter().any(|seat| seat.0.parked.load(Ordering::Relaxed)) {
+            self.make_room();
         }
         let s = &*self.shared;
         let task = Task { job, scratch: self.scratch.as_ptr(), stride: self.stride, active };
@@ -343,6 +365,24 @@ mod tests {
                 assert_eq!(units.as_slice(), expected, "{threads} threads");
             }
         }
+    }
+
+    #[test]
+    fn workers_are_kept_off_the_callers_processor() {
+        let count = |p: Option<Processors>| p.map_or(0, |p| p.count());
+        let allowed = count(Processors::allowed());
+        if allowed < 2 {
+            return eprintln!("skipped: there is one processor");
+        }
+        let mut pool = pool(2, Duration::ZERO);
+        assert_eq!(pool.processors.map_or(0, |p| p.count()), allowed);
+        pool.make_room();
+        let here = pool.kept_off.expect("the system says it");
+        let others = pool.processors.and_then(|p| p.without(here)).expect("it is one of them");
+        assert_eq!(others.count(), allowed - 1);
+        assert!(others.without(here).is_none() && others.without(usize::MAX).is_none());
+        assert_eq!(launch(&mut pool, &mut [0; 16], i64::MAX, 0), 0);
+        assert!(self::pool(allowed + 1, Duration::ZERO).processors.is_none());
     }
 
     #[test]
