@@ -1,4 +1,5 @@
-//! Contractions and attention through their templates, where operands are strided views in `f32`, or in `bf16` if one of them is constant.
+//! Contractions and attention through their templates, where operands are strided views: contractions in `f32`, or in `bf16` if one operand is constant, attention in any type of
+//! floats up to `f32`.
 
 use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
@@ -17,7 +18,7 @@ use super::strided::{Strided, strided};
 use crate::program::{Packing, Tunable};
 use crate::template::attention::{self, AttentionProblem};
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
-use crate::template::{matmul_bf16, tile};
+use crate::template::{matmul_bf16, pairs, tile};
 use crate::{Target, tuning};
 
 /// Multiply-adds per nanosecond that one core reaches about.
@@ -94,7 +95,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { matmul_bf16::GROUP } else { 1 });
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { pairs::GROUP } else { 1 });
     if bf16 && packing.is_none() {
         return None;
     }
@@ -244,12 +245,14 @@ pub(super) fn finish(
 pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
     let Op::Attention(a) = &node.op else { return None };
     let root = r.roots()[0];
-    let [q, k, v] = [0, 1, 2].map(|i| node.operands[i]);
-    if ![q, k, v].iter().all(|x| is_f32(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
+    let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
+    let [q, k, v] = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
+    let known = |d: DType| matches!(d, DType::F16 | DType::Bf16) || is_f32(d);
+    if ![q, k, v].iter().all(|x| known(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
     let p = AttentionProblem::new(a, [q, k, v].map(|x| r.ty(x).dims.as_slice()));
-    let s = attention::Schedule::choose(target.lanes(), &p);
+    let s = attention::Schedule::choose(target.lanes(), narrow && target.multiplies_bf16(), &p);
     let name = format!("{s}{}", p.flags(node.operands.len() > 3));
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
@@ -282,7 +285,7 @@ pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Targ
                 let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
                 kb.select(x, on, off)
             }
-            Ok(x) => x,
+            Ok(x) => kb.cast(DType::F32, x),
             Err(s) => {
                 stuck.set(Some(s));
                 let zero = kb.lit(Literal::f32(0.0));
@@ -292,6 +295,7 @@ pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Targ
     };
     let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], n: Reg, x: Reg, count: Option<Reg>| {
         let idx = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
+        let x = kb.cast(r.ty(anchor).dtype, x);
         if let Err(s) = finish(&mut e.borrow_mut(), kb, (anchor, root), out, &ty, &idx, x, count) {
             stuck.set(Some(s));
         }

@@ -1,8 +1,10 @@
-//! Attention in `f32`: logits, softmax and the weighted sum of one head in one kernel; no matrix of logits in memory.
+//! Attention: logits, softmax and the weighted sum of one head in one kernel; no matrix of logits in memory.
 //!
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
-//! operands are strided. Key rows beyond the end and keys hidden by causality take no part; a row that
-//! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition.
+//! operands are strided, of any type of floats, and are widened to `f32` where they are packed. Key rows beyond the end and keys hidden by causality take no part; a row that
+//! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition. For operands of `bf16` and a
+//! target that multiplies pairs of them ([`super::pairs`]), queries times the factor of the logits and the weights before their division are rounded to
+//! `bf16`; sums and softmax stay in `f32`.
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
 //! `[Sk][width]`. A unit takes the keys in blocks of [`KEYS`]: logits (register tile over `D`), softmax in scratch memory, weighted sum (register tile
@@ -17,6 +19,7 @@ use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
 use super::matmul::pieces;
+use super::pairs;
 use super::tile::{self, Source, TileInput, TileShape};
 
 /// Query rows of a unit, a multiple of the rows of every tile.
@@ -83,22 +86,31 @@ pub struct Schedule {
     pub logits: TileShape,
     /// Tile of the weighted sum.
     pub values: TileShape,
+    /// Products of pairs of `bf16`.
+    pub pairs: bool,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "attention_f32_m{}k{}n{}", self.logits.rows, self.logits.width(), self.values.width())
+        let dtype = if self.pairs { DType::Bf16 } else { DType::F32 };
+        write!(f, "attention_{dtype}_m{}k{}n{}", self.logits.rows, self.logits.width(), self.values.width())
     }
 }
 
 impl Schedule {
-    /// The schedule for a machine with vectors of `lanes` floats.
-    pub fn choose(lanes: u16, p: &AttentionProblem) -> Schedule {
+    /// The schedule for a machine with vectors of `lanes` floats, with products of pairs of `bf16` or not.
+    pub fn choose(lanes: u16, pairs: bool, p: &AttentionProblem) -> Schedule {
         // Two vectors per row: few columns are lost at the end of the keys.
         let logits = TileShape { lanes, rows: if lanes == 16 { 8 } else { 6 }, vectors: 2 };
         let mut space = TileShape::space(lanes);
         space.push(logits);
-        Schedule { logits, values: TileShape::fastest(&space, &p.e) }
+        Schedule { logits, values: TileShape::fastest(&space, &p.e), pairs }
+    }
+
+    /// Rows of a panel for sums of `len` products.
+    fn padded(self, len: &Dim) -> Dim {
+        let group = Dim::from(if self.pairs { pairs::GROUP } else { 1 });
+        &len.ceil_div(&group) * &group
     }
 
     /// Number of independent units.
@@ -145,6 +157,8 @@ struct Scratch {
     queries: Buf,
     /// Logits of a block, then weights, `[ROWS][KEYS]`.
     logits: Buf,
+    /// The weights as they are multiplied: where the logits were, or rounded to `bf16`.
+    weights: Buf,
     /// Weighted sums, `[ROWS][E up to a multiple of the width]`.
     sums: Buf,
     /// Largest logit of a row.
@@ -191,11 +205,15 @@ pub fn build(
     let (key_width, value_width) = (Dim::from(s.logits.width()), Dim::from(s.values.width()));
     let (key_panels, value_panels) = (p.sk.ceil_div(&key_width), p.e.ceil_div(&value_width));
     let row_state = |kb: &mut KernelBuilder| kb.local(DType::F32, ((ROWS + lanes - 1) / lanes * lanes).into());
+    let operand = if s.pairs { DType::Bf16 } else { DType::F32 };
+    let [depth, count] = [&p.d, &p.sk].map(|len| s.padded(len));
+    let logits = kb.local(DType::F32, (ROWS * KEYS).into());
     let memory = Scratch {
-        keys: kb.local(DType::F32, &(&key_panels * &key_width) * &p.d),
-        values: kb.local(DType::F32, &(&value_panels * &value_width) * &p.sk),
-        queries: kb.local(DType::F32, &Dim::from(ROWS) * &p.d),
-        logits: kb.local(DType::F32, (ROWS * KEYS).into()),
+        keys: kb.local(operand, &(&key_panels * &key_width) * &depth),
+        values: kb.local(operand, &(&value_panels * &value_width) * &count),
+        queries: kb.local(operand, &Dim::from(ROWS) * &depth),
+        logits,
+        weights: if s.pairs { kb.local(operand, (ROWS * KEYS).into()) } else { logits },
         sums: kb.local(DType::F32, &(&value_panels * &value_width) * &Dim::from(ROWS)),
         top: row_state(kb),
         total: row_state(kb),
@@ -211,13 +229,14 @@ pub fn build(
         let (b, g) = tile::div_rem(kb, key_head, &p.g);
         let zero = kb.index(0);
         let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
-        each_panel(kb, &key_panels, s.logits, &p.d, &mut |kb, n0, at| {
+        let pack = if s.pairs { pairs::pack_panel } else { tile::pack_panel };
+        each_panel(kb, &key_panels, s.logits, &depth, &mut |kb, n0, at| {
             let src = Source { buf: k.buf, base: base[0], k_stride: &k.strides[3], n_stride: &k.strides[2] };
-            tile::pack_panel(kb, s.logits, (&p.d, &p.sk), &src, n0, (a.memory.keys, at));
+            pack(kb, s.logits, (&p.d, &p.sk), &src, n0, (a.memory.keys, at));
         });
-        each_panel(kb, &value_panels, s.values, &p.sk, &mut |kb, n0, at| {
+        each_panel(kb, &value_panels, s.values, &count, &mut |kb, n0, at| {
             let src = Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] };
-            tile::pack_panel(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
+            pack(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
         });
         kb.for_(from, to, 1, Unroll::No, |kb, unit| {
             let (head, block) = tile::div_rem(kb, unit, &blocks);
@@ -314,52 +333,55 @@ impl Parts<'_, '_, '_> {
     fn take_queries(&self, kb: &mut KernelBuilder, q: &Operand, u: &Unit) {
         let (p, lanes, to) = (self.p, self.s.logits.lanes, self.memory.queries);
         let (zero, features, stride) = (kb.index(0), kb.dim(&p.d), kb.dim(&q.strides[3]));
+        let depth = kb.dim(&self.s.padded(&p.d));
+        let operand = kb.buf_dtype(to);
+        // In `f32`, then as the products take it.
+        let scaled = |kb: &mut KernelBuilder, x: Reg| {
+            let x = kb.cast(DType::F32, x);
+            let scale = kb.num(kb.ty(x), p.scale);
+            let x = kb.mul(x, scale);
+            kb.cast(operand, x)
+        };
         kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
             let i = kb.add(u.row, r);
-            let (from, at) = (q.at(kb, &[u.b, u.h, i, zero]), kb.mul(r, features));
+            let (from, at) = (q.at(kb, &[u.b, u.h, i, zero]), kb.mul(r, depth));
             let mut rest = zero;
             if q.strides[3].is(1) {
                 let width = kb.index(lanes.into());
                 let turns = kb.bin(BinOp::Div, features, width);
                 rest = kb.mul(turns, width);
-                let scale = kb.num(Ty::vector(DType::F32, lanes), p.scale);
                 kb.for_(zero, rest, lanes.into(), Unroll::No, |kb, j| {
                     let (from, at) = (kb.add(from, j), kb.add(at, j));
                     let x = kb.load(q.buf, from, lanes);
-                    let x = kb.mul(x, scale);
+                    let x = scaled(kb, x);
                     kb.store(to, at, x);
                 });
             }
-            let scale = kb.num(Ty::F32, p.scale);
             kb.for_(rest, features, 1, Unroll::No, |kb, j| {
                 let step = kb.mul(j, stride);
                 let (from, at) = (kb.add(from, step), kb.add(at, j));
                 let x = kb.load(q.buf, from, 1);
-                let x = kb.mul(x, scale);
+                let x = scaled(kb, x);
                 kb.store(to, at, x);
+            });
+            let nothing = kb.num(Ty::scalar(operand), 0.0);
+            kb.for_(features, depth, 1, Unroll::No, |kb, j| {
+                let at = kb.add(at, j);
+                kb.store(to, at, nothing);
             });
         });
     }
 
     fn logits(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
         let (p, shape, m) = (self.p, self.s.logits, &self.memory);
-        let (zero, one, width, features) = (kb.index(0), kb.index(1), kb.index(shape.width()), kb.dim(&p.d));
+        let (zero, depth) = (kb.index(0), kb.dim(&self.s.padded(&p.d)));
         kb.for_(zero, block.padded, shape.width(), Unroll::No, |kb, n0| {
             let key = kb.add(block.first, n0);
-            let column = kb.mul(key, features);
+            let column = kb.mul(key, depth);
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
-                let input = TileInput {
-                    a: m.queries,
-                    rows: &tile_rows(kb, row, rows, features),
-                    a_stride: one,
-                    b: m.keys,
-                    column,
-                    b_stride: width,
-                    counts: &vec![None; shape.vectors.into()],
-                    k: &p.d,
-                    ahead: None,
-                };
-                let acc = tile::accumulate(kb, shape, &input);
+                let acc = tile::accumulators(kb, shape, rows.into(), None);
+                let at = tile_rows(kb, row, rows, depth);
+                self.add_steps(kb, shape, (m.queries, &at), (m.keys, column), (&p.d, (zero, depth)), &acc);
                 let stride = kb.index(KEYS);
                 let places = tile_places(kb, shape, (row, rows), stride, n0);
                 store_at(kb, m.logits, &places, &acc);
@@ -399,6 +421,10 @@ impl Parts<'_, '_, '_> {
                 let x = kb.sub(x, shift);
                 let e = kb.un(UnOp::Exp, x);
                 kb.store(m.logits, at, e);
+                if m.weights != m.logits {
+                    let e = kb.cast(kb.buf_dtype(m.weights), e);
+                    kb.store(m.weights, at, e);
+                }
             });
             let nothing = kb.num(Ty::vector(DType::F32, lanes), 0.0);
             let sum = kb.var(nothing);
@@ -487,24 +513,22 @@ impl Parts<'_, '_, '_> {
     fn weighted_sums(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
         let (p, shape, m) = (self.p, self.s.values, &self.memory);
         let (zero, one, width) = (kb.index(0), kb.index(1), kb.index(shape.width()));
+        // Whole pairs: weights beyond the last key are zero.
+        let count = if self.s.pairs {
+            let turns = tile::ceil_div(kb, block.count, pairs::GROUP);
+            let group = kb.index(pairs::GROUP);
+            kb.mul(turns, group)
+        } else {
+            block.count
+        };
         let panels = p.e.ceil_div(&shape.width().into());
         let (weight_stride, sum_stride) = (kb.index(KEYS), kb.dim(&(&panels * &shape.width().into())));
         let later = kb.bin(BinOp::Gt, block.first, zero);
-        each_panel(kb, &panels, shape, &p.sk, &mut |kb, n0, at| {
+        each_panel(kb, &panels, shape, &self.s.padded(&p.sk), &mut |kb, n0, at| {
             let skipped = kb.mul(block.first, width);
             let column = kb.add(at, skipped);
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
-                let input = TileInput {
-                    a: m.logits,
-                    rows: &tile_rows(kb, row, rows, weight_stride),
-                    a_stride: one,
-                    b: m.values,
-                    column,
-                    b_stride: width,
-                    counts: &vec![None; shape.vectors.into()],
-                    k: &p.sk,
-                    ahead: None,
-                };
+                let weights = tile_rows(kb, row, rows, weight_stride);
                 let places = tile_places(kb, shape, (row, rows), sum_stride, n0);
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
                 let factors = tile_rows(kb, row, rows, one);
@@ -520,10 +544,28 @@ impl Parts<'_, '_, '_> {
                     },
                     |_| {},
                 );
-                tile::add_steps(kb, shape, &input, (zero, block.count), &acc);
+                self.add_steps(kb, shape, (m.weights, &weights), (m.values, column), (&p.sk, (zero, count)), &acc);
                 store_at(kb, m.sums, &places, &acc);
             });
         });
+    }
+
+    /// Adds the steps `from..to` of sums of `k` products to the accumulators of a tile.
+    fn add_steps(
+        &self,
+        kb: &mut KernelBuilder,
+        shape: TileShape,
+        (a, rows): (Buf, &[Reg]),
+        (b, column): (Buf, Reg),
+        (k, (from, to)): (&Dim, (Reg, Reg)),
+        acc: &[Var],
+    ) {
+        if self.s.pairs {
+            return pairs::add_steps(kb, shape, (a, rows), (b, column, None), (from, to), acc);
+        }
+        let (a_stride, b_stride) = (kb.index(1), kb.index(shape.width()));
+        let counts = vec![None; shape.vectors.into()];
+        tile::add_steps(kb, shape, &TileInput { a, rows, a_stride, b, column, b_stride, counts: &counts, k, ahead: None }, (from, to), acc);
     }
 
     /// Divides the sums by those of the weights. A row that sees no key gives NaN, from 0 times infinity, or 0 if it is to be cleared.

@@ -10,19 +10,16 @@
 //! that are left widen it in registers, since they would not pay for the panel. A panel is worked off in blocks along `k`; the sums of the rows wait in
 //! memory between blocks.
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::{Asking, ReadAhead};
+use super::ahead::ReadAhead;
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, each_panel};
+use super::pairs::{self, GROUP};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
-/// Elements along `k` that lie together.
-pub const GROUP: i64 = 2;
-/// Elements along `k` per turn of the inner loop.
-const STEP: i64 = 8;
 /// Tiles of rows from which a panel is widened in memory.
 const TILES: i64 = 4;
 
@@ -51,11 +48,11 @@ pub struct Weight {
 pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, b: &Weight, epilogue: &mut Epilogue<'_>) {
     let shape = s.tile;
     let native = kb.buf_dtype(b.buf) == DType::Bf16;
-    let pairs = p.k.ceil_div(&GROUP.into());
+    let pair_count = p.k.ceil_div(&GROUP.into());
     let (width, lanes) = (Dim::from(shape.width()), Dim::from(i64::from(shape.lanes)));
     let row_len = &p.k.ceil_div(&lanes) * &lanes;
     // Distance between panels, in elements of the buffer.
-    let panel_len = &(&pairs * &width) * &Dim::from(if native { GROUP } else { 1 });
+    let panel_len = &(&pair_count * &width) * &Dim::from(if native { GROUP } else { 1 });
     let rows = Rows {
         buf: kb.local(if native { DType::Bf16 } else { DType::F32 }, &row_len * &Dim::from(s.chunk)),
         len: &row_len,
@@ -83,7 +80,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
         let n_end = kb.dim(&p.n);
         let left = kb.sub(n_end, n0);
         let counts = tile::column_counts(kb, shape, &p.n, left);
-        let steps = &pairs * &Dim::from(GROUP);
+        let steps = &pair_count * &Dim::from(GROUP);
         if let Some(wide) = wide {
             let (tile_rows, enough) = (kb.index(shape.rows.into()), kb.index(TILES * i64::from(shape.rows)));
             let span = kb.sub(m1, m0);
@@ -119,20 +116,20 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             let from = kb.select(many, whole, m0);
             tile::sweep_rows(kb, from, m1, shape.rows / 2, &mut |kb, row, n| {
                 let at = rows.offsets(kb, row, n);
-                let acc = dot_words(kb, shape, (rows.buf, &at), (b.buf, column), &pairs);
+                let acc = dot_words(kb, shape, (rows.buf, &at), (b.buf, column), &pair_count);
                 let place = sums.at(kb, m0, row);
                 tile::store_accumulators(kb, shape, &acc, place);
             });
         } else {
             let next = kb.add(column, len);
-            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), STEP), ((m0, m1), shape.rows));
+            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), pairs::STEP), ((m0, m1), shape.rows));
             sums.in_blocks(kb, (m0, m1), &steps, block, &mut |kb, from, to, all| {
                 tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, n| {
                     let at = rows.offsets(kb, row, n);
                     let place = sums.at(kb, m0, row);
-                    let part = Part { from, to, sums: (!all).then_some(place) };
                     let ahead = next.tile(kb, row, (from, to));
-                    let acc = dot_pairs(kb, shape, (rows.buf, &at), (b.buf, column, ahead), part);
+                    let acc = tile::accumulators(kb, shape, n.into(), (!all).then_some(place));
+                    pairs::add_steps(kb, shape, (rows.buf, &at), (b.buf, column, Some(ahead)), (from, to), &acc);
                     tile::store_accumulators(kb, shape, &acc, place);
                 });
             });
@@ -230,56 +227,6 @@ impl Rows<'_> {
             });
         });
     }
-}
-
-/// A tile by the instruction.
-fn dot_pairs(
-    kb: &mut KernelBuilder,
-    shape: TileShape,
-    (a, rows): (Buf, &[Reg]),
-    (b, column, ahead): (Buf, Reg, Asking),
-    part: Part,
-) -> Vec<Var> {
-    let acc = tile::accumulators(kb, shape, rows.len(), part.sums);
-    // One pair in every 32-bit lane.
-    let spread: Vec<u16> = (0..shape.lanes * GROUP as u16).map(|i| i % GROUP as u16).collect();
-    let step = |kb: &mut KernelBuilder, k: Reg| {
-        let width = kb.index(shape.width());
-        let at = kb.mul(k, width);
-        let at = kb.add(column, at);
-        let columns: Vec<Reg> = shape
-            .columns()
-            .map(|v| {
-                let v = kb.index(v * GROUP);
-                let at = kb.add(at, v);
-                kb.load(b, at, shape.lanes * GROUP as u16)
-            })
-            .collect();
-        for (row, acc) in rows.iter().zip(acc.chunks(shape.vectors.into())) {
-            let at = kb.add(*row, k);
-            let x = kb.load(a, at, GROUP as u16);
-            let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
-            for (w, var) in columns.iter().zip(acc) {
-                let sum = kb.get(*var);
-                let sum = kb.target(TargetInst::VDpBf16Ps, &[sum, x, *w]);
-                kb.set(*var, sum);
-            }
-        }
-    };
-    let (steps, width) = (kb.sub(part.to, part.from), kb.index(STEP));
-    let turns = kb.bin(BinOp::Div, steps, width);
-    let whole = kb.mul(turns, width);
-    let whole = kb.add(part.from, whole);
-    kb.for_(part.from, whole, STEP, Unroll::No, |kb, k| {
-        ahead.turn(kb);
-        for at in (0..STEP).step_by(GROUP as usize) {
-            let at = kb.index(at);
-            let k = kb.add(k, at);
-            step(kb, k);
-        }
-    });
-    kb.for_(whole, part.to, GROUP, Unroll::No, |kb, k| step(kb, k));
-    acc
 }
 
 /// The two `f32` of every word: the odd elements, then the even ones.

@@ -7,6 +7,7 @@ pub mod matmul;
 pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;
+pub mod pairs;
 pub mod spmm;
 pub mod sums;
 pub mod tile;

@@ -260,7 +260,7 @@ pub struct Source<'a> {
     pub n_stride: &'a Dim,
 }
 
-/// Copies columns `n0..` of a `[k, n]` matrix to `dst[at..]` as one panel `[k][width]`, zero beyond the last column.
+/// Copies columns `n0..` of a `[k, n]` matrix of floats to `dst[at..]` as one panel `[k][width]` of `f32`, zero beyond the last column.
 pub fn pack_panel(
     kb: &mut KernelBuilder,
     shape: TileShape,
@@ -289,6 +289,7 @@ pub fn pack_panel(
                     Some(c) => kb.load_count(src.buf, from, shape.lanes, *c),
                     None => kb.load(src.buf, from, shape.lanes),
                 };
+                let x = kb.cast(DType::F32, x);
                 kb.store(dst, to, x);
             }
         });
@@ -312,6 +313,7 @@ pub fn pack_panel(
             kb.for_(first, k_end, 1, Unroll::Auto, |kb, k| {
                 let from = from(kb, j, k);
                 let x = kb.load(src.buf, from, 1);
+                let x = kb.cast(DType::F32, x);
                 let to = to(kb, j, k);
                 kb.store(dst, to, x);
             });
@@ -336,7 +338,8 @@ pub fn pack_panel(
                     .map(|i| {
                         let j = place(kb, j, i);
                         let from = from(kb, j, k);
-                        kb.load(src.buf, from, shape.lanes)
+                        let x = kb.load(src.buf, from, shape.lanes);
+                        kb.cast(DType::F32, x)
                     })
                     .collect();
                 for (i, x) in transpose(kb, &rows, 1).into_iter().enumerate() {

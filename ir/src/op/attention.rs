@@ -9,7 +9,7 @@ use crate::types::{DType, Dim, TensorType};
 
 tensor_op! {
     /// Operands `q[B, H, Sq, D]`, `k[B, G, Sk, D]`, `v[B, G, Sk, E]`, optionally `mask` that broadcasts to `[B, H, Sq, Sk]`
-    /// (a float is added to the logits; `bool` keeps where true). Head `h` reads key head `h / (H/G)`. Result `[B, H, Sq, E]`:
+    /// (a float, of the operands' type or `f32`, is added to the logits; `bool` keeps where true). Head `h` reads key head `h / (H/G)`. Result `[B, H, Sq, E]`:
     ///
     /// `softmax(cap(scale * q k^T) + mask) v`, with `cap(x) = softcap * tanh(x / softcap)` if `softcap` is not 0, and, if `causal` is
     /// given, only keys `j <= i + causal` visible to query `i`. A row that sees no key gives NaN, as the softmax of a row of `-inf`
@@ -41,7 +41,7 @@ impl OpSpec for Attention {
         }
         let logits = vec![q.dims[0].clone(), q.dims[1].clone(), q.dims[2].clone(), k.dims[2].clone()];
         if let Some(m) = operands.get(3)
-            && (m.dtype != DType::Bool && m.dtype != q.dtype || broadcast_dims(&m.dims, &logits).as_ref() != Some(&logits))
+            && (![DType::Bool, DType::F32, q.dtype].contains(&m.dtype) || broadcast_dims(&m.dims, &logits).as_ref() != Some(&logits))
         {
             return Err(TypeError::broadcast(Self::MNEMONIC, TensorType::new(q.dtype, logits), m));
         }
@@ -141,7 +141,12 @@ impl Attention {
             b.select(keep, logits, off)
         };
         if let Some(m) = x.get(3) {
-            logits = if b.ty(*m).dtype == DType::Bool { hide(b, *m, logits)? } else { b.bin(BinOp::Add, logits, *m)? };
+            logits = if b.ty(*m).dtype == DType::Bool {
+                hide(b, *m, logits)?
+            } else {
+                let m = b.cast(dtype, *m)?;
+                b.bin(BinOp::Add, logits, m)?
+            };
         }
         if let Some(offset) = &self.causal {
             let (sq, sk) = (q[2].clone(), b.ty(k).dims[2].clone());

@@ -1,7 +1,7 @@
-//! `widen-halves`: products, convolutions and attention of 16-bit floats are computed in `f32`, for which there are kernels, and rounded afterwards.
+//! `widen-halves`: products and convolutions of 16-bit floats are computed in `f32`, for which there are kernels, and rounded afterwards.
 //!
 //! Products of 16-bit floats are exact in `f32`, and the sums are taken in it or wider in either form. Constants are widened here; where a `bf16` weight
-//! meets an activation, both stay, since there is a kernel that takes them as they are.
+//! meets an activation, both stay, since there is a kernel that takes them as they are, and so do the operands of attention.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut known = Known::default();
     let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         let half = |v: &Value| matches!(b.ty(*v).dtype, DType::F16 | DType::Bf16);
-        if !matches!(node.op, Op::Contract(_) | Op::Conv(_) | Op::Attention(_)) || !operands.iter().take(2).all(half) {
+        if !matches!(node.op, Op::Contract(_) | Op::Conv(_)) || !operands.iter().take(2).all(half) {
             return Ok(None);
         }
         let (dtype, mut op) = (b.ty(operands[0]).dtype, node.op.clone());
@@ -56,9 +56,6 @@ struct Known {
 
 impl Known {
     fn wide(&mut self, b: &mut Builder<'_>, v: Value) -> Result<Value, TypeError> {
-        if b.ty(v).dtype == DType::Bool {
-            return Ok(v);
-        }
         match views::base(b, v).and_then(|id| self.constant(b, id)) {
             Some(id) => views::of_another(b, v, id),
             None => b.cast(DType::F32, v),

@@ -1,7 +1,7 @@
-//! `round-products`: products of an activation by a constant weight take both in `bf16`, where asked for.
+//! `round-products`: products of an activation by a constant weight, and those of attention, take their operands in `bf16`, where asked for.
 //!
-//! `decode(encode(x))` is the rounding to `bf16`, to nearest even, of weight and activation; sums stay in `f32`, and so does everything else. The
-//! pass comes last: what the others find in weights they find in those of the model.
+//! `decode(encode(x))` is the rounding to `bf16`, to nearest even, of weight and activation, or of queries, keys, values and result; sums stay in `f32`,
+//! and so does everything else. The pass comes last: what the others find in weights they find in those of the model.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -31,7 +31,7 @@ pub enum Precision {
     /// That of the model.
     #[default]
     Model,
-    /// `bf16` where an activation meets a constant weight, both `f32` in the model.
+    /// `bf16` where an activation meets a constant weight and in attention, all `f32` in the model.
     Bf16,
 }
 
@@ -90,6 +90,17 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     cx.precision.beside(&cx.weights)?;
     let mut known = Known::default();
     let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
+        if matches!(node.op, Op::Attention(_)) && b.ty(operands[0]).dtype == DType::F32 {
+            cx.fired("bf16");
+            let parameters = "queries, keys, values and result".into();
+            cx.ledger.push(LedgerEntry { site: node.loc.path().into(), codec: "bf16", parameters });
+            let mut rounded = operands.to_vec();
+            for v in &mut rounded[..3] {
+                *v = known.activation(b, *v)?;
+            }
+            let y = b.add(node.op.clone(), &rounded)?;
+            return Ok(Some(vec![b.cast(DType::F32, y)?]));
+        }
         let Some((c, weight)) = site(b, node, operands) else { return Ok(None) };
         match known.weight(b, operands[weight])? {
             Err(why) => {

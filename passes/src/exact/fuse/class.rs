@@ -70,8 +70,8 @@ pub fn is_dense(op: &Op) -> bool {
     matches!(op, Op::Contract(_) | Op::Conv(_))
 }
 
-/// What an operand of a node is rounded from, where the node's kernel does that: a `contract` rounds `f32` to `bf16` as it reads.
+/// What an operand of a node is rounded from, where the node's kernel does that: products round `f32` to `bf16` as they read.
 pub fn unrounded(f: &Func, op: &Op, v: Value) -> Value {
     let from = f.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
-    from.filter(|x| matches!(op, Op::Contract(_)) && f.ty(*x).dtype == DType::F32).unwrap_or(v)
+    from.filter(|x| matches!(op, Op::Contract(_) | Op::Attention(_)) && f.ty(*x).dtype == DType::F32).unwrap_or(v)
 }

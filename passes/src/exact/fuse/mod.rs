@@ -13,8 +13,8 @@
 //!   result index by index.
 //! * *Prologue*: what the operands of the anchor are computed from.
 //!   - `contract`, `conv`, `attention`, `scatter_*` and `top_k`, the strict anchors, read each operand through views that are strided
-//!     over a parameter or a constant, and conversions that lose nothing; `contract` also through one last rounding of `f32` to `bf16`. `attention`
-//!     finds stride 1 (or 0) along the last axis.
+//!     over a parameter or a constant, and conversions that lose nothing; `contract` and `attention` also through one last rounding of `f32` to `bf16`.
+//!     `attention` finds stride 1 (or 0) along the last axis.
 //!   - The other anchors read any pointwise expression. It is meant to be evaluated once per element, `window` apart.
 //! * *Epilogue*: what stands between the anchor's value and the result: `map`s, each the only user of the one before, all of the dims
 //!   of the value. None behind `scatter_*` and `top_k`. The other operands of these maps are read at the same index; behind a strict
