@@ -10,8 +10,8 @@ use transc_ir::types::{DType, Dim, Ranges, TensorType};
 use crate::Target;
 use crate::program::{Arg, Launch, Program, Work};
 
-/// Chains of dependent steps: enough for two units with a latency of four cycles, few enough for 16 registers.
-const CHAINS: i64 = 10;
+/// Chains of dependent steps: enough for two units with a latency of six cycles, few enough for 16 registers.
+const CHAINS: i64 = 12;
 /// Steps of each chain in a unit.
 const STEPS: i64 = 20_000;
 
