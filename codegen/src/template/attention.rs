@@ -565,7 +565,13 @@ impl Parts<'_, '_, '_> {
         }
         let (a_stride, b_stride) = (kb.index(1), kb.index(shape.width()));
         let counts = vec![None; shape.vectors.into()];
-        tile::add_steps(kb, shape, &TileInput { a, rows, a_stride, b, column, b_stride, counts: &counts, k, ahead: None }, (from, to), acc);
+        tile::add_steps(
+            kb,
+            shape,
+            &TileInput { a, rows, a_stride, b, column, b_stride, counts: &counts, k, ahead: None },
+            (from, to),
+            acc,
+        );
     }
 
     /// Divides the sums by those of the weights. A row that sees no key gives NaN, from 0 times infinity, or 0 if it is to be cleared.

@@ -136,9 +136,6 @@ pub fn build(
             let next = kb.add(column, len);
             ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL), ((m0, m1), shape.rows))
         });
-        let n_end = kb.dim(&p.n);
-        let left = kb.sub(n_end, n0);
-        let counts = tile::column_counts(kb, shape, &p.n, left);
         let a_stride = kb.dim(&lhs.k_stride);
         sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {
             tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
@@ -165,9 +162,7 @@ pub fn build(
                 tile::store_accumulators(kb, shape, &acc, place);
             });
         });
-        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &counts), &mut |kb, m, n, x, count| {
-            epilogue(kb, &batch, m, n, x, count)
-        });
+        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
     });
 }
 

@@ -77,9 +77,6 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
         let which = if b.batched { kb.add(first, panel) } else { panel };
         let len = kb.dim(&panel_len);
         let column = kb.mul(which, len);
-        let n_end = kb.dim(&p.n);
-        let left = kb.sub(n_end, n0);
-        let counts = tile::column_counts(kb, shape, &p.n, left);
         let steps = &pair_count * &Dim::from(GROUP);
         if let Some(wide) = wide {
             let (tile_rows, enough) = (kb.index(shape.rows.into()), kb.index(TILES * i64::from(shape.rows)));
@@ -134,9 +131,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
                 });
             });
         }
-        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &counts), &mut |kb, m, n, x, count| {
-            epilogue(kb, &batch, m, n, x, count)
-        });
+        tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
     });
 }
 

@@ -80,9 +80,7 @@ fn few_rows(
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, panel| {
         let width = kb.index(shape.width());
-        let (n0, n_end) = (kb.mul(panel, width), kb.dim(&p.n));
-        let left = kb.sub(n_end, n0);
-        let counts = tile::column_counts(kb, shape, &p.n, left);
+        let n0 = kb.mul(panel, width);
         let (zero, m_end) = (kb.index(0), kb.dim(&p.m));
         tile::sweep_rows(kb, zero, m_end, FEW as u16, &mut |kb, row, rows| {
             let offsets: Vec<Reg> = (0..i64::from(rows))
@@ -110,9 +108,7 @@ fn few_rows(
             let (start, rows) = (kb.index(0), kb.index(rows.into()));
             tile::store_accumulators(kb, shape, &acc, (stage, start));
             let end = kb.add(row, rows);
-            tile::hand_on(kb, shape, stage, (row, end), (n0, &counts), &mut |kb, m, n, x, count| {
-                epilogue(kb, &[], m, n, x, count)
-            });
+            tile::hand_on(kb, shape, stage, (row, end), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &[], m, n, x, count));
         });
     });
 }

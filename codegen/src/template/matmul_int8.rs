@@ -108,13 +108,11 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         let (chunk, panel) = tile::div_rem(kb, unit, &n_panels);
         let (chunk_len, width) = (kb.index(s.chunk), kb.index(shape.width()));
         let (m0, n0) = (kb.mul(chunk, chunk_len), kb.mul(panel, width));
-        let (m_end, n_end) = (kb.dim(p.m), kb.dim(&n));
+        let m_end = kb.dim(p.m);
         let m1 = kb.add(m0, chunk_len);
         let m1 = kb.bin(BinOp::Min, m1, m_end);
         let panel_len = kb.index((p.k + s.group() - 1) / s.group() * s.group() * shape.width());
         let column = kb.mul(panel, panel_len);
-        let left = kb.sub(n_end, n0);
-        let counts = tile::column_counts(kb, shape, &n, left);
         if let Some((buf, current)) = wide {
             let here = kb.get(current);
             let other = kb.bin(BinOp::Ne, here, chunk);
@@ -146,7 +144,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), (column, ahead), stage);
             let rows = kb.index(rows.into());
             let end = kb.add(m, rows);
-            tile::hand_on(kb, shape, stage, (m, end), (n0, &counts), epilogue);
+            tile::hand_on(kb, shape, stage, (m, end), (n0, &n), epilogue);
         });
     });
 }

@@ -322,17 +322,24 @@ fn finish_rows(
 ) {
     let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
     let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
-    let live = kb.sub(columns, first);
-    let live = kb.bin(BinOp::Min, live, height);
-    kb.for_(zero, live, 1, Unroll::No, |kb, r| {
+    for r in 0..i64::from(s.height) {
+        let r = kb.index(r);
         let (n, from) = (kb.add(first, r), kb.mul(r, rows));
-        kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
-            let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
-            let (m, from) = (kb.add(m0, at), kb.add(from, at));
-            let x = kb.load(sums, from, s.lanes);
-            epilogue(kb, m, n, x, count);
-        });
-    });
+        let mut column = |kb: &mut KernelBuilder| {
+            kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
+                let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
+                let (m, from) = (kb.add(m0, at), kb.add(from, at));
+                let x = kb.load(sums, from, s.lanes);
+                epilogue(kb, m, n, x, count);
+            });
+        };
+        if p.n % i64::from(s.height) == 0 {
+            column(kb);
+        } else {
+            let live = kb.bin(BinOp::Lt, n, columns);
+            kb.if_(live, column, |_| {});
+        }
+    }
 }
 
 /// Copies the rows `m0..` of the activation into the panel `[k][rows]`. Rows beyond the end repeat the last one.
@@ -448,9 +455,7 @@ fn turn_back(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, sums: Buf, (m
     let lanes = i64::from(s.lanes);
     let shape = TileShape { lanes: s.lanes, rows: s.lanes, vectors: VECTORS };
     let turned = kb.local(s.sums(), Dim::from(lanes * shape.width()));
-    let (columns, m_end, zero) = (kb.index(p.n), kb.dim(p.m), kb.index(0));
-    let left = kb.sub(columns, n0);
-    let counts = tile::column_counts(kb, shape, &Dim::from(p.n), left);
+    let (m_end, zero) = (kb.dim(p.m), kb.index(0));
     let (tile_rows, vectors) = (kb.index(s.rows()), kb.index(VECTORS.into()));
     let end = kb.add(m0, tile_rows);
     let end = kb.bin(BinOp::Min, end, m_end);
@@ -477,6 +482,6 @@ fn turn_back(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, sums: Buf, (m
         let width = kb.index(lanes);
         let next = kb.add(m, width);
         let next = kb.bin(BinOp::Min, next, end);
-        tile::hand_on(kb, shape, turned, (m, next), (n0, &counts), epilogue);
+        tile::hand_on(kb, shape, turned, (m, next), (n0, &Dim::from(p.n)), epilogue);
     });
 }

@@ -12,9 +12,6 @@ use super::transpose::transpose;
 /// Steps of `k` per turn of the inner loop.
 pub const UNROLL: i64 = 4;
 
-/// Rows of a column that are handed on one after the other: few enough that their pages stay known.
-const AT_ONCE: i64 = 16;
-
 /// Vectors that an epilogue works on side by side.
 pub const SIDE_BY_SIDE: u8 = 4;
 
@@ -123,33 +120,30 @@ pub fn store_accumulators(kb: &mut KernelBuilder, shape: TileShape, acc: &[Var],
     }
 }
 
-/// Gives the rows `m0..m1` of a panel of results, which lie in `buf` one after the other, to an epilogue: row, first column (from `n0` on), vector of
-/// values, active lanes. So the epilogue's code stands once per vector of a row and not once per vector of a tile, and what it reads by column stays
-/// in registers for some rows.
+/// Gives the rows `m0..m1` of a panel of results, which lie in `buf` one after the other, to an epilogue: row, first column (from `n0` on, of `n`),
+/// vector of values, active lanes. So the epilogue's code does not stand once per vector of a tile.
 pub fn hand_on(
     kb: &mut KernelBuilder,
     shape: TileShape,
     buf: Buf,
     (m0, m1): (Reg, Reg),
-    (n0, counts): (Reg, &[Option<Reg>]),
+    (n0, n): (Reg, &Dim),
     epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Option<Reg>),
 ) {
-    let (zero, width, most) = (kb.index(0), kb.index(shape.width()), kb.index(AT_ONCE));
+    let (zero, lanes, vectors, end) = (kb.index(0), kb.index(shape.lanes.into()), kb.index(shape.vectors.into()), kb.dim(n));
     let rows = kb.sub(m1, m0);
-    kb.for_(zero, rows, AT_ONCE, Unroll::No, |kb, r0| {
-        let r1 = kb.add(r0, most);
-        let r1 = kb.bin(BinOp::Min, r1, rows);
-        for (at, count) in shape.columns().zip(counts) {
-            let at = kb.index(at);
-            let n = kb.add(n0, at);
-            kb.for_(r0, r1, 1, Unroll::Interleave(SIDE_BY_SIDE), |kb, r| {
-                let m = kb.add(m0, r);
-                let from = kb.mul(r, width);
-                let from = kb.add(from, at);
-                let x = kb.load(buf, from, shape.lanes);
-                epilogue(kb, m, n, x, *count);
-            });
-        }
+    let count = kb.mul(rows, vectors);
+    kb.for_(zero, count, 1, Unroll::Interleave(SIDE_BY_SIDE), |kb, i| {
+        let (r, v) = div_rem(kb, i, &i64::from(shape.vectors).into());
+        let (m, at, from) = (kb.add(m0, r), kb.mul(v, lanes), kb.mul(i, lanes));
+        let first = kb.add(n0, at);
+        let live = (!n.modulo(&shape.width().into()).is(0)).then(|| {
+            let left = kb.sub(end, first);
+            let left = kb.bin(BinOp::Max, left, zero);
+            kb.bin(BinOp::Min, left, lanes)
+        });
+        let x = kb.load(buf, from, shape.lanes);
+        epilogue(kb, m, first, x, live);
     });
 }
 
