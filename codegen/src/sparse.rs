@@ -3,8 +3,9 @@
 use crate::program::Matrix;
 use crate::template::spmm;
 
-/// A layout of a matrix `[k, n]` by blocks of `height` neighbouring columns of one row. The blocks of zeros are left out; the rows of the others
-/// stand in groups of `quad`, filled up with the last row and zero weights.
+/// A layout of a matrix `[k, n]` by blocks of `height` neighbouring columns of one row. The matrix is cut into pieces of `piece` rows; a block row is
+/// what one piece has in such columns, and those of a piece follow each other. The blocks of zeros are left out; the rows of the others stand in groups
+/// of `quad`, filled up with the last row and zero weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sparse {
     /// The matrix.
@@ -13,6 +14,8 @@ pub struct Sparse {
     pub height: usize,
     /// Rows of a group.
     pub quad: usize,
+    /// Rows of a piece.
+    pub piece: usize,
     /// Number of groups.
     pub groups: usize,
     /// What an offset counts per row.
@@ -26,7 +29,7 @@ pub struct Sparse {
 /// The arrays of a sparse matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SparsePart {
-    /// `i32[ceil(n/height) + 1]`: the first group of each block row, and the end.
+    /// `i32[ceil(k/piece) * ceil(n/height) + 1]`: the first group of each block row, and the end.
     Starts,
     /// `i32[groups][quad]`: `row * stride`.
     Offsets,
@@ -37,8 +40,9 @@ pub enum SparsePart {
 impl Sparse {
     /// The layout of a matrix; `size` is that of an element in bytes.
     pub(crate) fn new(src: &[u8], size: usize, matrix: Matrix, s: spmm::Schedule) -> Self {
-        let [quad, stride] = [s.quad(), s.rows()].map(|v| v as usize);
-        let mut s = Self { matrix, height: s.height.into(), quad, groups: 0, stride, words: s.words, part: SparsePart::Starts };
+        let [quad, piece, stride] = [s.quad(), s.piece(), s.rows()].map(|v| v as usize);
+        let mut s =
+            Self { matrix, height: s.height.into(), quad, piece, groups: 0, stride, words: s.words, part: SparsePart::Starts };
         s.groups = s.block_rows(src, size).map(|kept| kept.len().div_ceil(quad)).sum();
         s
     }
@@ -50,22 +54,23 @@ impl Sparse {
 
     /// Rows of the blocks that are kept, per block row.
     fn block_rows<'a>(&self, src: &'a [u8], size: usize) -> impl Iterator<Item = Vec<usize>> + 'a {
-        let (m, height) = (self.matrix, self.height);
+        let (m, height, piece) = (self.matrix, self.height, self.piece);
         let zero = move |k: usize, c: usize| {
             let at = (k * m.k_stride + c * m.n_stride) * size;
             // A negative zero of a float is one too.
             src[at..at + size].iter().enumerate().all(|(i, b)| *b == 0 || size == 4 && i == 3 && *b == 0x80)
         };
-        (0..m.n).step_by(height).map(move |c| {
+        let pieces = (0..m.k).step_by(piece).flat_map(move |k| (0..m.n).step_by(height).map(move |c| (k, c)));
+        pieces.map(move |(k, c)| {
             let columns = c..m.n.min(c + height);
-            (0..m.k).filter(|k| !columns.clone().all(|c| zero(*k, c))).collect()
+            (k..m.k.min(k + piece)).filter(|k| !columns.clone().all(|c| zero(*k, c))).collect()
         })
     }
 
     /// Length in bytes.
     pub(crate) fn len_bytes(&self, size: usize) -> usize {
         match self.part {
-            SparsePart::Starts => (self.matrix.n.div_ceil(self.height) + 1) * 4,
+            SparsePart::Starts => (self.matrix.k.div_ceil(self.piece) * self.matrix.n.div_ceil(self.height) + 1) * 4,
             SparsePart::Offsets => self.groups * self.quad * 4,
             SparsePart::Values => self.macs() * if self.words { 2 } else { size },
         }
@@ -93,6 +98,7 @@ impl Sparse {
             }
             SparsePart::Values => {
                 for (block, kept) in self.block_rows(src, size).enumerate() {
+                    let block = block % m.n.div_ceil(self.height);
                     let columns = block * self.height..m.n.min((block + 1) * self.height);
                     for (i, k) in kept.iter().enumerate() {
                         for (r, c) in columns.clone().enumerate() {

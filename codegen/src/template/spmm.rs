@@ -1,7 +1,8 @@
 //! Product of an activation by a constant weight with many zeros, `C[m, n] = sum over k of A[m, k] * W[k, n]`: bytes (exact in `i32`) or `f32`.
 //!
 //! **Contract.** The weight is stored by blocks of `height` neighbouring columns of `W` by one row ([`crate::sparse::Sparse`]); blocks of zeros
-//! are not there. Each sum runs over the kept rows in ascending order, in one accumulator. A zero weight does not spread a NaN or an infinity of
+//! are not there. Each sum runs over the kept rows in ascending order, in one accumulator; with blocks of one column a second one takes every other row
+//! of a piece, since four sums alone wait for each other. A zero weight does not spread a NaN or an infinity of
 //! the activation. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** As Shen et al. 2023 ("An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"): the
@@ -9,7 +10,8 @@
 //! against them. For bytes, `quad` = 4 kept rows of the weight are interleaved by unpacking within 128-bit lanes; the rows of `A` stand in
 //! the panel in the order that makes the interleaved vectors come out sorted. Without an instruction for sums of products of bytes, both
 //! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each. A panel is turned once for all units of it that
-//! one thread computes, and lives in the second-level cache. The sums of a strip of columns wait in memory and turn back together.
+//! one thread computes, and lives in the second-level cache; a strip of columns goes over it piece by piece. The sums of a strip wait in memory and turn
+//! back together.
 
 use std::fmt;
 
@@ -23,8 +25,12 @@ use super::transpose::{interleave, transpose, unpack};
 
 /// Vectors of rows per tile, and of columns per strip: a strip's rows fill whole cache lines, even those of bytes.
 const VECTORS: u16 = 4;
-/// Groups by which the weight is asked for before it is read.
-const AHEAD: i64 = 64;
+/// Bytes of a piece of a panel.
+const PIECE_BYTES: i64 = 48 * 1024;
+/// Bytes of the weight's values by which it is asked for before it is read.
+const AHEAD_BYTES: i64 = 1024;
+/// Rows of the weight per turn where there is more than one chain.
+const TURN: i64 = 4;
 
 /// How a product is computed; `Display` is part of the kernel's symbol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +93,17 @@ impl Schedule {
         self.rows()
     }
 
+    /// Rows of the weight that are worked off at once: those of the panel stay in the first-level cache for all columns of a strip.
+    pub fn piece(self) -> i64 {
+        let bytes = if self.int8 { i64::MAX } else { PIECE_BYTES };
+        bytes / self.rows() / self.dtype().size_bytes() as i64
+    }
+
+    /// Accumulators of an element.
+    fn chains(self) -> usize {
+        if self.height == 1 { 2 } else { 1 }
+    }
+
     /// Number of independent units for `m` rows and `n` columns: a tile of rows by a strip of columns.
     pub fn extent(self, m: &Dim, n: &Dim) -> Dim {
         &m.ceil_div(&self.rows().into()) * &n.ceil_div(&self.strip().into())
@@ -136,8 +153,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     let (rows, height, columns) = (s.rows(), i64::from(s.height), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
-    // Small enough to stay in the first-level cache while the panel streams past.
-    let sums = kb.local(s.sums(), Dim::from(if s.turned_out { height } else { columns } * rows));
+    let sums = kb.local(s.sums(), Dim::from(columns * rows));
     let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
@@ -164,102 +180,153 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         let b0 = kb.mul(strip, per_strip);
         let b1 = kb.add(b0, per_strip);
         let b1 = kb.bin(BinOp::Min, b1, blocks);
-        kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
-            for first in (0..VECTORS).step_by(s.pass().into()) {
-                let acc = block_row(kb, p, s, panel, (block, first));
-                let len = kb.index(height * rows);
-                let done = if s.turned_out { kb.index(0) } else { kb.sub(block, b0) };
-                let at = kb.mul(done, len);
-                for (i, var) in acc.iter().enumerate() {
-                    let (column, vector) = (i as i64 / i64::from(s.pass()), i as i64 % i64::from(s.pass()) + i64::from(first));
-                    let place = kb.index(column * rows + vector * i64::from(s.lanes));
-                    let (at, x) = (kb.add(at, place), kb.get(*var));
-                    kb.store(sums, at, x);
-                }
-            }
-            if s.turned_out {
-                finish_rows(kb, p, s, sums, (m0, block), epilogue);
-            }
-        });
-        if s.turned_out {
-            return;
-        }
-        if p.n % columns != 0 {
-            // What turns with the last columns.
-            let (done, len, end) = (kb.sub(b1, b0), kb.index(height * rows), kb.index(columns * rows));
-            let from = kb.mul(done, len);
-            let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+        let pieces = (p.k + s.piece() - 1) / s.piece();
+        let (zero, len) = (kb.index(0), kb.index(height * rows));
+        let clear = |kb: &mut KernelBuilder, from: Reg| {
+            let (end, nothing) = (kb.index(columns * rows), kb.num(Ty::vector(s.sums(), s.lanes), 0.0));
             kb.for_(from, end, s.lanes.into(), Unroll::No, |kb, at| kb.store(sums, at, nothing));
+        };
+        if pieces > 1 {
+            clear(kb, zero);
+        } else if p.n % columns != 0 && !s.turned_out {
+            // What turns with the last columns.
+            let done = kb.sub(b1, b0);
+            let from = kb.mul(done, len);
+            clear(kb, from);
         }
-        turn_back(kb, p, s, sums, (m0, n0), epilogue);
+        let pieces_end = kb.index(pieces);
+        kb.for_(zero, pieces_end, 1, Unroll::No, |kb, piece| {
+            let first_row = kb.mul(piece, blocks);
+            kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
+                let (row, done) = (kb.add(first_row, block), kb.sub(block, b0));
+                let at = kb.mul(done, len);
+                for first in (0..VECTORS).step_by(s.pass().into()) {
+                    let places: Vec<Reg> = (0..i64::from(s.height))
+                        .flat_map(|column| (first..first + s.pass()).map(move |v| column * rows + i64::from(v * s.lanes)))
+                        .map(|place| {
+                            let place = kb.index(place);
+                            kb.add(at, place)
+                        })
+                        .collect();
+                    let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+                    let acc: Vec<Var> = places
+                        .iter()
+                        .map(|at| {
+                            let x = if pieces > 1 { kb.load(sums, *at, s.lanes) } else { nothing };
+                            kb.var(x)
+                        })
+                        .collect();
+                    block_row(kb, p, s, panel, (row, first), &acc);
+                    for (at, var) in places.iter().zip(&acc) {
+                        let x = kb.get(*var);
+                        kb.store(sums, *at, x);
+                    }
+                }
+                if s.turned_out && pieces == 1 {
+                    finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
+                }
+            });
+        });
+        if !s.turned_out {
+            turn_back(kb, p, s, sums, (m0, n0), epilogue);
+        } else if pieces > 1 {
+            kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
+                let done = kb.sub(block, b0);
+                let at = kb.mul(done, len);
+                finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
+            });
+        }
     });
 }
 
-/// The sums of one block row, by column of the block and vector of rows, for [`Schedule::pass`] vectors from `first_vector` on.
-fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (block, first_vector): (Reg, u16)) -> Vec<Var> {
+/// Adds one block row to its sums, by column of the block and vector of rows, for [`Schedule::pass`] vectors from `first_vector` on.
+fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (row, first_vector): (Reg, u16), acc: &[Var]) {
     let one = kb.index(1);
-    let next = kb.add(block, one);
-    let [first, end] = [block, next].map(|b| {
+    let next = kb.add(row, one);
+    let [first, end] = [row, next].map(|b| {
         let g = kb.load(p.starts, b, 1);
         kb.cast(DType::I64, g)
     });
-    let zero = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
-    let acc: Vec<Var> = (0..s.height * s.pass()).map(|_| kb.var(zero)).collect();
-    let group = s.quad() as u16;
-    let spread: Vec<u16> = (0..s.lanes * group).map(|i| i % group).collect();
-    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
-    let unroll = if s.height == 1 { Unroll::Auto } else { Unroll::No };
-    kb.for_(first, end, 1, unroll, |kb, g| {
-        let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
-        let (member, value) = (kb.mul(g, quad), kb.mul(g, size));
-        let distance = kb.index(AHEAD);
+    let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+    let chains: Vec<Vec<Var>> =
+        (0..s.chains()).map(|i| if i == 0 { acc.to_vec() } else { acc.iter().map(|_| kb.var(nothing)).collect() }).collect();
+    let turn = if chains.len() == 1 { 1 } else { TURN };
+    let ahead = AHEAD_BYTES / (s.quad() * i64::from(s.height) * s.values().size_bytes() as i64);
+    let (groups, size) = (kb.sub(end, first), kb.index(turn));
+    let turns = kb.bin(BinOp::Div, groups, size);
+    let whole = kb.mul(turns, size);
+    let whole = kb.add(first, whole);
+    kb.for_(first, whole, turn, Unroll::No, |kb, g| {
+        let distance = kb.index(ahead);
         let later = kb.add(g, distance);
+        let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
         let (later_member, later_value) = (kb.mul(later, quad), kb.mul(later, size));
         kb.prefetch(p.offsets, later_member);
         kb.prefetch(p.values, later_value);
-        let kept: Vec<Reg> = (0..s.quad())
-            .map(|i| {
-                let i = kb.index(i);
-                let at = kb.add(member, i);
-                let offset = kb.load(p.offsets, at, 1);
-                kb.cast(DType::I64, offset)
-            })
-            .collect();
-        // As many vectors as one load of each kept row gives.
-        let mut x: Vec<Reg> = Vec::new();
-        for v in (first_vector..first_vector + s.pass()).step_by(group.into()) {
-            let v = kb.index(i64::from(v) * i64::from(s.lanes));
-            let rows: Vec<Reg> = kept
-                .iter()
-                .map(|row| {
-                    let at = kb.add(*row, v);
-                    kb.load(panel, at, s.lanes * group)
-                })
-                .collect();
-            x.extend(match rows.as_slice() {
-                [a, b, c, d] => interleave(kb, [*a, *b, *c, *d]),
-                [a, b] => [false, true].map(|upper| unpack(kb, [*a, *b], 8, 1, upper)).to_vec(),
-                one => one.to_vec(),
-            });
-        }
-        for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
-            let r = kb.index(r as i64 * s.quad());
-            let at = kb.add(value, r);
-            let w = if s.int8 {
-                let w = kb.load(p.values, at, group);
-                kb.push(Inst::Shuffle(w, w, spread.clone()))
-            } else {
-                let w = kb.load(p.values, at, 1);
-                kb.splat(s.lanes, w)
-            };
-            for (x, var) in x.iter().zip(acc) {
-                let sum = kb.get(*var);
-                let sum = if s.int8 { kb.target(dot, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
-                kb.set(*var, sum);
-            }
+        for (i, chain) in (0..turn).zip(chains.iter().cycle()) {
+            let i = kb.index(i);
+            let g = kb.add(g, i);
+            add_group(kb, p, s, panel, (g, first_vector), chain);
         }
     });
-    acc
+    if let [one, other] = chains.as_slice() {
+        kb.for_(whole, end, 1, Unroll::No, |kb, g| add_group(kb, p, s, panel, (g, first_vector), one));
+        for (a, b) in one.iter().zip(other) {
+            let (x, y) = (kb.get(*a), kb.get(*b));
+            let sum = kb.add(x, y);
+            kb.set(*a, sum);
+        }
+    }
+}
+
+/// Adds one group of a block row to its sums.
+fn add_group(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (g, first_vector): (Reg, u16), acc: &[Var]) {
+    let group = s.quad() as u16;
+    let spread: Vec<u16> = (0..s.lanes * group).map(|i| i % group).collect();
+    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
+    let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
+    let (member, value) = (kb.mul(g, quad), kb.mul(g, size));
+    let kept: Vec<Reg> = (0..s.quad())
+        .map(|i| {
+            let i = kb.index(i);
+            let at = kb.add(member, i);
+            let offset = kb.load(p.offsets, at, 1);
+            kb.cast(DType::I64, offset)
+        })
+        .collect();
+    // As many vectors as one load of each kept row gives.
+    let mut x: Vec<Reg> = Vec::new();
+    for v in (first_vector..first_vector + s.pass()).step_by(group.into()) {
+        let v = kb.index(i64::from(v) * i64::from(s.lanes));
+        let rows: Vec<Reg> = kept
+            .iter()
+            .map(|row| {
+                let at = kb.add(*row, v);
+                kb.load(panel, at, s.lanes * group)
+            })
+            .collect();
+        x.extend(match rows.as_slice() {
+            [a, b, c, d] => interleave(kb, [*a, *b, *c, *d]),
+            [a, b] => [false, true].map(|upper| unpack(kb, [*a, *b], 8, 1, upper)).to_vec(),
+            one => one.to_vec(),
+        });
+    }
+    for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
+        let r = kb.index(r as i64 * s.quad());
+        let at = kb.add(value, r);
+        let w = if s.int8 {
+            let w = kb.load(p.values, at, group);
+            kb.push(Inst::Shuffle(w, w, spread.clone()))
+        } else {
+            let w = kb.load(p.values, at, 1);
+            kb.splat(s.lanes, w)
+        };
+        for (x, var) in x.iter().zip(acc) {
+            let sum = kb.get(*var);
+            let sum = if s.int8 { kb.target(dot, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
+            kb.set(*var, sum);
+        }
+    }
 }
 
 impl Schedule {
@@ -316,7 +383,7 @@ fn finish_rows(
     kb: &mut KernelBuilder,
     p: &Problem<'_>,
     s: Schedule,
-    sums: Buf,
+    (sums, start): (Buf, Reg),
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
@@ -324,7 +391,8 @@ fn finish_rows(
     let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
     for r in 0..i64::from(s.height) {
         let r = kb.index(r);
-        let (n, from) = (kb.add(first, r), kb.mul(r, rows));
+        let (n, column_len) = (kb.add(first, r), kb.mul(r, rows));
+        let from = kb.add(start, column_len);
         let mut column = |kb: &mut KernelBuilder| {
             kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
                 let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));

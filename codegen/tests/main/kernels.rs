@@ -292,8 +292,16 @@ fn sparse(k: usize, n: usize, height: usize, share: u64, int8: bool) -> String {
 
 #[test]
 fn weights_with_zeros() {
-    // Rows of the activation, columns, length of the sums, columns of a block.
-    for (m, n, k, height) in [(1, 64, 120, 4), (64, 68, 128, 4), (70, 130, 131, 4), (33, 100, 67, 1), (5, 90, 128, 1)] {
+    // Rows of the activation, columns, length of the sums (the last ones are cut into pieces), columns of a block.
+    for (m, n, k, height) in [
+        (1, 64, 120, 4),
+        (64, 68, 128, 4),
+        (70, 130, 131, 4),
+        (33, 100, 67, 1),
+        (5, 90, 128, 1),
+        (3, 70, 500, 1),
+        (40, 36, 450, 4),
+    ] {
         for int8 in [true, false].into_iter().filter(|i| height == 4 || !i) {
             let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
             let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
@@ -312,7 +320,7 @@ fn weights_with_zeros() {
 
 #[test]
 fn turned_weights_with_zeros() {
-    for (m, n, k) in [(1, 64, 80), (64, 68, 64), (70, 130, 131), (200, 64, 70)] {
+    for (m, n, k) in [(1, 64, 80), (64, 68, 64), (70, 130, 131), (200, 64, 70), (20, 70, 450)] {
         for int8 in [true, false] {
             let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
             let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
