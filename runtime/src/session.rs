@@ -48,7 +48,7 @@ struct Inner {
 
 /// Where the launches run.
 enum Engine {
-    Host(Workspace),
+    Host(Box<Workspace>),
     Device(Box<cuda::Engine>),
 }
 
@@ -176,7 +176,7 @@ impl Session {
                 let threads = if options.threads == 0 { cores() } else { options.threads };
                 let workspace = Workspace::new(threads, options.spin)?;
                 let threads = workspace.threads();
-                (Engine::Host(workspace), threads)
+                (Engine::Host(Box::new(workspace)), threads)
             }
         };
         let state = State { engine, bindings: Vec::with_capacity(MAX_BINDINGS), order: Vec::new(), key: Vec::new() };

@@ -1,6 +1,6 @@
 //! Kernel templates: one file each, with its contract, its schedule and the code that builds it.
 
-mod ahead;
+pub mod ahead;
 pub mod attention;
 pub mod device;
 pub mod matmul;

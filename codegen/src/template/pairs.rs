@@ -78,11 +78,11 @@ pub fn pack_panel(
 ) {
     let p = Panel { shape, k, n, src, n0, dst, at };
     if src.n_stride.is(1) {
-        p.from_rows(kb);
+        p.pack_rows(kb);
     } else if src.k_stride.is(1) {
-        p.from_columns(kb);
+        p.pack_columns(kb);
     } else {
-        p.one_by_one(kb);
+        p.pack_elements(kb);
     }
 }
 
@@ -105,7 +105,7 @@ impl Panel<'_> {
     }
 
     /// Offset in the matrix; a column beyond the last is the last.
-    fn from(&self, kb: &mut KernelBuilder, k: Reg, j: Reg) -> Reg {
+    fn source(&self, kb: &mut KernelBuilder, k: Reg, j: Reg) -> Reg {
         let (one, end) = (kb.index(1), kb.dim(self.n));
         let last = kb.sub(end, one);
         let n = kb.add(self.n0, j);
@@ -117,7 +117,7 @@ impl Panel<'_> {
     }
 
     /// Neighbours along `n` lie together: two rows at a time, taken in turn.
-    fn from_rows(&self, kb: &mut KernelBuilder) {
+    fn pack_rows(&self, kb: &mut KernelBuilder) {
         let (lanes, buf) = (self.shape.lanes, self.src.buf);
         let (zero, one, two, end, n_end) = (kb.index(0), kb.index(1), kb.index(GROUP), kb.dim(self.k), kb.dim(self.n));
         let left = kb.sub(n_end, self.n0);
@@ -159,7 +159,7 @@ impl Panel<'_> {
     }
 
     /// Neighbours along `k` lie together: squares of pairs turn in registers.
-    fn from_columns(&self, kb: &mut KernelBuilder) {
+    fn pack_columns(&self, kb: &mut KernelBuilder) {
         let (lanes, buf) = (self.shape.lanes, self.src.buf);
         let block = i64::from(lanes) * GROUP;
         let (zero, width, end, size) = (kb.index(0), kb.index(self.shape.width()), kb.dim(self.k), kb.index(block));
@@ -171,7 +171,7 @@ impl Panel<'_> {
                 .map(|i| {
                     let i = kb.index(i);
                     let j = kb.add(j, i);
-                    let from = self.from(kb, k, j);
+                    let from = self.source(kb, k, j);
                     let x = match left {
                         Some(c) => kb.load_count(buf, from, 2 * lanes, c),
                         None => kb.load(buf, from, 2 * lanes),
@@ -202,7 +202,7 @@ impl Panel<'_> {
         });
     }
 
-    fn one_by_one(&self, kb: &mut KernelBuilder) {
+    fn pack_elements(&self, kb: &mut KernelBuilder) {
         let zero = kb.index(0);
         self.elements(kb, (zero, self.shape.width()), zero);
     }
@@ -222,7 +222,7 @@ impl Panel<'_> {
                 kb.add(at, odd)
             };
             kb.for_(first, end, 1, Unroll::No, |kb, k| {
-                let from = self.from(kb, k, j);
+                let from = self.source(kb, k, j);
                 let x = kb.load(self.src.buf, from, 1);
                 let x = kb.cast(DType::Bf16, x);
                 let to = place(kb, k);
