@@ -1,10 +1,11 @@
 """Times the matrix kernels against oneDNN's on one core, interleaved.
 
-    python bench/matmul.py [--rounds N] [--json]
+    python bench/matmul.py [--dtype bf16] [--rounds N] [--json]
 
 Each line is one product `[m, k] x [k, n]` with a constant right operand and a bias: oneDNN through PyTorch, weight packed in
 advance, and transc through its C interface. `speed` is oneDNN's median time divided by transc's. Both read the same weight
-in every round, so it comes from a cache.
+in every round, so it comes from a cache. With `--dtype bf16` both multiply in bf16: oneDNN takes its input rounded and gives a rounded result, transc takes
+and gives f32.
 """
 
 import argparse
@@ -39,12 +40,13 @@ MODULE = """module "matmul" {{
 
 
 class OneDnn:
-    def __init__(self, x, n):
+    def __init__(self, x, n, dtype):
         rng = np.random.default_rng(1)
-        weight = torch.from_numpy(rng.standard_normal((n, x.shape[1]), np.float32))
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        weight = torch.from_numpy(rng.standard_normal((n, x.shape[1]), np.float32)).to(dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
-        self.bias = torch.zeros(n)
-        self.x = torch.from_numpy(x)
+        self.bias = torch.zeros(n, dtype=dtype)
+        self.x = torch.from_numpy(x).to(dtype)
 
     def run(self):
         with torch.inference_mode():
@@ -68,6 +70,7 @@ def timed(peers, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--transc", type=Path, default=ROOT / "target" / "release" / "transc", metavar="BINARY")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -79,9 +82,9 @@ def main():
             path = Path(folder) / "matmul.tir"
             path.write_text(MODULE.format(m=m, n=n, k=k))
             case = SimpleNamespace(path=path, dims={}, inputs={"x": x}, outputs=["y"])
-            options = SimpleNamespace(transc=args.transc, options="-q", dtype="f32", threads=1)
+            options = SimpleNamespace(transc=args.transc, options="-q", dtype=args.dtype, threads=1)
             transc = Transc(case, options, [np.empty((m, n), np.float32)], folder)
-            onednn, ours = timed([OneDnn(x, n), transc], args.rounds)
+            onednn, ours = timed([OneDnn(x, n, args.dtype), transc], args.rounds)
             transc.close()
         flops = 2e-6 * m * n * k
         records.append({"m": m, "n": n, "k": k, "onednn_ms": onednn, "transc_ms": ours, "speed": onednn / ours})
@@ -90,7 +93,7 @@ def main():
                   f"transc {ours:8.3f} ms {flops / ours:6.1f} GF/s   speed {onednn / ours:.2f}", flush=True)
     mean = statistics.geometric_mean(r["speed"] for r in records)
     if args.json:
-        print(json.dumps({"schema_version": 1, "torch": torch.__version__, "speed": mean,
+        print(json.dumps({"schema_version": 1, "torch": torch.__version__, "dtype": args.dtype, "speed": mean,
                           "products": records}, indent=1))
     else:
         print(f"geometric mean of the speeds {mean:.3f}, worst {min(r['speed'] for r in records):.3f}")
