@@ -7,7 +7,8 @@ as an ONNX file in QDQ form and finds the zeros itself: once as it stands (`rows
 sparse layers hand on to each other (`turned`). oneDNN is carried by PyTorch's quantised linear (engine `onednn`, u8 by s8 to f32 with the same
 number of multiply-adds), and is dense. Without VNNI it saturates, so that its numbers differ: a line on standard error says so. Shapes are
 `outputs x inputs`. `share of peak` is the time that the kept weights need at 64 multiply-adds per cycle of the core clock that is measured in the same
-run (32 without VNNI: two `pmaddwd`), divided by the time taken, turning and scaling included.
+run (32 without VNNI: two `pmaddwd`), divided by the time taken, turning and scaling included. Processors that start two such instructions per cycle reach
+more than 1.
 """
 
 import argparse

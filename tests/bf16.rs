@@ -20,13 +20,14 @@ fn apart(got: &Plain, want: &Plain) -> (f64, f64) {
     if aa == 0.0 { (bb.sqrt(), 1.0) } else { ((d / aa).sqrt(), ab / (aa * bb).sqrt()) }
 }
 
-/// What takes an output further is the rounding that was asked for: the reference interpreter gives it too.
-fn rounding_alone(lossy: &transc::Compiled, inputs: &[(String, Plain)], name: &str, got: &Plain) {
+/// What takes an output further is the rounding that was asked for: the reference interpreter, which sees all of it but that of the weights inside
+/// attention, is as far away.
+fn rounding_alone(lossy: &transc::Compiled, inputs: &[(String, Plain)], name: &str, (got, exact): (&Plain, &Plain)) {
     let values = interp::eval_module(&lossy.module, &ways::inputs(&lossy.module, inputs)).expect("it is evaluated");
-    let (_, want) = lossy.module.main.results().iter().zip(&values).find(|((n, _), _)| n == name).expect("an output");
-    let (error, _) = apart(got, want);
-    // Where codes of 8 bits follow, one may fall the other way.
-    assert!(error <= 2e-3, "{name}: {error:e} from the interpreter");
+    let (_, rounded) = lossy.module.main.results().iter().zip(&values).find(|((n, _), _)| n == name).expect("an output");
+    let [error, asked_for] = [got, rounded].map(|x| apart(x, exact).0);
+    println!("{name}: the interpreter gives {asked_for:.2e}");
+    assert!(error <= 1.25 * asked_for, "{name}: {error:e}, the interpreter {asked_for:e}");
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn models_of_the_zoo_stay_close() {
                 if error > 1e-2 || cosine < 0.9999 {
                     assert!(error <= 2e-2, "{name} {name_of}: {error:e}");
                     further.push(format!("{name} {name_of}"));
-                    rounding_alone(&lossy, &inputs, name_of, got);
+                    rounding_alone(&lossy, &inputs, name_of, (got, want));
                 }
             }
         }

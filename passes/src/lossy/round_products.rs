@@ -22,6 +22,8 @@ use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
 
+/// How far the operands of attention are followed.
+const MAX_STEPS: usize = 12;
 /// Weights with fewer elements stay.
 const MIN_ELEMENTS: usize = 1024;
 
@@ -91,6 +93,10 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let mut known = Known::default();
     let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
         if matches!(node.op, Op::Attention(_)) && b.ty(operands[0]).dtype == DType::F32 {
+            if operands[..3].iter().any(|v| from_codes(b, *v, MAX_STEPS)) {
+                cx.remark(&node.loc, "stays in f32: it stands between products of 8 bits, whose codes would fall the other way");
+                return Ok(None);
+            }
             cx.fired("bf16");
             let parameters = "queries, keys, values and result".into();
             cx.ledger.push(LedgerEntry { site: node.loc.path().into(), codec: "bf16", parameters });
@@ -122,6 +128,19 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     });
     module.main = sweep::typed(cx, rewritten)?;
     Ok(())
+}
+
+/// True if a value is made of integers, by element-wise steps and views.
+fn from_codes(b: &Builder<'_>, v: Value, steps: usize) -> bool {
+    let Some(node) = b.func.def_node(v).filter(|_| steps > 0) else { return false };
+    match &node.op {
+        Op::Dequantize(_) | Op::Quantize(_) => true,
+        Op::Contract(c) => !c.out_dtype.is_float(),
+        Op::Map(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) => {
+            node.operands.iter().any(|v| from_codes(b, *v, steps - 1))
+        }
+        _ => false,
+    }
 }
 
 /// A product in `f32` by a constant that gives the columns of the result, and which operand that is.
