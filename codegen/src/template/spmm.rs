@@ -201,26 +201,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 let (row, done) = (kb.add(first_row, block), kb.sub(block, b0));
                 let at = kb.mul(done, len);
                 for first in (0..VECTORS).step_by(s.pass().into()) {
-                    let places: Vec<Reg> = (0..i64::from(s.height))
-                        .flat_map(|column| (first..first + s.pass()).map(move |v| column * rows + i64::from(v * s.lanes)))
-                        .map(|place| {
-                            let place = kb.index(place);
-                            kb.add(at, place)
-                        })
-                        .collect();
-                    let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
-                    let acc: Vec<Var> = places
-                        .iter()
-                        .map(|at| {
-                            let x = if pieces > 1 { kb.load(sums, *at, s.lanes) } else { nothing };
-                            kb.var(x)
-                        })
-                        .collect();
-                    block_row(kb, p, s, panel, (row, first), &acc);
-                    for (at, var) in places.iter().zip(&acc) {
-                        let x = kb.get(*var);
-                        kb.store(sums, *at, x);
-                    }
+                    add_block_row(kb, p, s, panel, (row, first), (sums, at, pieces > 1));
                 }
                 if s.turned_out && pieces == 1 {
                     finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
@@ -239,7 +220,40 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     });
 }
 
-/// Adds one block row to its sums, by column of the block and vector of rows, for [`Schedule::pass`] vectors from `first_vector` on.
+/// Adds one block row to its sums, for [`Schedule::pass`] vectors of rows from `first_vector` on. They lie at `sums[at..]`, `[height][rows]`; without
+/// `begun` what lies there does not count.
+fn add_block_row(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    panel: Buf,
+    (row, first_vector): (Reg, u16),
+    (sums, at, begun): (Buf, Reg, bool),
+) {
+    let vectors = first_vector..first_vector + s.pass();
+    let places: Vec<Reg> = (0..i64::from(s.height))
+        .flat_map(|column| vectors.clone().map(move |v| column * s.rows() + i64::from(v * s.lanes)))
+        .map(|place| {
+            let place = kb.index(place);
+            kb.add(at, place)
+        })
+        .collect();
+    let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
+    let acc: Vec<Var> = places
+        .iter()
+        .map(|at| {
+            let x = if begun { kb.load(sums, *at, s.lanes) } else { nothing };
+            kb.var(x)
+        })
+        .collect();
+    block_row(kb, p, s, panel, (row, first_vector), &acc);
+    for (at, var) in places.iter().zip(&acc) {
+        let x = kb.get(*var);
+        kb.store(sums, *at, x);
+    }
+}
+
+/// Adds one block row to accumulators, by column of the block and vector of rows.
 fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (row, first_vector): (Reg, u16), acc: &[Var]) {
     let one = kb.index(1);
     let next = kb.add(row, one);

@@ -41,7 +41,8 @@ impl OpSpec for Attention {
         }
         let logits = vec![q.dims[0].clone(), q.dims[1].clone(), q.dims[2].clone(), k.dims[2].clone()];
         if let Some(m) = operands.get(3)
-            && (![DType::Bool, DType::F32, q.dtype].contains(&m.dtype) || broadcast_dims(&m.dims, &logits).as_ref() != Some(&logits))
+            && (![DType::Bool, DType::F32, q.dtype].contains(&m.dtype)
+                || broadcast_dims(&m.dims, &logits).as_ref() != Some(&logits))
         {
             return Err(TypeError::broadcast(Self::MNEMONIC, TensorType::new(q.dtype, logits), m));
         }
