@@ -71,11 +71,7 @@ impl Rewrite<'_> {
             .into_iter()
             .map(|mut stmt| {
                 operands(&mut stmt, &names);
-                if let Stmt::Let(r, _) = &mut stmt {
-                    let new = self.new_reg(self.regs[r.0 as usize]);
-                    names.insert(*r, new);
-                    *r = new;
-                }
+                self.define(&mut stmt, &mut names);
                 stmt
             })
             .collect();
@@ -86,16 +82,20 @@ impl Rewrite<'_> {
     /// A copy of a statement for one turn; `None` if it is the same in all turns.
     fn renamed(&mut self, stmt: &Stmt, names: &mut HashMap<Reg, Reg>) -> Option<Stmt> {
         let mut copy = stmt.clone();
-        let changed = operands(&mut copy, names);
-        if let Stmt::Let(r, _) = &mut copy {
-            if !changed {
-                return None;
-            }
+        if !operands(&mut copy, names) && matches!(copy, Stmt::Let(..)) {
+            return None;
+        }
+        self.define(&mut copy, names);
+        Some(copy)
+    }
+
+    /// Gives what a statement defines a register of its own.
+    fn define(&mut self, stmt: &mut Stmt, names: &mut HashMap<Reg, Reg>) {
+        if let Stmt::Let(r, _) = stmt {
             let new = self.new_reg(self.regs[r.0 as usize]);
             names.insert(*r, new);
             *r = new;
         }
-        Some(copy)
     }
 
     fn new_reg(&mut self, ty: Ty) -> Reg {
@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn one_turn_at_a_time_stays_a_loop() {
-        let Stmt::For { body, .. } = &kernel(1).body[kernel(1).body.len() - 1] else { panic!("no loop") };
+        let kernel = kernel(1);
+        let Some(Stmt::For { body, .. }) = kernel.body.last() else { panic!("no loop") };
         assert!(straight(body));
     }
 }

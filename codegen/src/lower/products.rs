@@ -1,5 +1,5 @@
-//! Contractions and attention through their templates, where operands are strided views: contractions in `f32`, or in `bf16` if one operand is constant, attention in any type of
-//! floats up to `f32`.
+//! Contractions and attention through their templates, where operands are strided views: contractions in `f32`, or in `bf16` if one operand is
+//! constant, attention in any type of floats up to `f32`.
 
 use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
@@ -247,7 +247,7 @@ pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Targ
     let root = r.roots()[0];
     let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
     let [q, k, v] = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
-    let known = |d: DType| matches!(d, DType::F16 | DType::Bf16) || is_f32(d);
+    let known = |d: DType| matches!(d, DType::F16 | DType::Bf16 | DType::F32);
     if ![q, k, v].iter().all(|x| known(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }

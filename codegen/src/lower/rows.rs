@@ -143,10 +143,7 @@ impl Row<'_> {
         let (zero, end) = (kb.index(0), kb.dim(self.len));
         let mut from = zero;
         for (stride, chains) in [(CHAINS as i64 * lanes, chains.as_slice()), (lanes, &chains[..1])] {
-            let (left, width) = (kb.sub(end, from), kb.index(stride));
-            let turns = kb.bin(BinOp::Div, left, width);
-            let whole = kb.mul(turns, width);
-            let to = kb.add(from, whole);
+            let to = tile::whole_turns(kb, (from, end), stride);
             kb.for_(from, to, stride, Unroll::No, |kb, i| {
                 for (j, chain) in (0..).zip(chains) {
                     let j = kb.index(j * lanes);

@@ -347,9 +347,7 @@ impl Parts<'_, '_, '_> {
             let (from, at) = (q.at(kb, &[u.b, u.h, i, zero]), kb.mul(r, depth));
             let mut rest = zero;
             if q.strides[3].is(1) {
-                let width = kb.index(lanes.into());
-                let turns = kb.bin(BinOp::Div, features, width);
-                rest = kb.mul(turns, width);
+                rest = tile::whole_turns(kb, (zero, features), lanes.into());
                 kb.for_(zero, rest, lanes.into(), Unroll::No, |kb, j| {
                     let (from, at) = (kb.add(from, j), kb.add(at, j));
                     let x = kb.load(q.buf, from, lanes);
@@ -448,7 +446,7 @@ impl Parts<'_, '_, '_> {
     /// The largest logit of a row in a block, after cap, mask and causality, which the logits have then too.
     fn largest(&mut self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock, r: Reg, base: Reg) -> Reg {
         let (p, lanes, buf) = (self.p, self.s.logits.lanes, self.memory.logits);
-        let (zero, width, keys) = (kb.index(0), kb.index(lanes.into()), kb.dim(&p.sk));
+        let (zero, keys) = (kb.index(0), kb.dim(&p.sk));
         let i = kb.add(u.row, r);
         // Keys of the block below this bound are visible.
         let bound = match &p.causal {
@@ -462,8 +460,7 @@ impl Parts<'_, '_, '_> {
         let bound = kb.sub(bound, block.first);
         let bound = kb.bin(BinOp::Max, bound, zero);
         let bound = kb.bin(BinOp::Min, bound, block.padded);
-        let turns = kb.bin(BinOp::Div, bound, width);
-        let whole = kb.mul(turns, width);
+        let whole = tile::whole_turns(kb, (zero, bound), lanes.into());
         let lowest = kb.num(Ty::vector(DType::F32, lanes), f64::NEG_INFINITY);
         let top = kb.var(lowest);
         let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
@@ -480,8 +477,7 @@ impl Parts<'_, '_, '_> {
                 let key = kb.add(block.first, j);
                 let count = ragged.then(|| {
                     let left = kb.sub(keys, key);
-                    let left = kb.bin(BinOp::Max, left, zero);
-                    kb.bin(BinOp::Min, left, width)
+                    tile::active(kb, left, lanes.into())
                 });
                 let m = mask(kb, &[u.b, u.h, i], key, lanes, count);
                 x = kb.add(x, m);

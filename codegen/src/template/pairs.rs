@@ -49,10 +49,7 @@ pub fn add_steps(
             }
         }
     };
-    let (steps, width) = (kb.sub(to, from), kb.index(STEP));
-    let turns = kb.bin(BinOp::Div, steps, width);
-    let whole = kb.mul(turns, width);
-    let whole = kb.add(from, whole);
+    let whole = tile::whole_turns(kb, (from, to), STEP);
     kb.for_(from, whole, STEP, Unroll::No, |kb, k| {
         if let Some(ahead) = ahead {
             ahead.turn(kb);
@@ -66,8 +63,8 @@ pub fn add_steps(
     kb.for_(whole, to, GROUP, Unroll::No, |kb, k| step(kb, k));
 }
 
-/// Copies columns `n0..` of a `[k, n]` matrix of floats to `dst[at..]` as one panel, rounded to `bf16`; an odd last row is followed by zeros. Columns
-/// beyond the last one hold anything finite or not that the matrix holds.
+/// Copies columns `n0..` of a `[k, n]` matrix of floats to `dst[at..]` as one panel, rounded to `bf16`; an odd last row is followed by zeros. What
+/// columns beyond the last one hold is not said.
 pub fn pack_panel(
     kb: &mut KernelBuilder,
     shape: TileShape,
@@ -119,11 +116,10 @@ impl Panel<'_> {
     /// Neighbours along `n` lie together: two rows at a time, taken in turn.
     fn pack_rows(&self, kb: &mut KernelBuilder) {
         let (lanes, buf) = (self.shape.lanes, self.src.buf);
-        let (zero, one, two, end, n_end) = (kb.index(0), kb.index(1), kb.index(GROUP), kb.dim(self.k), kb.dim(self.n));
+        let (zero, one, end, n_end) = (kb.index(0), kb.index(1), kb.dim(self.k), kb.dim(self.n));
         let left = kb.sub(n_end, self.n0);
         let counts = tile::column_counts(kb, self.shape, self.n, left);
-        let turns = kb.bin(BinOp::Div, end, two);
-        let even = kb.mul(turns, two);
+        let even = tile::whole_turns(kb, (zero, end), GROUP);
         let pair = |kb: &mut KernelBuilder, k: Reg, whole: bool| {
             let to = self.row(kb, k);
             for (v, count) in self.shape.columns().zip(&counts) {
@@ -162,9 +158,8 @@ impl Panel<'_> {
     fn pack_columns(&self, kb: &mut KernelBuilder) {
         let (lanes, buf) = (self.shape.lanes, self.src.buf);
         let block = i64::from(lanes) * GROUP;
-        let (zero, width, end, size) = (kb.index(0), kb.index(self.shape.width()), kb.dim(self.k), kb.index(block));
-        let turns = kb.bin(BinOp::Div, end, size);
-        let whole = kb.mul(turns, size);
+        let (zero, width, end) = (kb.index(0), kb.index(self.shape.width()), kb.dim(self.k));
+        let whole = tile::whole_turns(kb, (zero, end), block);
         // The pairs of the square that exist.
         let square = |kb: &mut KernelBuilder, j: Reg, k: Reg, left: Option<Reg>, pairs: i64| {
             let columns: Vec<Reg> = (0..i64::from(lanes))

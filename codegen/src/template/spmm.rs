@@ -266,10 +266,7 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
         (0..s.chains()).map(|i| if i == 0 { acc.to_vec() } else { acc.iter().map(|_| kb.var(nothing)).collect() }).collect();
     let turn = if chains.len() == 1 { 1 } else { TURN };
     let ahead = AHEAD_BYTES / (s.quad() * i64::from(s.height) * s.values().size_bytes() as i64);
-    let (groups, size) = (kb.sub(end, first), kb.index(turn));
-    let turns = kb.bin(BinOp::Div, groups, size);
-    let whole = kb.mul(turns, size);
-    let whole = kb.add(first, whole);
+    let whole = tile::whole_turns(kb, (first, end), turn);
     kb.for_(first, whole, turn, Unroll::No, |kb, g| {
         let distance = kb.index(ahead);
         let later = kb.add(g, distance);
@@ -386,9 +383,8 @@ fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, 
 /// How many of the `width` elements from `at` on exist where `left` do; `None` if all do for sure.
 fn clipped(kb: &mut KernelBuilder, m: &Dim, s: Schedule, left: Reg, (at, width): (Reg, i64)) -> Option<Reg> {
     (!m.modulo(&s.rows().into()).is(0)).then(|| {
-        let (rest, zero, width) = (kb.sub(left, at), kb.index(0), kb.index(width));
-        let rest = kb.bin(BinOp::Max, rest, zero);
-        kb.bin(BinOp::Min, rest, width)
+        let rest = kb.sub(left, at);
+        tile::active(kb, rest, width)
     })
 }
 

@@ -137,11 +137,8 @@ pub fn hand_on(
         let (r, v) = div_rem(kb, i, &i64::from(shape.vectors).into());
         let (m, at, from) = (kb.add(m0, r), kb.mul(v, lanes), kb.mul(i, lanes));
         let first = kb.add(n0, at);
-        let live = (!n.modulo(&shape.width().into()).is(0)).then(|| {
-            let left = kb.sub(end, first);
-            let left = kb.bin(BinOp::Max, left, zero);
-            kb.bin(BinOp::Min, left, lanes)
-        });
+        let left = kb.sub(end, first);
+        let live = (!n.modulo(&shape.width().into()).is(0)).then(|| active(kb, left, shape.lanes.into()));
         let x = kb.load(buf, from, shape.lanes);
         epilogue(kb, m, first, x, live);
     });
@@ -189,11 +186,7 @@ pub fn add_steps(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, (s
             }
         }
     };
-    let width = kb.index(UNROLL);
-    let steps = kb.sub(end, start);
-    let turns = kb.bin(BinOp::Div, steps, width);
-    let main = kb.mul(turns, width);
-    let main = kb.add(start, main);
+    let main = whole_turns(kb, (start, end), UNROLL);
     kb.for_(start, main, UNROLL, Unroll::No, |kb, k| {
         if let Some(ahead) = x.ahead {
             ahead.turn(kb);
@@ -230,16 +223,29 @@ pub fn column_counts(kb: &mut KernelBuilder, shape: TileShape, n: &Dim, left: Re
     if n.modulo(&shape.width().into()).is(0) {
         return vec![None; shape.vectors.into()];
     }
-    let (zero, lanes) = (kb.index(0), kb.index(shape.lanes.into()));
     shape
         .columns()
         .map(|at| {
             let at = kb.index(at);
             let rest = kb.sub(left, at);
-            let rest = kb.bin(BinOp::Max, rest, zero);
-            Some(kb.bin(BinOp::Min, rest, lanes))
+            Some(active(kb, rest, shape.lanes.into()))
         })
         .collect()
+}
+
+/// How many of `most` elements exist where `left` do, which may be negative.
+pub fn active(kb: &mut KernelBuilder, left: Reg, most: i64) -> Reg {
+    let (zero, most) = (kb.index(0), kb.index(most));
+    let left = kb.bin(BinOp::Max, left, zero);
+    kb.bin(BinOp::Min, left, most)
+}
+
+/// Where the whole turns of `step` steps from `from` on end, of those up to `to`.
+pub fn whole_turns(kb: &mut KernelBuilder, (from, to): (Reg, Reg), step: i64) -> Reg {
+    let (steps, width) = (kb.sub(to, from), kb.index(step));
+    let turns = kb.bin(BinOp::Div, steps, width);
+    let whole = kb.mul(turns, width);
+    kb.add(from, whole)
 }
 
 /// A strided matrix in memory, read as `[k, n]`.

@@ -92,20 +92,8 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     cx.precision.beside(&cx.weights)?;
     let mut known = Known::default();
     let rewritten = rewrite(module.take_main(), &mut module.consts, |b, _, node, operands| {
-        if matches!(node.op, Op::Attention(_)) && b.ty(operands[0]).dtype == DType::F32 {
-            if operands[..3].iter().any(|v| from_codes(b, *v, MAX_STEPS)) {
-                cx.remark(&node.loc, "stays in f32: it stands between products of 8 bits, whose codes would fall the other way");
-                return Ok(None);
-            }
-            cx.fired("bf16");
-            let parameters = "queries, keys, values and result".into();
-            cx.ledger.push(LedgerEntry { site: node.loc.path().into(), codec: "bf16", parameters });
-            let mut rounded = operands.to_vec();
-            for v in &mut rounded[..3] {
-                *v = known.activation(b, *v)?;
-            }
-            let y = b.add(node.op.clone(), &rounded)?;
-            return Ok(Some(vec![b.cast(DType::F32, y)?]));
+        if matches!(node.op, Op::Attention(_)) {
+            return attention(b, node, operands, &mut known, cx);
         }
         let Some((c, weight)) = site(b, node, operands) else { return Ok(None) };
         match known.weight(b, operands[weight])? {
@@ -128,6 +116,32 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     });
     module.main = sweep::typed(cx, rewritten)?;
     Ok(())
+}
+
+/// An attention with its operands and its result rounded; `None` where it stays.
+fn attention(
+    b: &mut Builder<'_>,
+    node: &Node,
+    operands: &[Value],
+    known: &mut Known,
+    cx: &mut PassCx,
+) -> Result<Option<Vec<Value>>, TypeError> {
+    if b.ty(operands[0]).dtype != DType::F32 {
+        return Ok(None);
+    }
+    if operands[..3].iter().any(|v| from_codes(b, *v, MAX_STEPS)) {
+        cx.remark(&node.loc, "stays in f32: it stands between products of 8 bits, whose codes would fall the other way");
+        return Ok(None);
+    }
+    cx.fired("bf16");
+    let parameters = "queries, keys, values and result".into();
+    cx.ledger.push(LedgerEntry { site: node.loc.path().into(), codec: "bf16", parameters });
+    let mut rounded = operands.to_vec();
+    for v in &mut rounded[..3] {
+        *v = known.activation(b, *v)?;
+    }
+    let y = b.add(node.op.clone(), &rounded)?;
+    Ok(Some(vec![b.cast(DType::F32, y)?]))
 }
 
 /// True if a value is made of integers, by element-wise steps and views.
