@@ -6,9 +6,10 @@ Weights are random (fixed seed) except for `minilm`, which exports the trained f
 `tests/gen/fetch.py` unpacks. Batch and sequence are symbolic. A file that is already there is kept.
 
 NAME-sparse-80 and NAME-sparse-90 are the model after 80 or 90 % of the weights of its products were pruned one by one.
-NAME-int8 is the model with static 8-bit quantisation (QDQ: u8 activations, s8 weights per output channel), NAME-int8-80
-and NAME-int8-90 are the same after 80 or 90 % of the weights were pruned in 4x1 blocks: four neighbours along N of a
-[K, N] weight are kept or zeroed together.
+NAME-int8 is the model with static 8-bit quantisation of every product, those of attention included (QDQ: u8
+activations, s8 weights per output channel), NAME-linear8 with that of the products with weights alone. NAME-int8-80,
+NAME-int8-90 and so on are the same after 80 or 90 % of the weights were pruned in 4x1 blocks: four neighbours along N of
+a [K, N] weight are kept or zeroed together.
 """
 
 import argparse
@@ -156,8 +157,9 @@ BUILDERS = {
 }
 
 
-# variant -> share of the weights that is pruned
-VARIANTS = {"-int8": 0.0, "-int8-80": 0.8, "-int8-90": 0.9, "-sparse-80": 0.8, "-sparse-90": 0.9}
+# variant -> kind, share of the weights that is pruned
+VARIANTS = {f"-{kind}{'-' + str(share) if share else ''}": (kind, share / 100)
+            for kind in ("int8", "linear8", "sparse") for share in (0, 80, 90) if share or kind != "sparse"}
 COMPRESSED = ("bert-base", "bert-distil", "bert-mini", "minilm", "deit-s")
 NAMES = [*BUILDERS, *(name + variant for name in COMPRESSED for variant in VARIANTS)]
 
@@ -198,24 +200,25 @@ class Calibration(quantization.CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def compress(source, path, share, int8, models):
-    """Prunes every MatMul that has a constant weight, and quantises it where asked for."""
+def compress(source, path, kind, share, models):
+    """Prunes every MatMul that has a constant weight, and quantises what the kind says."""
     model = onnx.load(source)
     weights = {w.name: w for w in model.graph.initializer}
     nodes = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
     if share > 0:
         for node in nodes:
             weight = weights[node.input[1]]
-            pruned = prune(onnx.numpy_helper.to_array(weight), share, 4 if int8 else 1)
+            pruned = prune(onnx.numpy_helper.to_array(weight), share, 1 if kind == "sparse" else 4)
             weight.CopyFrom(onnx.numpy_helper.from_array(pruned, weight.name))
-    if not int8:
+    if kind == "sparse":
         return onnx.save(model, path)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pruned.onnx"
         onnx.save(model, file)
         quantization.quantize_static(
             file, path, Calibration(model, models), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=["MatMul"], nodes_to_quantize=[n.name for n in nodes],
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=[n.name for n in nodes] if kind == "linear8" else None,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
 
 
@@ -230,7 +233,7 @@ def build(name, models=MODELS):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     if variant:
-        compress(build(base, models), part, VARIANTS[variant], "int8" in variant, models)
+        compress(build(base, models), part, *VARIANTS[variant], models)
     else:
         export(BUILDERS[name][0](models), part)
     part.rename(path)

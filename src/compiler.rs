@@ -179,6 +179,9 @@ impl Compiler {
         cx.merge.clone_from(&self.merge);
         cx.cuts = self.observed_cuts(module)?;
         cx.precision = self.precision;
+        if self.targets.iter().any(Target::is_device) {
+            cx.decompose.push("int_attention");
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use transc_ir::types::{DType, Dim};
 
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
+use crate::template::tile;
 
 type Result<T> = std::result::Result<T, Stuck>;
 
@@ -143,7 +144,7 @@ fn vector_reduce(
             let y = e.at(kb, x, &full, lanes)?;
             let mut y = kb.cast(acc_ty, y);
             if let Some(c) = lanes.count {
-                y = keep_lanes(kb, y, c, init);
+                y = tile::keep_lanes(kb, y, c, init);
             }
             let old = kb.get(acc);
             let new = kb.bin(op, old, y);
@@ -162,15 +163,6 @@ fn vector_reduce(
         }
         Err(s) => Err(s),
     }
-}
-
-/// The first `count` lanes of `x`, the others from `fill`.
-pub(crate) fn keep_lanes(kb: &mut KernelBuilder, x: Reg, count: Reg, fill: Reg) -> Reg {
-    let n = kb.ty(x).lanes;
-    let lane = kb.push(transc_ir::loops::Inst::Lanes(transc_ir::loops::Ty::vector(DType::I64, n)));
-    let bound = kb.splat(n, count);
-    let on = kb.bin(BinOp::Lt, lane, bound);
-    kb.select(on, x, fill)
 }
 
 /// A loop over `0..extent` in vectors, with a last turn for the rest.

@@ -1,6 +1,7 @@
 //! Lowering: every `fused` region becomes one kernel, through a template or the generic nest.
 
 mod anchor;
+mod attention;
 mod conv;
 mod device;
 mod element;

@@ -10,7 +10,7 @@ use super::anchor::loops;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::region::Region;
-use super::{Lowered, Source, conv, device, no_lowering, products, rows, tokens, weights};
+use super::{Lowered, Source, attention, conv, device, no_lowering, products, rows, tokens, weights};
 use crate::template::tile;
 use crate::{CodegenError, Target};
 
@@ -28,7 +28,7 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
                 .or_else(|| products::matmul_of(r, v, n, target))
                 .map_or_else(|| pointwise(r, target), Ok),
             Op::Conv(_) => conv::conv_of(r, v, n, target).map_or_else(|| pointwise(r, target), Ok),
-            Op::Attention(_) => products::attention_of(r, v, n, target).ok_or(Stuck::Op(v)),
+            Op::Attention(_) | Op::IntAttention(_) => attention::lower(r, v, n, target).ok_or(Stuck::Op(v)),
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Scan(_) => rows::lower(r, v, n, target),
             Op::TopK(_) => rows::top_k(r, n, target),
             Op::ScatterElements(_) | Op::ScatterNd(_) => rows::scatter(r, v, n, target),

@@ -1,10 +1,9 @@
-//! Contractions and attention through their templates, where operands are strided views: contractions in `f32`, or in `bf16` if one operand is
-//! constant, attention in any type of floats up to `f32`.
+//! Contractions through their templates, where operands are strided views: in `f32`, or in `bf16` if one operand is constant.
 
 use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
-use transc_ir::scalar::{Body, Literal};
+use transc_ir::scalar::Body;
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
@@ -16,9 +15,9 @@ use super::nest::{is_f32, results, store};
 use super::region::Region;
 use super::strided::{Strided, strided};
 use crate::program::{Packing, Tunable};
-use crate::template::attention::{self, AttentionProblem};
+use crate::template::groups::Group;
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
-use crate::template::{matmul_bf16, pairs, tile};
+use crate::template::{matmul_bf16, tile};
 use crate::{Target, tuning};
 
 /// Multiply-adds per nanosecond that one core reaches about.
@@ -95,7 +94,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { pairs::GROUP } else { 1 });
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { Group::Bf16.len() } else { 1 });
     if bf16 && packing.is_none() {
         return None;
     }
@@ -176,7 +175,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
 }
 
 /// What an operand is rounded to `bf16` from, as its kernel reads it.
-fn unrounded(r: &Region, v: Value) -> Value {
+pub(super) fn unrounded(r: &Region, v: Value) -> Value {
     let from =
         r.body.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
     from.filter(|x| is_f32(r.ty(*x).dtype)).unwrap_or(v)
@@ -239,73 +238,4 @@ pub(super) fn finish(
     e.release(mark);
     e.bound = None;
     store(kb, out, ty, idx, y?, lanes)
-}
-
-/// The kernel of an attention by its template; `None` where it does not fit.
-pub(crate) fn attention_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
-    let Op::Attention(a) = &node.op else { return None };
-    let root = r.roots()[0];
-    let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
-    let [q, k, v] = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
-    let known = |d: DType| matches!(d, DType::F16 | DType::Bf16 | DType::F32);
-    if ![q, k, v].iter().all(|x| known(r.ty(*x).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
-        return None;
-    }
-    let p = AttentionProblem::new(a, [q, k, v].map(|x| r.ty(x).dims.as_slice()));
-    let s = attention::Schedule::choose(target.lanes(), narrow && target.multiplies_bf16(), &p);
-    let name = format!("{s}{}", p.flags(node.operands.len() > 3));
-    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), s.extent(&p));
-    let mut e = Elements::new(&mut kb, r, target.lanes());
-    let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {
-        let view = strided(r, x)?;
-        let strides: [Dim; 4] = view.strides.try_into().ok()?;
-        Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset, strides })
-    };
-    let (qo, ko, vo) = (operand(q, &mut e, &mut kb)?, operand(k, &mut e, &mut kb)?, operand(v, &mut e, &mut kb)?);
-    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let ty = r.ty(root).clone();
-    let e = std::cell::RefCell::new(e);
-    let stuck = std::cell::Cell::new(None);
-    let mut mask = |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
-        let m = node.operands[3];
-        let dims = r.ty(m).dims.clone();
-        let full = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: key, step: 1, aligned: true }];
-        let idx: Vec<Index> = dims
-            .iter()
-            .zip(&full[4 - dims.len()..])
-            .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
-            .collect();
-        let mut e = e.borrow_mut();
-        let mark = e.mark();
-        let x = e.at(kb, m, &idx, Lanes { n: lanes, count });
-        e.release(mark);
-        match x {
-            Ok(x) if r.ty(m).dtype == DType::Bool => {
-                let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
-                let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
-                kb.select(x, on, off)
-            }
-            Ok(x) => kb.cast(DType::F32, x),
-            Err(s) => {
-                stuck.set(Some(s));
-                let zero = kb.lit(Literal::f32(0.0));
-                kb.splat(lanes, zero)
-            }
-        }
-    };
-    let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], n: Reg, x: Reg, count: Option<Reg>| {
-        let idx = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
-        let x = kb.cast(r.ty(anchor).dtype, x);
-        if let Err(s) = finish(&mut e.borrow_mut(), kb, (anchor, root), out, &ty, &idx, x, count) {
-            stuck.set(Some(s));
-        }
-    };
-    let masked: Option<&mut attention::Mask<'_>> = if node.operands.len() > 3 { Some(&mut mask) } else { None };
-    attention::build(&mut kb, &p, s, [&qo, &ko, &vo], masked, &mut epilogue);
-    if stuck.get().is_some() {
-        return None;
-    }
-    let work = &(&(&p.b * &p.h) * &(&p.sq * &p.sk)) * &(&p.d + &p.e);
-    let args = e.into_inner().args;
-    Some(Lowered { kernel: kb.finish(), args, cost_ns: work.floor_div(&(MACS_PER_NS / 2).into()) })
 }

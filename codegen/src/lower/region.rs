@@ -93,6 +93,7 @@ pub(crate) fn is_anchor(op: &Op) -> bool {
             | Op::LayerNorm(_)
             | Op::RmsNorm(_)
             | Op::Attention(_)
+            | Op::IntAttention(_)
             | Op::ScatterElements(_)
             | Op::ScatterNd(_)
             | Op::TokenPlan(_)

@@ -10,7 +10,7 @@ use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
 
 use super::Lowered;
-use super::anchor::{fold_op, identity, keep_lanes, loops, wide};
+use super::anchor::{fold_op, identity, loops, wide};
 use super::element::{Elements, Lanes, Stuck, checked_index};
 use super::index::Index;
 use super::nest::{all_indices, cost, flat_index, results, store, vector_range};
@@ -133,7 +133,7 @@ impl Row<'_> {
             let x = self.load(kb, place, lanes);
             let mut y = f(kb, x, place, lanes);
             if let Some(c) = count {
-                y = keep_lanes(kb, y, c, init);
+                y = tile::keep_lanes(kb, y, c, init);
             }
             let old = kb.get(chain);
             let new = kb.bin(op, old, y);

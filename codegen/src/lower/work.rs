@@ -16,7 +16,8 @@ pub(super) fn of(r: &Region, args: &[Source]) -> Work {
         Some(l) if l.sparse > 0 => (&macs * &Dim::from(l.macs.0)).floor_div(&Dim::from(l.macs.1)),
         _ => macs,
     };
-    let product = r.body.nodes().find(|(_, n)| matches!(n.op, Op::Contract(_) | Op::Conv(_) | Op::Attention(_)));
+    let product =
+        r.body.nodes().find(|(_, n)| matches!(n.op, Op::Contract(_) | Op::Conv(_) | Op::Attention(_) | Op::IntAttention(_)));
     let dtype = product.map_or(DType::F32, |(_, n)| r.ty(n.operands[0]).dtype);
     let bytes = args.iter().fold(Dim::from(0), |sum, a| &sum + &bytes(r, *a));
     Work { macs, dtype, bytes }

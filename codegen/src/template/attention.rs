@@ -3,7 +3,7 @@
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
 //! operands are strided, of any type of floats, and are widened to `f32` where they are packed. Key rows beyond the end and keys hidden by causality take no part; a row that
 //! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition. For operands of `bf16` and a
-//! target that multiplies pairs of them ([`super::pairs`]), queries times the factor of the logits and the weights before their division are rounded to
+//! target that multiplies pairs of them ([`super::groups`]), queries times the factor of the logits and the weights before their division are rounded to
 //! `bf16`; sums and softmax stay in `f32`.
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
@@ -14,12 +14,12 @@
 use std::fmt;
 
 use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
-use transc_ir::op::Attention;
+use transc_ir::op::{Attention, IntAttention};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
+use super::groups::{self, Form, Group};
 use super::matmul::pieces;
-use super::pairs;
 use super::tile::{self, Source, TileInput, TileShape};
 
 /// Query rows of a unit, a multiple of the rows of every tile.
@@ -56,7 +56,17 @@ pub struct AttentionProblem {
 
 impl AttentionProblem {
     /// An attention on operands of these dims.
-    pub fn new(a: &Attention, [q, k, v]: [&[Dim]; 3]) -> AttentionProblem {
+    pub fn new(a: &Attention, dims: [&[Dim]; 3]) -> AttentionProblem {
+        let softcap = a.softcap.0;
+        AttentionProblem { softcap, ..AttentionProblem::sized(dims, a.scale.0, a.causal.as_ref(), a.clear) }
+    }
+
+    /// An attention on codes of these dims.
+    pub fn of_codes(a: &IntAttention, dims: [&[Dim]; 3]) -> AttentionProblem {
+        AttentionProblem::sized(dims, a.scale.0, a.causal.as_ref(), a.clear)
+    }
+
+    fn sized([q, k, v]: [&[Dim]; 3], scale: f64, causal: Option<&Dim>, clear: bool) -> AttentionProblem {
         AttentionProblem {
             b: q[0].clone(),
             h: q[1].clone(),
@@ -65,10 +75,10 @@ impl AttentionProblem {
             sk: k[2].clone(),
             d: q[3].clone(),
             e: v[3].clone(),
-            scale: a.scale.0,
-            softcap: a.softcap.0,
-            causal: a.causal.clone(),
-            clear: a.clear,
+            scale,
+            softcap: 0.0,
+            causal: causal.cloned(),
+            clear,
         }
     }
 
@@ -109,7 +119,7 @@ impl Schedule {
 
     /// Rows of a panel for sums of `len` products.
     fn padded(self, len: &Dim) -> Dim {
-        let group = Dim::from(if self.pairs { pairs::GROUP } else { 1 });
+        let group = Dim::from(if self.pairs { Group::Bf16.len() } else { 1 });
         &len.ceil_div(&group) * &group
     }
 
@@ -131,7 +141,7 @@ pub struct Operand {
 }
 
 impl Operand {
-    fn at(&self, kb: &mut KernelBuilder, index: &[Reg]) -> Reg {
+    pub(super) fn at(&self, kb: &mut KernelBuilder, index: &[Reg]) -> Reg {
         let mut sum = kb.dim(&self.offset);
         for (i, stride) in index.iter().zip(&self.strides) {
             let stride = kb.dim(stride);
@@ -229,12 +239,19 @@ pub fn build(
         let (b, g) = tile::div_rem(kb, key_head, &p.g);
         let zero = kb.index(0);
         let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
-        let pack = if s.pairs { pairs::pack_panel } else { tile::pack_panel };
-        each_panel(kb, &key_panels, s.logits, &depth, &mut |kb, n0, at| {
+        let pack = |kb: &mut KernelBuilder, shape: TileShape, dims: (&Dim, &Dim), src: &Source<'_>, n0: Reg, to: (Buf, Reg)| {
+            let encode = |kb: &mut KernelBuilder, x: Reg| kb.cast(DType::Bf16, x);
+            if s.pairs {
+                groups::pack_panel(kb, Form { shape, group: Group::Bf16, encode: &encode }, dims, src, n0, to);
+            } else {
+                tile::pack_panel(kb, shape, dims, src, n0, to);
+            }
+        };
+        tile::each_panel(kb, &key_panels, s.logits, &depth, &mut |kb, n0, at| {
             let src = Source { buf: k.buf, base: base[0], k_stride: &k.strides[3], n_stride: &k.strides[2] };
             pack(kb, s.logits, (&p.d, &p.sk), &src, n0, (a.memory.keys, at));
         });
-        each_panel(kb, &value_panels, s.values, &count, &mut |kb, n0, at| {
+        tile::each_panel(kb, &value_panels, s.values, &count, &mut |kb, n0, at| {
             let src = Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] };
             pack(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
         });
@@ -250,24 +267,8 @@ pub fn build(
     });
 }
 
-/// Calls `body` with first column and place of every panel `[len][width]`.
-fn each_panel(
-    kb: &mut KernelBuilder,
-    panels: &Dim,
-    shape: TileShape,
-    len: &Dim,
-    body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
-) {
-    let (zero, panels, width, len) = (kb.index(0), kb.dim(panels), kb.index(shape.width()), kb.dim(len));
-    let size = kb.mul(width, len);
-    kb.for_(zero, panels, 1, Unroll::No, |kb, j| {
-        let (n0, at) = (kb.mul(j, width), kb.mul(j, size));
-        body(kb, n0, at);
-    });
-}
-
 /// The larger one; of NaN and a number the number.
-fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
+pub(super) fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
     let c = kb.bin(BinOp::Gt, a, b);
     kb.select(c, a, b)
 }
@@ -378,11 +379,11 @@ impl Parts<'_, '_, '_> {
             let column = kb.mul(key, depth);
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
-                let at = tile_rows(kb, row, rows, depth);
+                let at = tile::tile_rows(kb, row, rows, depth);
                 self.add_steps(kb, shape, (m.queries, &at), (m.keys, column), (&p.d, (zero, depth)), &acc);
                 let stride = kb.index(KEYS);
-                let places = tile_places(kb, shape, (row, rows), stride, n0);
-                store_at(kb, m.logits, &places, &acc);
+                let places = tile::tile_places(kb, shape, (row, rows), stride, n0);
+                tile::store_at(kb, m.logits, &places, &acc);
             });
         });
     }
@@ -511,8 +512,8 @@ impl Parts<'_, '_, '_> {
         let (zero, one, width) = (kb.index(0), kb.index(1), kb.index(shape.width()));
         // Whole pairs: weights beyond the last key are zero.
         let count = if self.s.pairs {
-            let turns = tile::ceil_div(kb, block.count, pairs::GROUP);
-            let group = kb.index(pairs::GROUP);
+            let turns = tile::ceil_div(kb, block.count, Group::Bf16.len());
+            let group = kb.index(Group::Bf16.len());
             kb.mul(turns, group)
         } else {
             block.count
@@ -520,14 +521,14 @@ impl Parts<'_, '_, '_> {
         let panels = p.e.ceil_div(&shape.width().into());
         let (weight_stride, sum_stride) = (kb.index(KEYS), kb.dim(&(&panels * &shape.width().into())));
         let later = kb.bin(BinOp::Gt, block.first, zero);
-        each_panel(kb, &panels, shape, &self.s.padded(&p.sk), &mut |kb, n0, at| {
+        tile::each_panel(kb, &panels, shape, &self.s.padded(&p.sk), &mut |kb, n0, at| {
             let skipped = kb.mul(block.first, width);
             let column = kb.add(at, skipped);
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
-                let weights = tile_rows(kb, row, rows, weight_stride);
-                let places = tile_places(kb, shape, (row, rows), sum_stride, n0);
+                let weights = tile::tile_rows(kb, row, rows, weight_stride);
+                let places = tile::tile_places(kb, shape, (row, rows), sum_stride, n0);
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
-                let factors = tile_rows(kb, row, rows, one);
+                let factors = tile::tile_rows(kb, row, rows, one);
                 kb.if_(
                     later,
                     |kb| {
@@ -541,7 +542,7 @@ impl Parts<'_, '_, '_> {
                     |_| {},
                 );
                 self.add_steps(kb, shape, (m.weights, &weights), (m.values, column), (&p.sk, (zero, count)), &acc);
-                store_at(kb, m.sums, &places, &acc);
+                tile::store_at(kb, m.sums, &places, &acc);
             });
         });
     }
@@ -557,7 +558,7 @@ impl Parts<'_, '_, '_> {
         acc: &[Var],
     ) {
         if self.s.pairs {
-            return pairs::add_steps(kb, shape, (a, rows), (b, column, None), (from, to), acc);
+            return Group::Bf16.add_steps(kb, shape, (a, rows), (b, column, None), (from, to), acc);
         }
         let (a_stride, b_stride) = (kb.index(1), kb.index(shape.width()));
         let counts = vec![None; shape.vectors.into()];
@@ -602,36 +603,5 @@ impl Parts<'_, '_, '_> {
                 }
             });
         });
-    }
-}
-
-/// Offsets of the rows of a tile.
-fn tile_rows(kb: &mut KernelBuilder, row: Reg, rows: u16, stride: Reg) -> Vec<Reg> {
-    let first = kb.mul(row, stride);
-    (0..i64::from(rows))
-        .map(|r| {
-            let r = kb.index(r);
-            let step = kb.mul(r, stride);
-            kb.add(first, step)
-        })
-        .collect()
-}
-
-/// Where the accumulators of a tile lie in rows of a stride, from a column on.
-fn tile_places(kb: &mut KernelBuilder, shape: TileShape, (row, rows): (Reg, u16), stride: Reg, column: Reg) -> Vec<Reg> {
-    let starts = tile_rows(kb, row, rows, stride);
-    let places = starts.into_iter().flat_map(|at| shape.columns().map(move |v| (at, v)));
-    places
-        .map(|(at, v)| {
-            let (at, v) = (kb.add(at, column), kb.index(v));
-            kb.add(at, v)
-        })
-        .collect()
-}
-
-fn store_at(kb: &mut KernelBuilder, buf: Buf, places: &[Reg], acc: &[Var]) {
-    for (at, var) in places.iter().zip(acc) {
-        let x = kb.get(*var);
-        kb.store(buf, *at, x);
     }
 }

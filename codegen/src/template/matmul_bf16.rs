@@ -15,8 +15,8 @@ use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::ReadAhead;
+use super::groups::Group;
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, each_panel};
-use super::pairs::{self, GROUP};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
@@ -30,6 +30,8 @@ const BLOCK_BYTES: i64 = 48 * 1024;
 pub fn name(s: Schedule) -> String {
     format!("matmul_bf16_m{}n{}c{}", s.tile.rows, s.tile.width(), s.chunk)
 }
+
+const PAIR: i64 = Group::Bf16.len();
 
 /// The element type under which a kernel reads the packed weight: pairs, or the words that they fill.
 pub fn weight_type(has_instruction: bool) -> DType {
@@ -48,11 +50,11 @@ pub struct Weight {
 pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, b: &Weight, epilogue: &mut Epilogue<'_>) {
     let shape = s.tile;
     let native = kb.buf_dtype(b.buf) == DType::Bf16;
-    let pair_count = p.k.ceil_div(&GROUP.into());
+    let pair_count = p.k.ceil_div(&PAIR.into());
     let (width, lanes) = (Dim::from(shape.width()), Dim::from(i64::from(shape.lanes)));
     let row_len = &p.k.ceil_div(&lanes) * &lanes;
     // Distance between panels, in elements of the buffer.
-    let panel_len = &(&pair_count * &width) * &Dim::from(if native { GROUP } else { 1 });
+    let panel_len = &(&pair_count * &width) * &Dim::from(if native { PAIR } else { 1 });
     let rows = Rows {
         buf: kb.local(if native { DType::Bf16 } else { DType::F32 }, &row_len * &Dim::from(s.chunk)),
         len: &row_len,
@@ -77,7 +79,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
         let which = if b.batched { kb.add(first, panel) } else { panel };
         let len = kb.dim(&panel_len);
         let column = kb.mul(which, len);
-        let steps = &pair_count * &Dim::from(GROUP);
+        let steps = &pair_count * &Dim::from(PAIR);
         if let Some(wide) = wide {
             let (tile_rows, enough) = (kb.index(shape.rows.into()), kb.index(TILES * i64::from(shape.rows)));
             let span = kb.sub(m1, m0);
@@ -119,14 +121,14 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             });
         } else {
             let next = kb.add(column, len);
-            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), pairs::STEP), ((m0, m1), shape.rows));
+            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), Group::Bf16.step()), ((m0, m1), shape.rows));
             sums.in_blocks(kb, (m0, m1), &steps, block, &mut |kb, from, to, all| {
                 tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, n| {
                     let at = rows.offsets(kb, row, n);
                     let place = sums.at(kb, m0, row);
                     let ahead = next.tile(kb, row, (from, to));
                     let acc = tile::accumulators(kb, shape, n.into(), (!all).then_some(place));
-                    pairs::add_steps(kb, shape, (rows.buf, &at), (b.buf, column, Some(ahead)), (from, to), &acc);
+                    Group::Bf16.add_steps(kb, shape, (rows.buf, &at), (b.buf, column, Some(ahead)), (from, to), &acc);
                     tile::store_accumulators(kb, shape, &acc, place);
                 });
             });
@@ -205,7 +207,7 @@ impl Rows<'_> {
                 let to = kb.add(to, k);
                 kb.store(self.buf, to, nothing);
             });
-            if !native && !p.k.modulo(&GROUP.into()).is(0) {
+            if !native && !p.k.modulo(&PAIR.into()).is(0) {
                 // The last element may go one further; where it would have been is nothing.
                 let last = kb.sub(k_end, one);
                 let to = kb.add(to, last);
@@ -252,8 +254,8 @@ fn load_words(kb: &mut KernelBuilder, shape: TileShape, (b, column): (Buf, Reg),
 
 /// Writes a block of a panel in `f32`, one row per element of `k`, the two of a pair swapped.
 fn widen(kb: &mut KernelBuilder, shape: TileShape, b: (Buf, Reg), wide: Buf, (from, to): (Reg, Reg)) {
-    kb.for_(from, to, GROUP, Unroll::No, |kb, k| {
-        let two = kb.index(GROUP);
+    kb.for_(from, to, PAIR, Unroll::No, |kb, k| {
+        let two = kb.index(PAIR);
         let pair = kb.bin(BinOp::Div, k, two);
         let words = load_words(kb, shape, b, pair);
         let width = kb.index(shape.width());
@@ -277,7 +279,7 @@ fn dot_words(kb: &mut KernelBuilder, shape: TileShape, (a, rows): (Buf, &[Reg]),
     kb.for_(zero, end, 1, Unroll::Auto, |kb, pair| {
         let words = load_words(kb, shape, b, pair);
         let halves: Vec<[Reg; 2]> = words.into_iter().map(|w| split(kb, w)).collect();
-        let two = kb.index(GROUP);
+        let two = kb.index(PAIR);
         let k = kb.mul(pair, two);
         for (row, acc) in rows.iter().zip(acc.chunks(shape.vectors.into())) {
             let at = kb.add(*row, k);

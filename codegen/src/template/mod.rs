@@ -2,12 +2,13 @@
 
 pub mod ahead;
 pub mod attention;
+pub mod attention_int8;
 pub mod device;
+pub mod groups;
 pub mod matmul;
 pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;
-pub mod pairs;
 pub mod spmm;
 pub mod sums;
 pub mod tile;

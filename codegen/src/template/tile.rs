@@ -2,7 +2,7 @@
 //!
 //! `acc[r][v] += a[row r, k] * b[k, vector v]` for `k` in ascending order, one rounding per step (Goto and van de Geijn 2008, section 4).
 
-use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
@@ -398,4 +398,61 @@ pub fn unflatten(kb: &mut KernelBuilder, flat: Reg, dims: &[Dim]) -> Vec<Reg> {
     }
     out.reverse();
     out
+}
+
+/// Calls `body` with first column and place of every panel `[len][width]`.
+pub fn each_panel(
+    kb: &mut KernelBuilder,
+    panels: &Dim,
+    shape: TileShape,
+    len: &Dim,
+    body: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
+) {
+    let (zero, panels, width, len) = (kb.index(0), kb.dim(panels), kb.index(shape.width()), kb.dim(len));
+    let size = kb.mul(width, len);
+    kb.for_(zero, panels, 1, Unroll::No, |kb, j| {
+        let (n0, at) = (kb.mul(j, width), kb.mul(j, size));
+        body(kb, n0, at);
+    });
+}
+
+/// Offsets of the rows of a tile.
+pub fn tile_rows(kb: &mut KernelBuilder, row: Reg, rows: u16, stride: Reg) -> Vec<Reg> {
+    let first = kb.mul(row, stride);
+    (0..i64::from(rows))
+        .map(|r| {
+            let r = kb.index(r);
+            let step = kb.mul(r, stride);
+            kb.add(first, step)
+        })
+        .collect()
+}
+
+/// Where the accumulators of a tile lie in rows of a stride, from a column on.
+pub fn tile_places(kb: &mut KernelBuilder, shape: TileShape, (row, rows): (Reg, u16), stride: Reg, column: Reg) -> Vec<Reg> {
+    let starts = tile_rows(kb, row, rows, stride);
+    let places = starts.into_iter().flat_map(|at| shape.columns().map(move |v| (at, v)));
+    places
+        .map(|(at, v)| {
+            let (at, v) = (kb.add(at, column), kb.index(v));
+            kb.add(at, v)
+        })
+        .collect()
+}
+
+/// Stores accumulators at these places.
+pub fn store_at(kb: &mut KernelBuilder, buf: Buf, places: &[Reg], acc: &[Var]) {
+    for (at, var) in places.iter().zip(acc) {
+        let x = kb.get(*var);
+        kb.store(buf, *at, x);
+    }
+}
+
+/// The first `count` lanes of `x`, the others from `fill`.
+pub fn keep_lanes(kb: &mut KernelBuilder, x: Reg, count: Reg, fill: Reg) -> Reg {
+    let n = kb.ty(x).lanes;
+    let lane = kb.push(Inst::Lanes(Ty::vector(DType::I64, n)));
+    let bound = kb.splat(n, count);
+    let on = kb.bin(BinOp::Lt, lane, bound);
+    kb.select(on, x, fill)
 }

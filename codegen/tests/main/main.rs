@@ -8,6 +8,7 @@ use transc_ir::text::parse_module;
 use transc_ir::types::DType;
 use transc_runtime::{self as runtime, Session, SessionOptions};
 
+mod attention;
 mod bf16;
 mod device;
 mod kernels;
@@ -63,17 +64,28 @@ fn ways() -> Vec<(Backend, Target)> {
 
 /// Runs a module on random inputs of the given shapes through the interpreter and compiled code, in every way that there is.
 fn check(text: &str, shapes: &[&[usize]]) {
+    let (m, inputs, want) = case(text, shapes);
+    on_device(&m, text, &inputs, &want);
+    on_hosts(text, (&m, &inputs, &want), ways());
+}
+
+/// A module, random inputs of the given shapes, and what the interpreter gives.
+fn case(text: &str, shapes: &[&[usize]]) -> (Module, Vec<Tensor>, Vec<Tensor>) {
     let m = parse_module(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let mut seed = 1;
     let inputs: Vec<Tensor> =
         m.main.params().iter().zip(shapes).map(|((_, v), s)| input(m.main.ty(*v).dtype, s, &mut seed)).collect();
     let want = interp::eval_module(&m, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    on_device(&m, text, &inputs, &want);
-    for (backend, target) in ways() {
-        let program = lower::lower(&m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    (m, inputs, want)
+}
+
+/// Compiled and simulated in these ways.
+fn on_hosts(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor]), ways: Vec<(Backend, Target)>) {
+    for (backend, target) in ways {
+        let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let code = compile(&program, &target, &EmitOptions { backend, ..EmitOptions::default() })
             .unwrap_or_else(|e| panic!("{e}\n{program}"));
-        let simulated = simulated(&program, &inputs);
+        let simulated = simulated(&program, inputs);
         let session =
             Session::new(code.jit().expect("code loads"), SessionOptions { threads: 2, ..Default::default() }).expect("threads");
         let given: Vec<runtime::Tensor> = inputs
@@ -85,7 +97,7 @@ fn check(text: &str, shapes: &[&[usize]]) {
             .collect();
         let views: Vec<_> = m.main.params().iter().zip(&given).map(|((n, _), t)| (n.as_str(), t.view())).collect();
         let got = session.run(&views).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        for (((name, g), s), w) in got.iter().zip(&simulated).zip(&want) {
+        for (((name, g), s), w) in got.iter().zip(&simulated).zip(want) {
             let g = Tensor { dtype: w.dtype, dims: g.shape().to_vec(), data: g.bytes().to_vec() };
             for (way, t) in [("compiled", &g), ("simulated", s)] {
                 let what = difference(t, w);

@@ -170,6 +170,7 @@ ops! {
     layer_norm::LayerNorm,
     rms_norm::RmsNorm,
     attention::Attention,
+    int_attention::IntAttention,
     rope::Rope,
     quantize::Quantize,
     dequantize::Dequantize,

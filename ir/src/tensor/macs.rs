@@ -16,7 +16,7 @@ pub fn macs_of(f: &Func) -> Dim {
                 each(contracted.fold(Dim::from(1), |a, (i, _)| &a * &dims(0)[i]))
             }
             Op::Conv(_) => each(dims(1)[1..].iter().fold(Dim::from(1), |a, d| &a * d)),
-            Op::Attention(_) => {
+            Op::Attention(_) | Op::IntAttention(_) => {
                 let logits = &(&(&dims(0)[0] * &dims(0)[1]) * &dims(0)[2]) * &dims(1)[2];
                 &logits * &(&dims(0)[3] + &dims(2)[3])
             }

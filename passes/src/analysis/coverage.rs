@@ -55,7 +55,7 @@ pub fn fused(f: &Func) -> Counts {
 /// What an op is, by itself.
 fn names(op: &Op) -> &'static [&'static str] {
     match op {
-        Op::Attention(_) => &["attention", "softmax"],
+        Op::Attention(_) | Op::IntAttention(_) => &["attention", "softmax"],
         Op::LayerNorm(_) => &["layer_norm"],
         Op::RmsNorm(_) => &["rms_norm"],
         Op::Rope(_) => &["rope"],

@@ -59,7 +59,7 @@ impl CostTable {
                 let k = operands[1].dims[1..].iter().fold(Dim::from(1), |a, d| &a * d);
                 kernel(out * cost::nominal(&k, ranges) / self.macs)
             }
-            Op::Attention(_) => {
+            Op::Attention(_) | Op::IntAttention(_) => {
                 let (q, k, v) = (operands[0], operands[1], operands[2]);
                 let logits = cost::nominal(&(&(&(&q.dims[0] * &q.dims[1]) * &q.dims[2]) * &k.dims[2]), ranges);
                 let width = cost::nominal(&(&q.dims[3] + &v.dims[3]), ranges);

@@ -35,13 +35,13 @@ pub const RULES: &[Rule] = &[
 const HIDDEN: f64 = -9000.0;
 
 /// The labels of the softmax and of the product behind it.
-struct Weights {
+pub(super) struct Weights {
     /// Class of the softmax's operand.
-    logits: Id,
+    pub(super) logits: Id,
     /// Rows of NaN are cleared.
-    clear: bool,
+    pub(super) clear: bool,
     /// Labels of the weights: batch axes, query, key.
-    labels: Vec<u8>,
+    pub(super) labels: Vec<u8>,
     /// The values and their labels.
     values: Id,
     value_labels: Vec<u8>,
@@ -61,22 +61,48 @@ impl Weights {
     fn key(&self) -> u8 {
         self.labels[self.labels.len() - 1]
     }
+
+    /// The feature axis of the values.
+    pub(super) fn feature(&self) -> Result<u8, Miss> {
+        let features: Vec<u8> = self.value_labels.iter().filter(|l| !self.labels.contains(l)).copied().collect();
+        let [e] = features[..] else { return near("the values have more than one feature axis") };
+        let (out, values) = (&self.out, &self.value_labels);
+        if self.batch().iter().any(|l| !out.contains(l)) || !out.contains(&self.query()) || values.contains(&self.query()) {
+            return near("weights and values do not share their batch axes");
+        }
+        Ok(e)
+    }
+
+    /// The values, batch axes first, then keys, then features.
+    pub(super) fn arranged_values(&self, g: &mut Graph<'_>, e: u8) -> Result<Id, Miss> {
+        let order: Vec<u8> = self.batch().iter().copied().chain([self.key(), e]).collect();
+        arrange(g, self.values, &self.value_labels, &order).or_other()
+    }
+
+    /// What the product with values was, from the result of an attention with four axes.
+    pub(super) fn result(&self, g: &mut Graph<'_>, y: Id, e: u8) -> Outcome {
+        let lead = &g.dims(self.logits)[..self.labels.len() - 2];
+        let dims: Vec<Dim> = lead.iter().chain(&g.dims(y)[2..]).cloned().collect();
+        let y = g.reshape(y, dims).or_other()?;
+        let order: Vec<u8> = self.batch().iter().copied().chain([self.query(), e]).collect();
+        arrange(g, y, &order, &self.out).or_other()
+    }
 }
 
 /// How the logits come from the product with keys.
-struct Logits {
-    product: Id,
-    scale: f64,
+pub(super) struct Logits {
+    pub(super) product: Id,
+    pub(super) scale: f64,
     /// A factor that is not a number.
-    temperature: Option<Poly>,
-    softcap: f64,
+    pub(super) temperature: Option<Poly>,
+    pub(super) softcap: f64,
     /// Added to the logits.
     added: Poly,
     /// Conditions under which a key is visible, with the value of the hidden ones.
     kept: Vec<(Id, bool, f64)>,
 }
 
-fn near<T>(why: impl Into<String>) -> Result<T, Miss> {
+pub(super) fn near<T>(why: impl Into<String>) -> Result<T, Miss> {
     Err(Miss::Near(why.into()))
 }
 
@@ -87,43 +113,53 @@ fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         return near(format!("attention has a kernel for f32 only, this is {}", g.ty(site.id).dtype));
     }
     let rank = w.labels.len();
-    let e: Vec<u8> = w.value_labels.iter().filter(|l| !w.labels.contains(l)).copied().collect();
-    let [e] = e[..] else { return near("the values have more than one feature axis") };
-    if w.batch().iter().any(|l| !w.out.contains(l)) || !w.out.contains(&w.query()) || w.value_labels.contains(&w.query()) {
-        return near("weights and values do not share their batch axes");
-    }
-    let logits = logits(g, w.logits)?;
+    let e = w.feature()?;
+    let is_product = |g: &Graph<'_>, l: Id| g.ops(l).any(|(op, _)| matches!(op, Op::Contract(_)));
+    let logits = logits(g, w.logits, &is_product)?;
     let (q, k) = queries_and_keys(g, &logits, rank)?;
-    let v_order: Vec<u8> = w.batch().iter().copied().chain([w.key(), e]).collect();
-    let v = arrange(g, w.values, &w.value_labels, &v_order).or_other()?;
+    let v = w.arranged_values(g, e)?;
     let ((q, fq), (k, fk)) = (unscaled(g, q, 4), unscaled(g, k, 4));
     let scale = logits.scale * fq * fk;
-    let mut dims: Vec<Dim> = g.dims(w.logits).to_vec();
-    let lead = dims[..rank - 2].to_vec();
     let q = match &logits.temperature {
         Some(t) => times(g, q, t)?,
         None => q,
     };
-    let shared = rank > 3 && [k, v].iter().all(|x| g.dims(*x)[rank - 3].is(1));
-    let q = spread(g, q, &lead, false).or_other()?;
-    let (k, v) = (spread(g, k, &lead, shared).or_other()?, spread(g, v, &lead, shared).or_other()?);
-    let to_four = |g: &mut Graph<'_>, x: Id| {
-        let (own, tail) = g.dims(x).split_at(rank - 2);
-        let dims = four(own).into_iter().chain(tail.iter().cloned()).collect::<Vec<_>>();
-        g.reshape(x, dims)
-    };
-    let (q, k, v) = (to_four(g, q).or_other()?, to_four(g, k).or_other()?, to_four(g, v).or_other()?);
-    let (k, v) = ungrouped(g, k, v);
-    dims.splice(..rank - 2, four(&lead));
-    let (mask, causal) = mask(g, &logits, rank, &dims)?;
-    let mut operands = vec![q, k, v];
-    operands.extend(mask);
+    let four = Four::new(g, &w, [q, k, v])?;
+    let (mask, causal) = mask(g, &logits, rank, &four.logits)?;
     let op = Attention { scale: Real(scale), causal, softcap: Real(logits.softcap), clear: w.clear };
-    let y = g.add(op, &operands).or_near(|| format!("q {}, k {} and v {} do not fit", g.ty(q), g.ty(k), g.ty(v)))?;
-    let tail = g.dims(y)[2..].to_vec();
-    let y = g.reshape(y, lead.into_iter().chain(tail).collect::<Vec<_>>()).or_other()?;
-    let order: Vec<u8> = w.batch().iter().copied().chain([w.query(), e]).collect();
-    arrange(g, y, &order, &w.out).or_other()
+    let operands: Vec<Id> = four.operands.into_iter().chain(mask).collect();
+    let y = g.add(op, &operands).or_near(|| {
+        let [q, k, v] = [0, 1, 2].map(|i| g.ty(operands[i]));
+        format!("q {q}, k {k} and v {v} do not fit")
+    })?;
+    w.result(g, y, e)
+}
+
+/// Queries, keys and values with four axes, keys and values before they were repeated.
+pub(super) struct Four {
+    pub(super) operands: [Id; 3],
+    /// Dims of the logits.
+    pub(super) logits: Vec<Dim>,
+}
+
+impl Four {
+    pub(super) fn new(g: &mut Graph<'_>, w: &Weights, [q, k, v]: [Id; 3]) -> Result<Four, Miss> {
+        let mut logits: Vec<Dim> = g.dims(w.logits).to_vec();
+        let rank = logits.len();
+        let lead = logits[..rank - 2].to_vec();
+        let shared = rank > 3 && [k, v].iter().all(|x| g.dims(*x)[rank - 3].is(1));
+        let to_four = |g: &mut Graph<'_>, x: Id, shared: bool| {
+            let x = spread(g, x, &lead, shared)?;
+            let (own, tail) = g.dims(x).split_at(rank - 2);
+            let dims = four(own).into_iter().chain(tail.iter().cloned()).collect::<Vec<_>>();
+            g.reshape(x, dims)
+        };
+        let q = to_four(g, q, false).or_other()?;
+        let (k, v) = (to_four(g, k, shared).or_other()?, to_four(g, v, shared).or_other()?);
+        let (k, v) = ungrouped(g, k, v);
+        logits.splice(..rank - 2, four(&lead));
+        Ok(Four { operands: [q, k, v], logits })
+    }
 }
 
 /// A class with all batch axes; with `shared`, one head for all queries.
@@ -155,7 +191,7 @@ fn four(lead: &[Dim]) -> Vec<Dim> {
 }
 
 /// Splits a product into softmax and values.
-fn weights(g: &Graph<'_>, c: &Contract, args: &[Id]) -> Option<Weights> {
+pub(super) fn weights(g: &Graph<'_>, c: &Contract, args: &[Id]) -> Option<Weights> {
     let sides = [(0, &c.lhs, &c.rhs), (1, &c.rhs, &c.lhs)];
     sides.into_iter().find_map(|(i, labels, others)| {
         let (logits, axis, clear) = softmax_of(g, args[i])?;
@@ -201,7 +237,7 @@ fn cleared(g: &Graph<'_>, m: &Map, args: &[Id]) -> Option<Id> {
 }
 
 /// Reads the logits down to the product with keys.
-fn logits(g: &Graph<'_>, id: Id) -> Result<Logits, Miss> {
+pub(super) fn logits(g: &Graph<'_>, id: Id, is_product: &dyn Fn(&Graph<'_>, Id) -> bool) -> Result<Logits, Miss> {
     let mut p = read(g, id, &[]);
     let mut kept = Vec::new();
     while let Some(Atom::Choose(c, x, y)) = p.as_atom().cloned() {
@@ -214,8 +250,7 @@ fn logits(g: &Graph<'_>, id: Id) -> Result<Logits, Miss> {
         kept.push((c, keep, fill));
         p = inner;
     }
-    let is_product = |l: &Id| g.dims(*l) == g.dims(id) && g.ops(*l).any(|(op, _)| matches!(op, Op::Contract(_)));
-    let products: Vec<Id> = p.leaves().into_iter().filter(is_product).collect();
+    let products: Vec<Id> = p.leaves().into_iter().filter(|l| g.dims(*l) == g.dims(id) && is_product(g, *l)).collect();
     let [product] = products[..] else {
         return near(format!("{} products stand below the softmax, attention has one", products.len()));
     };
@@ -240,7 +275,7 @@ fn logits(g: &Graph<'_>, id: Id) -> Result<Logits, Miss> {
 }
 
 /// Queries and keys, batch axes first, then rows, then features.
-fn queries_and_keys(g: &mut Graph<'_>, l: &Logits, rank: usize) -> Result<(Id, Id), Miss> {
+pub(super) fn queries_and_keys(g: &mut Graph<'_>, l: &Logits, rank: usize) -> Result<(Id, Id), Miss> {
     let find = |(op, args): (&Op, &[Id])| match op {
         Op::Contract(c) => Some((c.clone(), args[0], args[1])),
         _ => None,
@@ -337,7 +372,7 @@ fn before_repeat(g: &mut Graph<'_>, x: Id) -> Option<Id> {
 }
 
 /// The mask operand and the causal offset.
-fn mask(g: &mut Graph<'_>, l: &Logits, rank: usize, dims: &[Dim]) -> Result<(Option<Id>, Option<Dim>), Miss> {
+pub(super) fn mask(g: &mut Graph<'_>, l: &Logits, rank: usize, dims: &[Dim]) -> Result<(Option<Id>, Option<Dim>), Miss> {
     let mut kept = l.kept.clone();
     let mut added = l.added.clone();
     // An additive mask that hides or leaves is a condition too.

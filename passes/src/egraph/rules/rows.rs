@@ -2,7 +2,9 @@
 //! the last hidden state is read, the last block computes the queries and the feed-forward layers of one row.
 
 use egg::Id;
-use transc_ir::op::{Attention, Concat, Contract, Gather, LayerNorm, Op, Reduce, Reshape, RmsNorm, Slice, Softmax, Transpose};
+use transc_ir::op::{
+    Attention, Concat, Contract, Gather, IntAttention, LayerNorm, Op, Reduce, Reshape, RmsNorm, Slice, Softmax, Transpose,
+};
 use transc_ir::types::Dim;
 
 use super::{Miss, OrMiss, Outcome, Rule, Site};
@@ -273,11 +275,8 @@ fn rows_of_norm(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
 
 fn rows_of_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let (s, x) = boxed(g, site)?;
-    let (a, args): (Attention, Vec<Id>) = g
-        .first(x, |(op, args)| match op {
-            Op::Attention(a) => Some((a.clone(), args.to_vec())),
-            _ => None,
-        })
+    let (mut op, args): (Op, Vec<Id>) = g
+        .first(x, |(op, args)| matches!(op, Op::Attention(_) | Op::IntAttention(_)).then(|| (op.clone(), args.to_vec())))
         .or_other()?;
     let spans = spans(s, g.dims(x));
     if spans[0].is_some() || spans[1].is_some() || spans[2].as_ref().is_some_and(|q| q.step != 1) {
@@ -296,5 +295,8 @@ fn rows_of_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         operands.push(take(g, *mask, &own).or_other()?);
     }
     let start = queries.map_or(Dim::from(0), |s| s.start);
-    g.add(Attention { causal: a.causal.map(|c| &c + &start), ..a }, &operands).or_other()
+    if let Op::Attention(Attention { causal, .. }) | Op::IntAttention(IntAttention { causal, .. }) = &mut op {
+        *causal = causal.take().map(|c| &c + &start);
+    }
+    g.add(op, &operands).or_other()
 }

@@ -37,6 +37,7 @@ pub fn role(op: &Op) -> Role {
         Op::Contract(_)
         | Op::Conv(_)
         | Op::Attention(_)
+        | Op::IntAttention(_)
         | Op::ScatterElements(_)
         | Op::ScatterNd(_)
         | Op::TopK(_)

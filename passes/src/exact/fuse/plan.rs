@@ -158,7 +158,7 @@ impl Planner<'_> {
                 let v = unrounded(self.f, &node.op, *v);
                 let view = &self.views[v.index()];
                 // Attention works on whole rows of its operands.
-                let rows_lie_apart = matches!(node.op, Op::Attention(_))
+                let rows_lie_apart = matches!(node.op, Op::Attention(_) | Op::IntAttention(_))
                     && view.strided.axes.last().is_some_and(|a| !a.stride.is(1) && !a.stride.is(0));
                 self.store(if rows_lie_apart { v } else { view.base });
             }

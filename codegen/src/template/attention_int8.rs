@@ -1,0 +1,580 @@
+//! Attention of 8-bit codes: both products in 32-bit integers, logits and softmax in `f32`; no matrix of logits in memory.
+//!
+//! **Contract.** As `ir`'s `int_attention` op states it. The operands are strided codes. Sums of integers are exact, and none depends on the partition;
+//! what lies between them is rounded as `f32`, the softmax with one division per row.
+//!
+//! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels of groups
+//! ([`super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, then row by row the
+//! codes of the weights, then their product with the values. Dot products of bytes take an unsigned and a signed operand: codes of the other sign are
+//! shifted by 128 with their zero point, and what the zero points add, which depends on a row or on a column alone, is where the sums start. Pairs of
+//! 16-bit numbers have their zero points taken off when they are packed.
+
+use std::fmt;
+
+use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, TargetInst, Ty, Unroll};
+use transc_ir::op::{Code, IntAttention};
+use transc_ir::scalar::{BinOp, Literal, UnOp};
+use transc_ir::types::{DType, Dim};
+
+use super::attention::{AttentionProblem, Epilogue, Mask, Operand, ROWS, larger};
+use super::groups::{self, Form, Group};
+use super::matmul::pieces;
+use super::tile::{self, Source, TileShape};
+
+/// How an attention of codes is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Schedule {
+    /// Tile of the logits.
+    pub logits: TileShape,
+    /// Tile of the weighted sum.
+    pub values: TileShape,
+    /// What the products multiply.
+    pub group: Group,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = if self.group == Group::Words { "w" } else { "" };
+        write!(f, "attention_int8{words}_m{}k{}n{}", self.logits.rows, self.logits.width(), self.values.width())
+    }
+}
+
+impl Schedule {
+    /// The schedule for a machine with vectors of `lanes` 32-bit numbers, with an instruction for sums of products of bytes or not.
+    pub fn choose(lanes: u16, byte_dot: bool, p: &AttentionProblem) -> Schedule {
+        // Two vectors per row: few columns are lost at the end of the keys.
+        let logits = TileShape { lanes, rows: if lanes == 16 { 8 } else { 4 }, vectors: 2 };
+        let space = if lanes == 16 { TileShape::space(lanes) } else { vec![logits] };
+        Schedule { logits, values: TileShape::fastest(&space, &p.e), group: if byte_dot { Group::Bytes } else { Group::Words } }
+    }
+
+    /// Number of independent units.
+    pub fn extent(self, p: &AttentionProblem) -> Dim {
+        &(&p.b * &p.h) * &p.sq.ceil_div(&ROWS.into())
+    }
+
+    /// Elements of a vector of groups.
+    fn vector(self) -> i64 {
+        i64::from(self.logits.lanes) * self.group.len()
+    }
+
+    /// Whole vectors for rows of `len` elements.
+    fn row_len(self, len: &Dim) -> Dim {
+        let vector = Dim::from(self.vector());
+        &len.ceil_div(&vector) * &vector
+    }
+}
+
+/// What is computed.
+pub struct Problem<'a> {
+    /// The sizes, with the factor of the logits.
+    pub sizes: AttentionProblem,
+    /// The codes.
+    pub op: &'a IntAttention,
+    /// Element types of queries, keys and values.
+    pub dtypes: [DType; 3],
+}
+
+/// Codes of one type on one side of a product.
+#[derive(Clone, Copy)]
+struct Side {
+    dtype: DType,
+    zero: i64,
+    group: Group,
+    /// The side of the rows, whose bytes are unsigned.
+    left: bool,
+}
+
+impl Side {
+    /// The code as the product takes it.
+    fn encode(self, kb: &mut KernelBuilder, x: Reg) -> Reg {
+        if self.group == Group::Words {
+            let (x, zero) = (kb.cast(DType::I16, x), self.zero as f64);
+            let zero = kb.num(kb.ty(x), zero);
+            return kb.sub(x, zero);
+        }
+        let [left, right] = self.group.dtypes();
+        let to = if self.left { left } else { right };
+        if self.dtype == to {
+            return x;
+        }
+        let bits = if self.dtype == DType::U8 { x } else { kb.push(Inst::Bitcast(DType::U8, x)) };
+        let shift = kb.num(kb.ty(bits), 128.0);
+        let bits = kb.bin(BinOp::Xor, bits, shift);
+        if to == DType::U8 { bits } else { kb.push(Inst::Bitcast(to, bits)) }
+    }
+
+    /// The zero point of what [`Side::encode`] gives.
+    fn encoded_zero(self) -> i64 {
+        match (self.group, self.left, self.dtype) {
+            (Group::Words, ..) => 0,
+            (_, true, DType::I8) => self.zero + 128,
+            (_, false, DType::U8) => self.zero - 128,
+            _ => self.zero,
+        }
+    }
+}
+
+/// One of the two products: rows `[ROWS][len]` by panels of columns. Its sums start at what the zero points add.
+struct Product {
+    left: Side,
+    right: Side,
+    shape: TileShape,
+    /// Length of the sums.
+    k: Dim,
+    /// Columns.
+    n: Dim,
+    rows: Buf,
+    row_len: Dim,
+    panels: Buf,
+    /// `i32`, by column and by row of the unit.
+    starts: [Buf; 2],
+    /// `i32[ROWS][sums_len]`.
+    sums: Buf,
+}
+
+impl Product {
+    fn new(
+        kb: &mut KernelBuilder,
+        s: Schedule,
+        [left, right]: [Side; 2],
+        shape: TileShape,
+        [k, n]: [&Dim; 2],
+        sums: &Dim,
+    ) -> Product {
+        let [row, panel] = s.group.dtypes();
+        let (row_len, columns) = (s.row_len(k), &n.ceil_div(&shape.width().into()) * &shape.width().into());
+        let group = Dim::from(s.group.len());
+        Product {
+            left,
+            right,
+            shape,
+            k: k.clone(),
+            n: n.clone(),
+            rows: kb.local(row, &row_len * &ROWS.into()),
+            row_len,
+            panels: kb.local(panel, &columns * &(&k.ceil_div(&group) * &group)),
+            starts: [kb.local(DType::I32, columns), kb.local(DType::I32, ROWS.into())],
+            sums: kb.local(DType::I32, sums * &ROWS.into()),
+        }
+    }
+
+    /// Length of the sums in whole groups.
+    fn depth(&self) -> Dim {
+        let group = Dim::from(self.left.group.len());
+        &self.k.ceil_div(&group) * &group
+    }
+
+    /// Packs all columns.
+    fn pack(&self, kb: &mut KernelBuilder, src: &Source<'_>) {
+        let encode = |kb: &mut KernelBuilder, x: Reg| self.right.encode(kb, x);
+        let form = Form { shape: self.shape, group: self.right.group, encode: &encode };
+        let panels = self.n.ceil_div(&self.shape.width().into());
+        tile::each_panel(kb, &panels, self.shape, &self.depth(), &mut |kb, n0, at| {
+            groups::pack_panel(kb, form, (&self.k, &self.n), src, n0, (self.panels, at));
+            self.start_columns(kb, n0, at);
+        });
+    }
+
+    /// `zl * (k zr - sum of a column)` for the columns of a panel.
+    fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
+        let (zl, zr) = (self.left.encoded_zero(), self.right.encoded_zero());
+        let (lanes, len) = (self.shape.lanes, self.left.group.len());
+        let ty = Ty::vector(DType::I32, lanes);
+        let (zero, depth, width) = (kb.index(0), kb.dim(&self.depth()), kb.index(self.shape.width()));
+        for v in self.shape.columns() {
+            let (place, inside) = (kb.index(v), kb.index(v * len));
+            let place = kb.add(n0, place);
+            if zl == 0 {
+                let none = kb.num(ty, 0.0);
+                kb.store(self.starts[0], place, none);
+                continue;
+            }
+            let from = kb.add(at, inside);
+            let none = kb.num(ty, 0.0);
+            let sum = kb.var(none);
+            let ones = kb.num(Ty::vector(DType::U8, lanes * len as u16), 1.0);
+            kb.for_(zero, depth, len, Unroll::No, |kb, k| {
+                let step = kb.mul(k, width);
+                let at = kb.add(from, step);
+                let (x, old) = (kb.load(self.panels, at, lanes * len as u16), kb.get(sum));
+                let new = kb.target(TargetInst::VpDpBusd, &[old, ones, x]);
+                kb.set(sum, new);
+            });
+            let all = kb.dim(&(&self.k * &Dim::from(zr)));
+            let all = kb.cast(DType::I32, all);
+            let (all, factor, sum) = (kb.splat(lanes, all), kb.num(ty, zl as f64), kb.get(sum));
+            let rest = kb.sub(all, sum);
+            let start = kb.mul(rest, factor);
+            kb.store(self.starts[0], place, start);
+        }
+    }
+
+    /// `-zr * sum of a row`, whose elements beyond the end are zero.
+    fn start_row(&self, kb: &mut KernelBuilder, r: Reg) {
+        let zr = self.right.encoded_zero();
+        if self.left.group == Group::Words {
+            return;
+        }
+        let lanes = self.shape.lanes;
+        let vector = lanes * self.left.group.len() as u16;
+        let none = kb.num(Ty::vector(DType::I32, lanes), 0.0);
+        let sum = kb.var(none);
+        if zr != 0 {
+            let (zero, len) = (kb.index(0), kb.dim(&self.row_len));
+            let base = kb.mul(r, len);
+            let ones = kb.num(Ty::vector(DType::I8, vector), 1.0);
+            kb.for_(zero, len, vector.into(), Unroll::No, |kb, j| {
+                let at = kb.add(base, j);
+                let (x, old) = (kb.load(self.rows, at, vector), kb.get(sum));
+                let new = kb.target(TargetInst::VpDpBusd, &[old, x, ones]);
+                kb.set(sum, new);
+            });
+        }
+        let sum = kb.get(sum);
+        let sum = kb.reduce(ReduceOp::Add, sum);
+        let factor = kb.num(Ty::scalar(DType::I32), -zr as f64);
+        let start = kb.mul(sum, factor);
+        kb.store(self.starts[1], r, start);
+    }
+
+    /// The sums of a panel, which starts at column `n0` and element `column`, at `sums[row * stride + to + column of the panel]`.
+    fn multiply(&self, kb: &mut KernelBuilder, rows: Reg, (n0, column): (Reg, Reg), (stride, to): (Reg, Reg)) {
+        let (shape, zero, one) = (self.shape, kb.index(0), kb.index(1));
+        let (len, depth) = (kb.dim(&self.row_len), kb.dim(&self.depth()));
+        tile::sweep_rows(kb, zero, rows, shape.rows, &mut |kb, row, n| {
+            let at = tile::tile_rows(kb, row, n, len);
+            let none = kb.num(Ty::vector(DType::I32, shape.lanes), 0.0);
+            let starts: Vec<Reg> = if self.left.group == Group::Words {
+                vec![none; usize::from(n * shape.vectors)]
+            } else {
+                let columns: Vec<Reg> = shape
+                    .columns()
+                    .map(|v| {
+                        let v = kb.index(v);
+                        let at = kb.add(n0, v);
+                        kb.load(self.starts[0], at, shape.lanes)
+                    })
+                    .collect();
+                let rows = tile::tile_rows(kb, row, n, one);
+                rows.into_iter()
+                    .flat_map(|r| {
+                        let start = kb.load(self.starts[1], r, 1);
+                        let start = kb.splat(shape.lanes, start);
+                        columns.iter().map(|c| kb.add(start, *c)).collect::<Vec<_>>()
+                    })
+                    .collect()
+            };
+            let acc: Vec<_> = starts.into_iter().map(|s| kb.var(s)).collect();
+            self.left.group.add_steps(kb, shape, (self.rows, &at), (self.panels, column, None), (zero, depth), &acc);
+            let places = tile::tile_places(kb, shape, (row, n), stride, to);
+            tile::store_at(kb, self.sums, &places, &acc);
+        });
+    }
+}
+
+/// The rows of a unit.
+struct Unit {
+    b: Reg,
+    h: Reg,
+    /// First row.
+    row: Reg,
+    /// Number of rows.
+    rows: Reg,
+}
+
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+pub fn build(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    [q, k, v]: [&Operand; 3],
+    mask: Option<&mut Mask<'_>>,
+    epilogue: &mut Epilogue<'_>,
+) {
+    let sizes = &p.sizes;
+    let side = |dtype: DType, zero: i64, left: bool| Side { dtype, zero, group: s.group, left };
+    let [queries, keys, values] = [0, 1, 2].map(|i| side(p.dtypes[i], p.op.zeros[i], i == 0));
+    let weights = side(p.op.weights.to, p.op.weights.zero, true);
+    let keys_len = &sizes.sk.ceil_div(&s.logits.width().into()) * &s.logits.width().into();
+    let mut a = Parts {
+        p,
+        s,
+        logits: Product::new(kb, s, [queries, keys], s.logits, [&sizes.d, &sizes.sk], &keys_len),
+        values: Product::new(kb, s, [weights, values], s.values, [&sizes.sk, &sizes.e], &s.values.width().into()),
+        row: kb.local(DType::F32, keys_len.clone()),
+        keys_len,
+        mask,
+    };
+    let group = sizes.h.floor_div(&sizes.g);
+    let blocks = sizes.sq.ceil_div(&ROWS.into());
+    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
+    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
+        let (b, g) = tile::div_rem(kb, key_head, &sizes.g);
+        let zero = kb.index(0);
+        let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
+        a.logits.pack(kb, &Source { buf: k.buf, base: base[0], k_stride: &k.strides[3], n_stride: &k.strides[2] });
+        a.values.pack(kb, &Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] });
+        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
+            let (head, block) = tile::div_rem(kb, unit, &blocks);
+            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&sizes.sq));
+            let first = kb.mul(g, group);
+            let (h, row) = (kb.add(first, head), kb.mul(block, most));
+            let left = kb.sub(end, row);
+            let rows = kb.bin(BinOp::Min, left, most);
+            a.unit(kb, q, &Unit { b, h, row, rows }, epilogue);
+        });
+    });
+}
+
+/// What a kernel is built from.
+struct Parts<'a, 'm, 'f> {
+    p: &'a Problem<'a>,
+    s: Schedule,
+    logits: Product,
+    values: Product,
+    /// Logits of one row, then its weights before their division.
+    row: Buf,
+    /// Keys in whole panels.
+    keys_len: Dim,
+    mask: Option<&'m mut Mask<'f>>,
+}
+
+impl Parts<'_, '_, '_> {
+    fn unit(&mut self, kb: &mut KernelBuilder, q: &Operand, u: &Unit, epilogue: &mut Epilogue<'_>) {
+        let (sizes, zero) = (&self.p.sizes, kb.index(0));
+        self.take_queries(kb, q, u);
+        let keys = kb.dim(&sizes.sk);
+        // Beyond this key no row sees one.
+        let end = match &sizes.causal {
+            Some(offset) => {
+                let offset = kb.dim(offset);
+                let last = kb.add(u.row, u.rows);
+                let last = kb.add(last, offset);
+                let last = kb.bin(BinOp::Max, last, zero);
+                kb.bin(BinOp::Min, last, keys)
+            }
+            None => keys,
+        };
+        let (depth, stride) = (kb.dim(&self.logits.depth()), kb.dim(&self.keys_len));
+        kb.for_(zero, end, self.s.logits.width(), Unroll::No, |kb, n0| {
+            let column = kb.mul(n0, depth);
+            self.logits.multiply(kb, u.rows, (n0, column), (stride, n0));
+        });
+        let panels = tile::ceil_div(kb, end, self.s.logits.width());
+        let width = kb.index(self.s.logits.width());
+        let seen = kb.mul(panels, width);
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            self.real_logits(kb, u, r, seen);
+            self.weights(kb, r);
+            self.values.start_row(kb, r);
+        });
+        let panels = sizes.e.ceil_div(&self.s.values.width().into());
+        let stride = kb.index(self.s.values.width());
+        let depth = self.values.depth();
+        tile::each_panel(kb, &panels, self.s.values, &depth, &mut |kb, n0, column| {
+            self.values.multiply(kb, u.rows, (n0, column), (stride, zero));
+            tile::hand_on(kb, self.s.values, self.values.sums, (zero, u.rows), (n0, &sizes.e), &mut |kb, r, n, x, count| {
+                let i = kb.add(u.row, r);
+                epilogue(kb, &[u.b, u.h, i], n, x, count);
+            });
+        });
+    }
+
+    /// Copies the rows, with zeros behind them.
+    fn take_queries(&self, kb: &mut KernelBuilder, q: &Operand, u: &Unit) {
+        let (product, vector) = (&self.logits, self.s.vector());
+        let (zero, features, len) = (kb.index(0), kb.dim(&product.k), kb.dim(&product.row_len));
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let i = kb.add(u.row, r);
+            let (from, to) = (q.at(kb, &[u.b, u.h, i, zero]), kb.mul(r, len));
+            if q.strides[3].is(1) {
+                let whole = tile::whole_turns(kb, (zero, features), vector);
+                kb.for_(zero, whole, vector, Unroll::No, |kb, j| {
+                    let (from, to) = (kb.add(from, j), kb.add(to, j));
+                    let x = kb.load(q.buf, from, vector as u16);
+                    let x = product.left.encode(kb, x);
+                    kb.store(product.rows, to, x);
+                });
+                kb.for_(whole, len, vector, Unroll::No, |kb, j| {
+                    let (from, to, left) = (kb.add(from, j), kb.add(to, j), kb.sub(features, j));
+                    let x = kb.load_count(q.buf, from, vector as u16, left);
+                    let x = product.left.encode(kb, x);
+                    let none = kb.num(kb.ty(x), 0.0);
+                    let x = tile::keep_lanes(kb, x, left, none);
+                    kb.store(product.rows, to, x);
+                });
+            } else {
+                let stride = kb.dim(&q.strides[3]);
+                kb.for_(zero, features, 1, Unroll::No, |kb, j| {
+                    let step = kb.mul(j, stride);
+                    let (from, to) = (kb.add(from, step), kb.add(to, j));
+                    let x = kb.load(q.buf, from, 1);
+                    let x = product.left.encode(kb, x);
+                    kb.store(product.rows, to, x);
+                });
+                let none = kb.num(Ty::scalar(kb.buf_dtype(product.rows)), 0.0);
+                kb.for_(features, len, 1, Unroll::No, |kb, j| {
+                    let to = kb.add(to, j);
+                    kb.store(product.rows, to, none);
+                });
+            }
+            product.start_row(kb, r);
+        });
+    }
+
+    /// Writes the logits of a row, after mask and causality, where there are sums: below key `seen`. All others, hidden or beyond the end, are `-inf`.
+    fn real_logits(&mut self, kb: &mut KernelBuilder, u: &Unit, r: Reg, seen: Reg) {
+        let (op, lanes, row) = (self.p.op, self.s.logits.lanes, self.row);
+        let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
+        let base = kb.mul(r, padded);
+        let i = kb.add(u.row, r);
+        // Keys below this bound are visible.
+        let bound = match &self.p.sizes.causal {
+            Some(offset) => {
+                let offset = kb.dim(&(offset + &Dim::from(1)));
+                let last = kb.add(i, offset);
+                let last = kb.bin(BinOp::Min, last, keys);
+                kb.bin(BinOp::Max, last, zero)
+            }
+            None => keys,
+        };
+        let whole = tile::whole_turns(kb, (zero, bound), lanes.into());
+        let ty = Ty::vector(DType::F32, lanes);
+        let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
+            let at = kb.add(base, j);
+            let sum = kb.load(self.logits.sums, at, lanes);
+            let (x, unit) = (kb.cast(DType::F32, sum), kb.num(ty, op.unit.0));
+            let mut x = kb.mul(x, unit);
+            let mut scale = op.scale.0;
+            if let Some(code) = &op.logits {
+                x = code_of(kb, x, code);
+                // A power of two commutes with the rounding.
+                let step = f64::from(code.scale.0 as f32 * scale as f32);
+                let exact = scale.abs().log2().fract() == 0.0;
+                let (minus, factor) = (kb.num(ty, if exact { step } else { code.scale.0 }), if exact { 1.0 } else { scale });
+                x = kb.mul(x, minus);
+                scale = factor;
+            }
+            if scale != 1.0 {
+                let factor = kb.num(ty, scale);
+                x = kb.mul(x, factor);
+            }
+            if let Some(mask) = self.mask.as_mut() {
+                let count = ragged.then(|| {
+                    let left = kb.sub(keys, j);
+                    tile::active(kb, left, lanes.into())
+                });
+                let m = mask(kb, &[u.b, u.h, i], j, lanes, count);
+                x = kb.add(x, m);
+            }
+            if ragged {
+                let left = kb.sub(bound, j);
+                let lowest = kb.num(ty, f64::NEG_INFINITY);
+                x = tile::keep_lanes(kb, x, left, lowest);
+            }
+            kb.store(row, j, x);
+        };
+        kb.for_(zero, whole, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| some(kb, j, false));
+        kb.for_(whole, seen, lanes.into(), Unroll::No, |kb, j| some(kb, j, true));
+        if self.p.sizes.causal.is_some() {
+            let lowest = kb.num(ty, f64::NEG_INFINITY);
+            kb.for_(seen, padded, lanes.into(), Unroll::No, |kb, j| kb.store(row, j, lowest));
+        }
+    }
+
+    /// Turns the logits of a row into codes of its weights, with zeros behind them.
+    fn weights(&self, kb: &mut KernelBuilder, r: Reg) {
+        let (op, lanes, row) = (self.p.op, self.s.logits.lanes, self.row);
+        let (product, ty) = (&self.values, Ty::vector(DType::F32, self.s.logits.lanes));
+        let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
+        let lowest = kb.num(ty, f64::NEG_INFINITY);
+        let top = kb.var(lowest);
+        kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
+            let (x, t) = (kb.load(row, j, lanes), kb.get(top));
+            let t = larger(kb, x, t);
+            kb.set(top, t);
+        });
+        let top = kb.get(top);
+        let top = kb.reduce(ReduceOp::Max, top);
+        let (least, none) = (kb.lit(Literal::f32(f32::NEG_INFINITY)), kb.lit(Literal::f32(0.0)));
+        let hidden = kb.bin(BinOp::Eq, top, least);
+        let shift = kb.select(hidden, none, top);
+        let shift = kb.splat(lanes, shift);
+        kb.for_(zero, padded, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
+            let x = kb.load(row, j, lanes);
+            let x = kb.sub(x, shift);
+            let x = kb.un(UnOp::Exp, x);
+            kb.store(row, j, x);
+        });
+        let nothing = kb.num(ty, 0.0);
+        let total = kb.var(nothing);
+        kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
+            let (x, t) = (kb.load(row, j, lanes), kb.get(total));
+            let t = kb.add(t, x);
+            kb.set(total, t);
+        });
+        let total = kb.get(total);
+        let total = kb.reduce(ReduceOp::Add, total);
+        let (scale, one) = (kb.lit(Literal::f32(op.weights.scale.0 as f32)), kb.lit(Literal::f32(1.0)));
+        let total = kb.mul(total, scale);
+        // Infinite for a row that sees no key: its weights are NaN, as 0 times infinity, unless it is to be cleared.
+        let mut inverse = kb.bin(BinOp::Div, one, total);
+        if op.clear {
+            inverse = kb.select(hidden, none, inverse);
+        }
+        let inverse = kb.splat(lanes, inverse);
+        let len = kb.dim(&product.row_len);
+        let base = kb.mul(r, len);
+        let coded = |kb: &mut KernelBuilder, j: Reg| {
+            let x = kb.load(row, j, lanes);
+            let x = kb.mul(x, inverse);
+            let x = rounded(kb, x, &op.weights);
+            product.left.encode(kb, x)
+        };
+        let whole = tile::whole_turns(kb, (zero, keys), lanes.into());
+        kb.for_(zero, whole, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
+            let (x, at) = (coded(kb, j), kb.add(base, j));
+            kb.store(product.rows, at, x);
+        });
+        let rest = kb.bin(BinOp::Lt, whole, keys);
+        let done = kb.var(whole);
+        kb.if_(
+            rest,
+            |kb| {
+                let (x, left, at) = (coded(kb, whole), kb.sub(keys, whole), kb.add(base, whole));
+                let none = kb.num(kb.ty(x), 0.0);
+                let x = tile::keep_lanes(kb, x, left, none);
+                kb.store(product.rows, at, x);
+                let step = kb.index(lanes.into());
+                let end = kb.add(whole, step);
+                kb.set(done, end);
+            },
+            |_| {},
+        );
+        let done = kb.get(done);
+        kb.for_(done, len, lanes.into(), Unroll::No, |kb, j| {
+            let (at, none) = (kb.add(base, j), kb.num(Ty::vector(kb.buf_dtype(product.rows), lanes), 0.0));
+            kb.store(product.rows, at, none);
+        });
+    }
+}
+
+/// The code of `x` times its scale.
+fn rounded(kb: &mut KernelBuilder, x: Reg, code: &Code) -> Reg {
+    let x = kb.un(UnOp::Round, x);
+    let zero = kb.num(kb.ty(x), code.zero as f64);
+    let x = kb.add(x, zero);
+    kb.cast(code.to, x)
+}
+
+/// The code of `x`, less its zero point, as `f32`.
+fn code_of(kb: &mut KernelBuilder, x: Reg, code: &Code) -> Reg {
+    let scale = kb.num(kb.ty(x), code.scale.0);
+    let x = kb.bin(BinOp::Div, x, scale);
+    let x = rounded(kb, x, code);
+    let x = kb.cast(DType::I32, x);
+    let zero = kb.num(kb.ty(x), code.zero as f64);
+    let x = kb.sub(x, zero);
+    kb.cast(DType::F32, x)
+}

@@ -1,0 +1,88 @@
+//! Attention of floats and of codes.
+
+use transc_codegen::{Backend, Target, lower};
+
+use super::{case, check, difference, module, on_hosts, simulated, ways};
+
+#[test]
+fn attention_with_masks_groups_and_causality() {
+    // More rows than a unit has, and more keys than a block.
+    for (sq, sk, d) in [(1, 1, 16), (5, 9, 8), (17, 50, 64), (31, 279, 20)] {
+        for (causal, cap, clear) in [
+            ("none", "0.0", true),
+            (&*format!("{}", sk as i64 - sq as i64), "0.0", true),
+            ("none", "5.0", true),
+            ("-2", "0.0", false),
+        ] {
+            let body = format!(
+                "%4: f32[2,4,N,{d}] = attention(%0, %1, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}, clear = {clear}}}\nreturn %4 \"y\""
+            );
+            let params =
+                format!("%0 \"q\": f32[2,4,N,{d}], %1 \"k\": f32[2,2,M,{d}], %2 \"v\": f32[2,2,M,{d}], %3 \"m\": bool[2,1,1,M]");
+            check(&module(&params, &body), &[&[2, 4, sq, d], &[2, 2, sk, d], &[2, 2, sk, d], &[2, 1, 1, sk]]);
+        }
+    }
+}
+
+#[test]
+fn attention_of_16_bit_floats() {
+    // Whole and broken squares and pairs of features, one block of keys and more.
+    for (sq, sk, d, e) in [(5, 9, 8, 21), (17, 50, 64, 64), (31, 279, 37, 40), (2, 33, 80, 16)] {
+        for (dtype, mask, causal) in [("bf16", "f32", "none"), ("f16", "f16", "none"), ("bf16", "bf16", "3")] {
+            let heads_inside = format!(
+                "%4: {dtype}[2,2,M,{d}] = transpose(%1) {{perm = [0,2,1,3]}}\n%5: {dtype}[2,4,N,{e}] = attention(%0, %4, %2, %3) {{scale = 0.3, causal = {causal}, softcap = 0.0, clear = true}}\nreturn %5 \"y\""
+            );
+            let params = format!(
+                "%0 \"q\": {dtype}[2,4,N,{d}], %1 \"k\": {dtype}[2,M,2,{d}], %2 \"v\": {dtype}[2,2,M,{e}], %3 \"m\": {mask}[2,1,N,M]"
+            );
+            check(&module(&params, &heads_inside), &[&[2, 4, sq, d], &[2, sk, 2, d], &[2, 2, sk, e], &[2, 1, sq, sk]]);
+        }
+        // Rounded as they are read.
+        let body = format!(
+            "%3: bf16[1,2,N,{d}] = map(%0) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%4: bf16[1,2,M,{d}] = map(%1) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%5: bf16[1,2,M,{e}] = map(%2) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%6: bf16[1,2,N,{e}] = attention(%3, %4, %5) {{scale = 0.3, causal = none, softcap = 0.0, clear = false}}\nreturn %6 \"y\""
+        );
+        let params = format!("%0 \"q\": f32[1,2,N,{d}], %1 \"k\": f32[1,2,M,{d}], %2 \"v\": f32[1,2,M,{e}]");
+        check(&module(&params, &body), &[&[1, 2, sq, d], &[1, 2, sk, d], &[1, 2, sk, e]]);
+    }
+}
+
+/// Integers, so every way must give the same ones. Programs for devices have no such op: it is taken apart before.
+#[test]
+fn attention_of_codes() {
+    let bytes = Target::list("znver4").expect("a target").remove(0);
+    if !Target::host().has_byte_dot() {
+        println!("skipped code with dot products of bytes: no avx512vnni");
+    }
+    // Whole and broken vectors, groups of four and units; more panels of keys than one.
+    for (sq, sk, d, e) in [(1, 1, 16, 16), (5, 9, 8, 21), (17, 50, 64, 64), (31, 150, 37, 40), (2, 33, 68, 3)] {
+        for (dtypes, zeros, logits, weights) in [
+            (["u8", "u8", "u8"], "[130,117,121]", "u8(12.5, 128)", "u8(0.00392156862745098, 0)"),
+            (["i8", "i8", "i8"], "[0,0,0]", "none", "i8(0.007874015748031496, 0)"),
+            (["u8", "i8", "u8"], "[3,-7,128]", "i8(9.0, 4)", "i8(0.00392156862745098, -128)"),
+        ] {
+            for (mask, causal, clear) in [("bool[2,1,1,M]", "none", true), ("f32[N,M]", "2", false), ("f32[2,1,N,M]", "none", false)] {
+                let [q, k, v] = dtypes;
+                let params =
+                    format!("%0 \"q\": {q}[2,N,4,{d}], %1 \"k\": {k}[2,2,M,{d}], %2 \"v\": {v}[2,M,2,{e}], %3 \"m\": {mask}");
+                let body = format!(
+                    "%4: {q}[2,4,N,{d}] = transpose(%0) {{perm = [0,2,1,3]}}\n%5: {v}[2,2,M,{e}] = transpose(%2) {{perm = [0,2,1,3]}}\n%6: i32[2,4,N,{e}] = int_attention(%4, %1, %5, %3) {{zeros = {zeros}, unit = 0.01, logits = {logits}, scale = 0.02, causal = {causal}, clear = {clear}, weights = {weights}}}\nreturn %6 \"y\""
+                );
+                let shape = match mask {
+                    "bool[2,1,1,M]" => vec![2, 1, 1, sk],
+                    "f32[N,M]" => vec![sq, sk],
+                    _ => vec![2, 1, sq, sk],
+                };
+                let text = module(&params, &body);
+                let (m, inputs, want) = case(&text, &[&[2, sq, 4, d], &[2, 2, sk, d], &[2, sk, 2, e], &shape]);
+                let mut ways = ways();
+                if Target::host().has_byte_dot() {
+                    ways.push((Backend::default(), bytes.clone()));
+                }
+                on_hosts(&text, (&m, &inputs, &want), ways);
+                let program = lower::lower(&m, &bytes).expect("it lowers");
+                let what = difference(&simulated(&program, &inputs)[0], &want[0]);
+                assert!(what.is_none(), "bytes, simulated: {what:?}\n{text}");
+            }
+        }
+    }
+}
