@@ -273,6 +273,18 @@ pub(super) fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
     kb.select(c, a, b)
 }
 
+/// The largest lane but for NaN, in half as many lanes at each step.
+pub(super) fn largest_lane(kb: &mut KernelBuilder, mut x: Reg) -> Reg {
+    let lanes = kb.ty(x).lanes;
+    let mut half = lanes / 2;
+    while half > 0 {
+        let upper = kb.push(Inst::Shuffle(x, x, (0..lanes).map(|i| (i + half) % lanes).collect()));
+        x = larger(kb, x, upper);
+        half /= 2;
+    }
+    kb.push(Inst::Extract(x, 0))
+}
+
 /// What a kernel is built from.
 struct Parts<'a, 'm, 'f> {
     p: &'a AttentionProblem,
@@ -503,7 +515,7 @@ impl Parts<'_, '_, '_> {
             kb.for_(whole, block.padded, lanes.into(), Unroll::No, |kb, j| some(kb, j, true));
         }
         let top = kb.get(top);
-        kb.reduce(ReduceOp::Max, top)
+        largest_lane(kb, top)
     }
 
     /// Multiplies the sums so far by their factor and adds the values of a block times their weights.

@@ -13,10 +13,10 @@ use std::fmt;
 
 use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, TargetInst, Ty, Unroll};
 use transc_ir::op::{Code, IntAttention};
-use transc_ir::scalar::{BinOp, Literal, UnOp};
+use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
-use super::attention::{AttentionProblem, Epilogue, Mask, Operand, ROWS, larger};
+use super::attention::{AttentionProblem, Epilogue, Mask, Operand, ROWS, larger, largest_lane};
 use super::groups::{self, Form, Group};
 use super::matmul::pieces;
 use super::tile::{self, Source, TileShape};
@@ -297,12 +297,15 @@ pub fn build(
     let [queries, keys, values] = [0, 1, 2].map(|i| side(p.dtypes[i], p.op.zeros[i], i == 0));
     let weights = side(p.op.weights.to, p.op.weights.zero, true);
     let keys_len = &sizes.sk.ceil_div(&s.logits.width().into()) * &s.logits.width().into();
+    let lanes = i64::from(s.logits.lanes);
+    let states = (ROWS + lanes - 1) / lanes * lanes;
     let mut a = Parts {
         p,
         s,
         logits: Product::new(kb, s, [queries, keys], s.logits, [&sizes.d, &sizes.sk], &keys_len),
         values: Product::new(kb, s, [weights, values], s.values, [&sizes.sk, &sizes.e], &s.values.width().into()),
-        row: kb.local(DType::F32, keys_len.clone()),
+        tops: kb.local(DType::F32, states.into()),
+        factors: kb.local(DType::F32, states.into()),
         keys_len,
         mask,
     };
@@ -333,8 +336,10 @@ struct Parts<'a, 'm, 'f> {
     s: Schedule,
     logits: Product,
     values: Product,
-    /// Logits of one row, then its weights before their division.
-    row: Buf,
+    /// Largest logit of each row.
+    tops: Buf,
+    /// What is taken from the logits of each row, then what its weights are multiplied by.
+    factors: Buf,
     /// Keys in whole panels.
     keys_len: Dim,
     mask: Option<&'m mut Mask<'f>>,
@@ -366,9 +371,8 @@ impl Parts<'_, '_, '_> {
         let seen = kb.mul(panels, width);
         kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
             self.real_logits(kb, u, r, seen);
-            self.weights(kb, r);
-            self.values.start_row(kb, r);
         });
+        self.weights(kb, u.rows);
         let panels = sizes.e.ceil_div(&self.s.values.width().into());
         let stride = kb.index(self.s.values.width());
         let depth = self.values.depth();
@@ -423,9 +427,10 @@ impl Parts<'_, '_, '_> {
         });
     }
 
-    /// Writes the logits of a row, after mask and causality, where there are sums: below key `seen`. All others, hidden or beyond the end, are `-inf`.
+    /// Writes the logits of a row in place of the sums, which end at key `seen`, after mask and causality, and the largest one. All others, hidden or
+    /// beyond the end, are `-inf`.
     fn real_logits(&mut self, kb: &mut KernelBuilder, u: &Unit, r: Reg, seen: Reg) {
-        let (op, lanes, row) = (self.p.op, self.s.logits.lanes, self.row);
+        let (op, lanes, sums) = (self.p.op, self.s.logits.lanes, self.logits.sums);
         let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
         let base = kb.mul(r, padded);
         let i = kb.add(u.row, r);
@@ -443,7 +448,7 @@ impl Parts<'_, '_, '_> {
         let ty = Ty::vector(DType::F32, lanes);
         let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
             let at = kb.add(base, j);
-            let sum = kb.load(self.logits.sums, at, lanes);
+            let sum = kb.load(sums, at, lanes);
             let (x, unit) = (kb.cast(DType::F32, sum), kb.num(ty, op.unit.0));
             let mut x = kb.mul(x, unit);
             let mut scale = op.scale.0;
@@ -473,88 +478,133 @@ impl Parts<'_, '_, '_> {
                 let lowest = kb.num(ty, f64::NEG_INFINITY);
                 x = tile::keep_lanes(kb, x, left, lowest);
             }
-            kb.store(row, j, x);
+            let bits = kb.push(Inst::Bitcast(DType::I32, x));
+            kb.store(sums, at, bits);
         };
         kb.for_(zero, whole, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| some(kb, j, false));
         kb.for_(whole, seen, lanes.into(), Unroll::No, |kb, j| some(kb, j, true));
         if self.p.sizes.causal.is_some() {
             let lowest = kb.num(ty, f64::NEG_INFINITY);
-            kb.for_(seen, padded, lanes.into(), Unroll::No, |kb, j| kb.store(row, j, lowest));
+            let lowest = kb.push(Inst::Bitcast(DType::I32, lowest));
+            kb.for_(seen, padded, lanes.into(), Unroll::No, |kb, j| {
+                let at = kb.add(base, j);
+                kb.store(sums, at, lowest);
+            });
         }
-    }
-
-    /// Turns the logits of a row into codes of its weights, with zeros behind them.
-    fn weights(&self, kb: &mut KernelBuilder, r: Reg) {
-        let (op, lanes, row) = (self.p.op, self.s.logits.lanes, self.row);
-        let (product, ty) = (&self.values, Ty::vector(DType::F32, self.s.logits.lanes));
-        let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
         let lowest = kb.num(ty, f64::NEG_INFINITY);
         let top = kb.var(lowest);
         kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
-            let (x, t) = (kb.load(row, j, lanes), kb.get(top));
+            let (at, t) = (kb.add(base, j), kb.get(top));
+            let x = self.logit(kb, at);
             let t = larger(kb, x, t);
             kb.set(top, t);
         });
         let top = kb.get(top);
-        let top = kb.reduce(ReduceOp::Max, top);
-        let (least, none) = (kb.lit(Literal::f32(f32::NEG_INFINITY)), kb.lit(Literal::f32(0.0)));
-        let hidden = kb.bin(BinOp::Eq, top, least);
-        let shift = kb.select(hidden, none, top);
-        let shift = kb.splat(lanes, shift);
-        kb.for_(zero, padded, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
-            let x = kb.load(row, j, lanes);
-            let x = kb.sub(x, shift);
-            let x = kb.un(UnOp::Exp, x);
-            kb.store(row, j, x);
+        let top = largest_lane(kb, top);
+        kb.store(self.tops, r, top);
+    }
+
+    /// Some of what [`Parts::real_logits`] wrote.
+    fn logit(&self, kb: &mut KernelBuilder, at: Reg) -> Reg {
+        let bits = kb.load(self.logits.sums, at, self.s.logits.lanes);
+        kb.push(Inst::Bitcast(DType::F32, bits))
+    }
+
+    /// Calls `body` with the largest logits of some rows and the place of their factors.
+    fn each_state(&self, kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, Reg, Reg)) {
+        let lanes = self.s.logits.lanes;
+        let (zero, end) = (kb.index(0), kb.index(ROWS));
+        kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| {
+            let top = kb.load(self.tops, j, lanes);
+            body(kb, top, j);
         });
-        let nothing = kb.num(ty, 0.0);
-        let total = kb.var(nothing);
-        kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
-            let (x, t) = (kb.load(row, j, lanes), kb.get(total));
-            let t = kb.add(t, x);
-            kb.set(total, t);
+    }
+
+    /// Turns logits into codes of weights, with zeros behind them. One step after the other for all rows: what a row waits for is hidden by the others.
+    fn weights(&self, kb: &mut KernelBuilder, rows: Reg) {
+        let (op, lanes) = (self.p.op, self.s.logits.lanes);
+        let ty = Ty::vector(DType::F32, lanes);
+        let (zero, padded) = (kb.index(0), kb.dim(&self.keys_len));
+        self.each_state(kb, &|kb, top, j| {
+            let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+            let hidden = kb.bin(BinOp::Eq, top, lowest);
+            let shift = kb.select(hidden, none, top);
+            kb.store(self.factors, j, shift);
         });
-        let total = kb.get(total);
-        let total = kb.reduce(ReduceOp::Add, total);
-        let (scale, one) = (kb.lit(Literal::f32(op.weights.scale.0 as f32)), kb.lit(Literal::f32(1.0)));
-        let total = kb.mul(total, scale);
-        // Infinite for a row that sees no key: its weights are NaN, as 0 times infinity, unless it is to be cleared.
-        let mut inverse = kb.bin(BinOp::Div, one, total);
-        if op.clear {
-            inverse = kb.select(hidden, none, inverse);
-        }
-        let inverse = kb.splat(lanes, inverse);
+        kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
+            let base = kb.mul(r, padded);
+            let shift = kb.load(self.factors, r, 1);
+            let shift = kb.splat(lanes, shift);
+            kb.for_(zero, padded, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
+                let at = kb.add(base, j);
+                let x = self.logit(kb, at);
+                let x = kb.sub(x, shift);
+                let x = kb.un(UnOp::Exp, x);
+                let bits = kb.push(Inst::Bitcast(DType::I32, x));
+                kb.store(self.logits.sums, at, bits);
+            });
+            let nothing = kb.num(ty, 0.0);
+            let total = kb.var(nothing);
+            kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
+                let (at, t) = (kb.add(base, j), kb.get(total));
+                let x = self.logit(kb, at);
+                let t = kb.add(t, x);
+                kb.set(total, t);
+            });
+            let total = kb.get(total);
+            let total = kb.reduce(ReduceOp::Add, total);
+            kb.store(self.factors, r, total);
+        });
+        self.each_state(kb, &|kb, top, j| {
+            let (one, scale, total) = (kb.num(ty, 1.0), kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
+            let total = kb.mul(total, scale);
+            // Infinite for a row that sees no key: its weights are NaN, as 0 times infinity, unless it is to be cleared.
+            let mut inverse = kb.bin(BinOp::Div, one, total);
+            if op.clear {
+                let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+                let hidden = kb.bin(BinOp::Eq, top, lowest);
+                inverse = kb.select(hidden, none, inverse);
+            }
+            kb.store(self.factors, j, inverse);
+        });
+        kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
+            self.codes(kb, r);
+            self.values.start_row(kb, r);
+        });
+    }
+
+    /// The codes of the weights of a row.
+    fn codes(&self, kb: &mut KernelBuilder, r: Reg) {
+        let (product, lanes) = (&self.values, self.s.logits.lanes);
+        let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
         let len = kb.dim(&product.row_len);
-        let base = kb.mul(r, len);
+        let (from, to) = (kb.mul(r, padded), kb.mul(r, len));
+        let inverse = kb.load(self.factors, r, 1);
+        let inverse = kb.splat(lanes, inverse);
         let coded = |kb: &mut KernelBuilder, j: Reg| {
-            let x = kb.load(row, j, lanes);
+            let from = kb.add(from, j);
+            let x = self.logit(kb, from);
             let x = kb.mul(x, inverse);
-            let x = rounded(kb, x, &op.weights);
-            product.left.encode(kb, x)
+            let x = rounded(kb, x, &self.p.op.weights);
+            (product.left.encode(kb, x), kb.add(to, j))
         };
         let whole = tile::whole_turns(kb, (zero, keys), lanes.into());
         kb.for_(zero, whole, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
-            let (x, at) = (coded(kb, j), kb.add(base, j));
+            let (x, at) = coded(kb, j);
             kb.store(product.rows, at, x);
         });
-        let rest = kb.bin(BinOp::Lt, whole, keys);
-        let done = kb.var(whole);
-        kb.if_(
-            rest,
-            |kb| {
-                let (x, left, at) = (coded(kb, whole), kb.sub(keys, whole), kb.add(base, whole));
-                let none = kb.num(kb.ty(x), 0.0);
-                let x = tile::keep_lanes(kb, x, left, none);
-                kb.store(product.rows, at, x);
-                let step = kb.index(lanes.into());
-                let end = kb.add(whole, step);
-                kb.set(done, end);
-            },
-            |_| {},
-        );
-        let done = kb.get(done);
-        kb.for_(done, len, lanes.into(), Unroll::No, |kb, j| {
-            let (at, none) = (kb.add(base, j), kb.num(Ty::vector(kb.buf_dtype(product.rows), lanes), 0.0));
+        let step = kb.index(lanes.into());
+        let end = tile::ceil_div(kb, keys, lanes.into());
+        let end = kb.mul(end, step);
+        kb.for_(whole, end, lanes.into(), Unroll::No, |kb, j| {
+            let ((x, at), left) = (coded(kb, j), kb.sub(keys, j));
+            let none = kb.num(kb.ty(x), 0.0);
+            let x = tile::keep_lanes(kb, x, left, none);
+            kb.store(product.rows, at, x);
+        });
+        let none = kb.num(Ty::vector(kb.buf_dtype(product.rows), lanes), 0.0);
+        kb.for_(end, len, lanes.into(), Unroll::No, |kb, j| {
+            let at = kb.add(to, j);
             kb.store(product.rows, at, none);
         });
     }

@@ -55,34 +55,32 @@ fn attention_of_codes() {
     }
     // Whole and broken vectors, groups of four and units; more panels of keys than one.
     for (sq, sk, d, e) in [(1, 1, 16, 16), (5, 9, 8, 21), (17, 50, 64, 64), (31, 150, 37, 40), (2, 33, 68, 3)] {
-        for (dtypes, zeros, logits, weights) in [
-            (["u8", "u8", "u8"], "[130,117,121]", "u8(12.5, 128)", "u8(0.00392156862745098, 0)"),
-            (["i8", "i8", "i8"], "[0,0,0]", "none", "i8(0.007874015748031496, 0)"),
-            (["u8", "i8", "u8"], "[3,-7,128]", "i8(9.0, 4)", "i8(0.00392156862745098, -128)"),
+        for (dtypes, zeros, logits, weights, (mask, causal, clear)) in [
+            (["u8", "u8", "u8"], "[130,117,121]", "u8(90.7, 128)", "u8(0.00413, 0)", ("bool[2,1,1,M]", "none", true)),
+            (["i8", "i8", "i8"], "[0,0,0]", "none", "i8(0.00811, 0)", ("f32[N,M]", "2", false)),
+            (["u8", "i8", "u8"], "[3,-7,128]", "i8(77.3, 4)", "i8(0.00397, -128)", ("f32[2,1,N,M]", "none", false)),
         ] {
-            for (mask, causal, clear) in [("bool[2,1,1,M]", "none", true), ("f32[N,M]", "2", false), ("f32[2,1,N,M]", "none", false)] {
-                let [q, k, v] = dtypes;
-                let params =
-                    format!("%0 \"q\": {q}[2,N,4,{d}], %1 \"k\": {k}[2,2,M,{d}], %2 \"v\": {v}[2,M,2,{e}], %3 \"m\": {mask}");
-                let body = format!(
-                    "%4: {q}[2,4,N,{d}] = transpose(%0) {{perm = [0,2,1,3]}}\n%5: {v}[2,2,M,{e}] = transpose(%2) {{perm = [0,2,1,3]}}\n%6: i32[2,4,N,{e}] = int_attention(%4, %1, %5, %3) {{zeros = {zeros}, unit = 0.01, logits = {logits}, scale = 0.02, causal = {causal}, clear = {clear}, weights = {weights}}}\nreturn %6 \"y\""
-                );
-                let shape = match mask {
-                    "bool[2,1,1,M]" => vec![2, 1, 1, sk],
-                    "f32[N,M]" => vec![sq, sk],
-                    _ => vec![2, 1, sq, sk],
-                };
-                let text = module(&params, &body);
-                let (m, inputs, want) = case(&text, &[&[2, sq, 4, d], &[2, 2, sk, d], &[2, sk, 2, e], &shape]);
-                let mut ways = ways();
-                if Target::host().has_byte_dot() {
-                    ways.push((Backend::default(), bytes.clone()));
-                }
-                on_hosts(&text, (&m, &inputs, &want), ways);
-                let program = lower::lower(&m, &bytes).expect("it lowers");
-                let what = difference(&simulated(&program, &inputs)[0], &want[0]);
-                assert!(what.is_none(), "bytes, simulated: {what:?}\n{text}");
+            let [q, k, v] = dtypes;
+            let params =
+                format!("%0 \"q\": {q}[2,N,4,{d}], %1 \"k\": {k}[2,2,M,{d}], %2 \"v\": {v}[2,M,2,{e}], %3 \"m\": {mask}");
+            let body = format!(
+                "%4: {q}[2,4,N,{d}] = transpose(%0) {{perm = [0,2,1,3]}}\n%5: {v}[2,2,M,{e}] = transpose(%2) {{perm = [0,2,1,3]}}\n%6: i32[2,4,N,{e}] = int_attention(%4, %1, %5, %3) {{zeros = {zeros}, unit = 0.01, logits = {logits}, scale = 0.02, causal = {causal}, clear = {clear}, weights = {weights}}}\nreturn %6 \"y\""
+            );
+            let shape = match mask {
+                "bool[2,1,1,M]" => vec![2, 1, 1, sk],
+                "f32[N,M]" => vec![sq, sk],
+                _ => vec![2, 1, sq, sk],
+            };
+            let text = module(&params, &body);
+            let (m, inputs, want) = case(&text, &[&[2, sq, 4, d], &[2, 2, sk, d], &[2, sk, 2, e], &shape]);
+            let mut ways = ways();
+            if Target::host().has_byte_dot() {
+                ways.push((Backend::default(), bytes.clone()));
             }
+            on_hosts(&text, (&m, &inputs, &want), ways);
+            let program = lower::lower(&m, &bytes).expect("it lowers");
+            let what = difference(&simulated(&program, &inputs)[0], &want[0]);
+            assert!(what.is_none(), "bytes, simulated: {what:?}\n{text}");
         }
     }
 }
