@@ -21,24 +21,27 @@ pub struct Target {
 const V3: &[&str] = &["avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
 /// What x86-64-v4 adds.
 const V4: &[&str] = &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
-/// Extensions used where the host has them.
-const EXTRA: &[&str] = &["avx512vnni", "avx512bf16"];
+/// Extensions used where the host has them: dot products of bytes, of pairs of `bf16`, and look-up of bytes in registers.
+const EXTRA: &[&str] = &[VNNI, BF16, VBMI];
+const VNNI: &str = "avx512vnni";
+const BF16: &str = "avx512bf16";
+const VBMI: &str = "avx512vbmi";
 
-/// Processors by name: the number of [`EXTRA`] that they have beyond v4, or none for v3. Only these features are used, so that what is checked at
+/// Processors by name: which of [`EXTRA`] they have beyond v4, or none for v3. Only these features are used, so that what is checked at
 /// load is all that the code may contain.
-const PROCESSORS: &[(&str, Option<usize>)] = &[
+const PROCESSORS: &[(&str, Option<&[&str]>)] = &[
     ("haswell", None),
     ("skylake", None),
     ("znver2", None),
     ("znver3", None),
-    ("skylake-avx512", Some(0)),
-    ("cascadelake", Some(1)),
-    ("icelake-server", Some(1)),
-    ("cooperlake", Some(2)),
-    ("sapphirerapids", Some(2)),
-    ("graniterapids", Some(2)),
-    ("znver4", Some(2)),
-    ("znver5", Some(2)),
+    ("skylake-avx512", Some(&[])),
+    ("cascadelake", Some(&[VNNI])),
+    ("icelake-server", Some(&[VNNI, VBMI])),
+    ("cooperlake", Some(&[VNNI, BF16])),
+    ("sapphirerapids", Some(EXTRA)),
+    ("graniterapids", Some(EXTRA)),
+    ("znver4", Some(EXTRA)),
+    ("znver5", Some(EXTRA)),
 ];
 
 impl Target {
@@ -148,12 +151,17 @@ impl Target {
 
     /// True if there is an instruction for sums of products of bytes.
     pub fn has_byte_dot(&self) -> bool {
-        self.extra.contains(&"avx512vnni")
+        self.extra.contains(&VNNI)
+    }
+
+    /// True if there is an instruction that looks bytes up in a table of 128.
+    pub fn looks_up_bytes(&self) -> bool {
+        self.extra.contains(&VBMI)
     }
 
     /// True if there is an instruction for products of pairs of `bf16`.
     pub fn multiplies_bf16(&self) -> bool {
-        self.extra.contains(&"avx512bf16")
+        self.extra.contains(&BF16)
     }
 
     /// LLVM's feature string.
@@ -176,7 +184,7 @@ impl FromStr for Target {
                 let (name, extra) =
                     PROCESSORS.iter().find(|(n, _)| *n == other).ok_or_else(|| CodegenError::UnknownTarget(other.into()))?;
                 let base = if extra.is_some() { Target::X86_64_V4 } else { Target::X86_64_V3 };
-                Ok(Target { name, tune: Some(name), extra: EXTRA[..extra.unwrap_or(0)].to_vec(), ..base })
+                Ok(Target { name, tune: Some(name), extra: extra.unwrap_or_default().to_vec(), ..base })
             }
         }
     }

@@ -6,7 +6,7 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::DType;
 
 use super::cast::{bf16_to_f32, cast};
-use super::emit::Emitter;
+use super::emit::{Emitter, plain};
 use super::ops;
 use super::parts::{self, Parts, layout, packed};
 
@@ -128,6 +128,7 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[P
         TargetInst::VpDpBusd => by_lanes(e, DType::I32, 4, types, args),
         TargetInst::VpDpWssd => by_lanes(e, DType::I32, 2, types, args),
         TargetInst::VDpBf16Ps => by_lanes(e, DType::F32, 2, types, args),
+        TargetInst::VPermI2B => look_up(e, ty, args),
     }
 }
 
@@ -159,6 +160,24 @@ fn dot_bf16(e: &mut Emitter<'_>, acc: Value, a: Value, b: Value) -> Value {
     let ((a0, a1), (b0, b1)) = (split(e, a), split(e, b));
     let acc = e.f.ins().fma(a1, b1, acc);
     e.f.ins().fma(a0, b0, acc)
+}
+
+/// Through a copy of both tables on the stack.
+fn look_up(e: &mut Emitter<'_>, ty: Ty, args: &[Parts]) -> Parts {
+    let both = e.stack(Ty { lanes: 2 * ty.lanes, ..ty });
+    let second = e.f.ins().iadd_imm_s(both, i64::from(ty.lanes));
+    e.store_parts(ty, both, &args[1]);
+    e.store_parts(ty, second, &args[2]);
+    let bytes: Parts = parts::lanes(e, ty, &args[0])
+        .into_iter()
+        .map(|i| {
+            let i = e.f.ins().band_imm_u(i, i64::from(2 * ty.lanes - 1));
+            let i = e.f.ins().uextend(types::I64, i);
+            let at = e.f.ins().iadd(both, i);
+            e.f.ins().load(types::I8, plain(), at, 0)
+        })
+        .collect();
+    parts::from_lanes(e, ty, &bytes)
 }
 
 fn by_lanes(e: &mut Emitter<'_>, d: DType, group: usize, types: &[Ty], args: &[Parts]) -> Parts {

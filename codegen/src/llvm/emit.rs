@@ -15,8 +15,7 @@ use crate::Target;
 /// The text of a module with one kernel.
 pub(super) fn kernel(k: &Kernel, target: &Target) -> String {
     let mut e = Emitter::new(k);
-    e.vnni = target.features().contains(&"avx512vnni");
-    e.bf16 = target.features().contains(&"avx512bf16");
+    (e.vnni, e.bf16, e.vbmi) = (target.has_byte_dot(), target.multiplies_bf16(), target.looks_up_bytes());
     for (i, ty) in k.vars.iter().enumerate() {
         let _ = writeln!(e.entry, "  %v{i} = alloca {}", reg_type(*ty));
     }
@@ -57,6 +56,8 @@ pub(super) struct Emitter<'a> {
     pub(super) vnni: bool,
     /// True if the target has dot products of pairs of `bf16`.
     pub(super) bf16: bool,
+    /// True if the target looks bytes up in registers.
+    pub(super) vbmi: bool,
     entry: String,
     body: String,
     /// The current basic block.
@@ -74,6 +75,7 @@ impl<'a> Emitter<'a> {
             k,
             vnni: false,
             bf16: false,
+            vbmi: false,
             entry: String::new(),
             body: String::new(),
             label: "start".into(),

@@ -433,6 +433,9 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
     if t == TargetInst::VDpBf16Ps {
         return dot_bf16(e, types, args);
     }
+    if t == TargetInst::VPermI2B {
+        return look_up(e, types[0], args);
+    }
     let per_lane = if t == TargetInst::VpDpBusd { 4 } else { 2 };
     let wide = Ty::vector(DType::I32, types[1].lanes);
     let (x, y) = (cast(e, types[1], DType::I32, &args[1]), cast(e, types[2], DType::I32, &args[2]));
@@ -447,6 +450,27 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         sum = bin(e, BinOp::Add, types[0], &sum, &product);
     }
     sum
+}
+
+/// `vpermi2b`, or without it byte by byte.
+fn look_up(e: &mut Emitter<'_>, ty: Ty, args: &[String]) -> String {
+    let (n, t) = (ty.lanes, reg_type(ty));
+    if e.vbmi && n == 64 {
+        let args = [1, 0, 2].map(|i| (t.clone(), args[i].clone()));
+        return e.call(&t, "llvm.x86.avx512.vpermi2var.qi.512", &args);
+    }
+    let both: Vec<String> = (0..2 * n).map(|i| format!("i32 {i}")).collect();
+    let tables = vector_of("i8", 2 * n);
+    let table = e.def(&format!("shufflevector {t} {}, {t} {}, <{} x i32> <{}>", args[1], args[2], 2 * n, both.join(", ")));
+    let most = e.splat("i8", &(2 * n - 1).to_string(), n);
+    let index = e.def(&format!("and {t} {}, {most}", args[0]));
+    let mut out = "poison".to_string();
+    for i in 0..n {
+        let at = e.def(&format!("extractelement {t} {index}, i32 {i}"));
+        let byte = e.def(&format!("extractelement {tables} {table}, i8 {at}"));
+        out = e.def(&format!("insertelement {t} {out}, i8 {byte}, i32 {i}"));
+    }
+    out
 }
 
 /// `vdpbf16ps`, or without it the odd elements and then the even ones as `f32`, multiplied and added with one rounding.

@@ -121,6 +121,12 @@ impl<'r> Elements<'r> {
         kb.param(&format!("c{}", self.args.len()), dtype, transc_ir::loops::Access::Read)
     }
 
+    /// A parameter for the table of the region.
+    pub(crate) fn table(&mut self, kb: &mut KernelBuilder) -> Buf {
+        self.args.push(Source::Table);
+        kb.param("table", DType::U8, transc_ir::loops::Access::Read)
+    }
+
     /// The element of `v` at `idx`.
     pub(crate) fn at(&mut self, kb: &mut KernelBuilder, v: Value, idx: &[Index], lanes: Lanes) -> Result<Reg> {
         if let Some((bound, reg)) = self.bound

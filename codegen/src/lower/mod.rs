@@ -11,6 +11,7 @@ mod products;
 mod region;
 mod rows;
 mod strided;
+mod table;
 mod tokens;
 mod weights;
 mod work;
@@ -45,6 +46,8 @@ pub(crate) enum Source {
     Result(usize),
     /// A constant in a layout.
     Const(ConstId, Packing),
+    /// The table of the region.
+    Table,
 }
 
 /// Lowers a module after the `fuse` pass.
@@ -109,6 +112,10 @@ fn lower_with(m: &Module, target: &Target, handed: &HashSet<Value>) -> Result<Pr
                 Source::Operand(i) => places[node.operands[i].index()],
                 Source::Result(i) => places[node.results[i].index()],
                 Source::Const(id, packing) => Some(Arg::Const(pack(&mut p, &mut packed, m, id, packing))),
+                Source::Table => region.table.take().map(|source| {
+                    p.consts.push(PackedConst { source, packing: Packing::Raw });
+                    Arg::Const(p.consts.len() - 1)
+                }),
             };
             args.push(place.ok_or_else(|| no_lowering(&node.op, f.ty(node.results[0]), &node.loc))?);
         }

@@ -1,9 +1,9 @@
 //! One region: its body, its anchor, and where its values come from.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use transc_ir::op::Op;
-use transc_ir::tensor::{Func, Loc, Node};
+use transc_ir::tensor::{ConstData, Func, Loc, Node};
 use transc_ir::types::{Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
@@ -30,6 +30,8 @@ pub(crate) struct Region {
     pub(crate) layer: Cell<Option<LayerChoice>>,
     /// Set by lowering where the region's schedule can be tuned.
     pub(crate) tunable: Cell<Option<Tunable>>,
+    /// Set by lowering where the end of the epilogue became a table.
+    pub(crate) table: RefCell<Option<ConstData>>,
 }
 
 impl Region {
@@ -52,6 +54,23 @@ impl Region {
             loc: node.loc.clone(),
             layer: Cell::new(None),
             tunable: Cell::new(None),
+            table: RefCell::new(None),
+        }
+    }
+
+    /// The region with another body.
+    pub(crate) fn with_body(&self, body: Func, anchor: Option<Value>) -> Self {
+        Self {
+            body,
+            anchor,
+            symbols: self.symbols.clone(),
+            ranges: self.ranges.clone(),
+            consts: self.consts.clone(),
+            handed: self.handed,
+            loc: self.loc.clone(),
+            layer: Cell::new(None),
+            tunable: Cell::new(None),
+            table: RefCell::new(None),
         }
     }
 

@@ -16,6 +16,7 @@ use super::nest::results;
 use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
 use super::strided::strided;
+use super::table;
 use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
@@ -286,12 +287,32 @@ fn follows_columns(r: &Region, anchor: Value) -> bool {
 
 /// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
 pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
-    let root = r.roots()[0];
     let (layer, int8) = layer_of(r, anchor, node)?;
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
+    // Vectors of one column each.
+    let looks_up = int8 && layer.handed.result && target.looks_up_bytes() && sparse.is_some();
+    if let Some(split) = looks_up.then(|| table::split(r, anchor, layer.matrix.n)).flatten() {
+        let node = split.region.body.def_node(split.anchor)?;
+        let (layer, _) = layer_of(&split.region, split.anchor, node)?;
+        let lowered = kernel_of(&split.region, split.anchor, &layer, (choice, sparse, true), target);
+        r.table.replace(Some(split.table));
+        return lowered;
+    }
+    kernel_of(r, anchor, &layer, (choice, sparse, false), target)
+}
+
+/// The kernel for the choice that was made, with the table of the region or without one.
+fn kernel_of(
+    r: &Region,
+    anchor: Value,
+    layer: &Layer<'_>,
+    (choice, sparse, looks_up): (LayerChoice, Option<(Sparse, spmm::Schedule)>, bool),
+    target: &Target,
+) -> Option<Lowered> {
+    let (root, int8) = (r.roots()[0], choice.int8);
     if sparse.is_none() && !int8 && !layer.turned {
-        return coded(r, (anchor, root), &layer, choice, target);
+        return coded(r, (anchor, root), layer, choice, target);
     }
     if sparse.is_none() && (!int8 || layer.turned) {
         return None;
@@ -322,8 +343,11 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
                 offsets: part(SparsePart::Offsets, DType::I32),
                 values: part(SparsePart::Values, s.values()),
             };
-            let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-            spmm::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
+            let table = looks_up.then(|| e.table(&mut kb));
+            let access = if looks_up { Access::ReadWrite } else { Access::Write };
+            let (_, out) = results(&mut kb, &mut e, access)[0];
+            let look_up = table.map(|table| spmm::LookUp { table, out });
+            spmm::build(&mut kb, &p, s, look_up, &mut row, &mut |kb, m, n, x, count| {
                 let index = layer.index(kb, m, n);
                 let done = if layer.handed.result {
                     finish_turned(&mut e, kb, (anchor, root), (out, &layer.m), &index, (m, n, x, count))

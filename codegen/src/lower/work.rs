@@ -29,6 +29,7 @@ fn bytes(r: &Region, source: Source) -> Dim {
     match source {
         Source::Operand(i) => touched(r.body.params()[i].1),
         Source::Result(i) => whole(r.roots()[i]),
+        Source::Table => Dim::from(r.table.borrow().as_ref().map_or(0, |t| t.bytes().len())),
         Source::Const(id, packing) => {
             let used = r.body.nodes().find(|(_, n)| matches!(&n.op, Op::Constant(c) if c.id == id));
             let rows = used.and_then(|(_, n)| rows_looked_up(r, n.results[0]));

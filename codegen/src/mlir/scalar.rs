@@ -379,9 +379,27 @@ fn saturate(t: &mut Text, from: Ty, to: DType, a: &str) -> String {
     blend(t, target, &under, &low, &v)
 }
 
+/// Bytes of two tables, one after the other.
+fn look_up(t: &mut Text, ty: Ty, args: &[String]) -> String {
+    let (n, vector, both) = (ty.lanes, t.reg_type(ty), t.reg_type(Ty { lanes: 2 * ty.lanes, ..ty }));
+    let picks: Vec<String> = (0..2 * n).map(|i| i.to_string()).collect();
+    let table = t.def(&format!("vector.shuffle {}, {} [{}] : {vector}, {vector}", args[1], args[2], picks.join(", ")));
+    let most = int(t, ty, i64::from(2 * n - 1));
+    let index = same(t, "arith.andi", ty, &[&args[0], &most]);
+    let mut out = int(t, ty, 0);
+    for i in 0..n {
+        let at = t.def(&format!("vector.extract {index}[{i}] : i8 from {vector}"));
+        let at = t.def(&format!("arith.index_castui {at} : i8 to index"));
+        let byte = t.def(&format!("vector.extract {table}[{at}] : i8 from {both}"));
+        out = t.def(&format!("vector.insert {byte}, {out} [{i}] : i8 into {vector}"));
+    }
+    out
+}
+
 /// A target instruction by its stated meaning.
 pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[String]) -> String {
     let (product_dtype, per_lane) = match inst {
+        TargetInst::VPermI2B => return look_up(t, types[0], args),
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),

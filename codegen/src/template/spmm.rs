@@ -146,10 +146,26 @@ pub struct Problem<'a> {
     pub values: Buf,
 }
 
+/// What becomes of the bytes of the result, `[n, m]`.
+#[derive(Clone, Copy)]
+pub struct LookUp {
+    /// `u8[n, 256]`.
+    pub table: Buf,
+    /// Where they lie.
+    pub out: Buf,
+}
+
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
 /// [`Schedule::turned_in`] that of row `k` of the activation; the epilogue's vectors run along the columns, or with [`Schedule::turned_out`]
 /// along the rows.
-pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
+pub fn build(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    look_up: Option<LookUp>,
+    row: &mut RowOffset<'_>,
+    epilogue: &mut Epilogue<'_>,
+) {
     let (rows, height, columns) = (s.rows(), i64::from(s.height), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
@@ -216,6 +232,45 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 let at = kb.mul(done, len);
                 finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
             });
+        }
+        if let Some(l) = look_up {
+            let end = kb.add(n0, width);
+            look_up_bytes(kb, p, s, l, (m0, (n0, end)));
+        }
+    });
+}
+
+/// Puts what the tables say in place of the bytes of rows `m0..` of the tile in some columns.
+fn look_up_bytes(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, l: LookUp, (m0, (n0, n1)): (Reg, (Reg, Reg))) {
+    let rows = s.rows() as u16;
+    let (columns, m_end, size) = (kb.index(p.n), kb.dim(p.m), kb.index(256));
+    let end = kb.bin(BinOp::Min, n1, columns);
+    let (left, zero) = (kb.sub(m_end, m0), kb.index(0));
+    let count = clipped(kb, p.m, s, left, (zero, s.rows()));
+    kb.for_(n0, end, 1, Unroll::No, |kb, n| {
+        let (column, from) = (kb.mul(n, m_end), kb.mul(n, size));
+        let at = kb.add(column, m0);
+        let bytes = match count {
+            Some(c) => kb.load_count(l.out, at, rows, c),
+            None => kb.load(l.out, at, rows),
+        };
+        let dtype = kb.ty(bytes).dtype;
+        let index = kb.push(Inst::Bitcast(DType::U8, bytes));
+        let part: Vec<Reg> = (0..256 / i64::from(rows))
+            .map(|i| {
+                let i = kb.index(i * i64::from(rows));
+                let at = kb.add(from, i);
+                kb.load(l.table, at, rows)
+            })
+            .collect();
+        let halves: Vec<Reg> = part.chunks_exact(2).map(|t| kb.target(TargetInst::VPermI2B, &[index, t[0], t[1]])).collect();
+        let upper = kb.num(kb.ty(index), 128.0);
+        let lower = kb.bin(BinOp::Lt, index, upper);
+        let y = kb.select(lower, halves[0], halves[1]);
+        let y = kb.push(Inst::Bitcast(dtype, y));
+        match count {
+            Some(c) => kb.store_count(l.out, at, y, c),
+            None => kb.store(l.out, at, y),
         }
     });
 }

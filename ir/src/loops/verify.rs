@@ -228,6 +228,7 @@ impl Verifier<'_> {
 fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
     let acc = *types.first()?;
     let (d, a, b, per_lane) = match t {
+        TargetInst::VPermI2B => (DType::U8, DType::U8, DType::U8, 1),
         TargetInst::VpDpBusd => (DType::I32, DType::U8, DType::I8, 4),
         TargetInst::VpDpWssd => (DType::I32, DType::I16, DType::I16, 2),
         TargetInst::VDpBf16Ps => (DType::F32, DType::Bf16, DType::Bf16, 2),

@@ -103,6 +103,12 @@ pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
     u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
 }
 
+/// An element of two tables of one length, the second behind the first.
+pub(super) fn vpermi2b(index: u64, [a, b]: [&[u64]; 2]) -> u64 {
+    let i = index as usize % (2 * a.len()).max(1);
+    a.iter().chain(b).nth(i).copied().unwrap_or_default()
+}
+
 /// `acc + a[1]*b[1]`, then `+ a[0]*b[0]`: products of `bf16` are exact, so each step rounds once. Denormals are zero here.
 pub(super) fn vdpbf16ps(acc: u64, x: &[u64], y: &[u64]) -> u64 {
     let flush = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };

@@ -1,0 +1,132 @@
+//! Functions of one byte as tables: what a layer computes from a code and from constants of its columns is looked up, not computed.
+//!
+//! Quantised models round the result of a product to bytes before bias and activation follow, which end in bytes again: 256 results for each column,
+//! here as the interpreter gives them.
+
+use transc_ir::interp::{EvalCx, Tensor};
+use transc_ir::op::{Map, Op, OpSpec};
+use transc_ir::scalar::{Body, Inst, Literal, Ref};
+use transc_ir::tensor::ConstData;
+use transc_ir::tensor::rewrite::rewrite;
+use transc_ir::types::DType;
+use transc_ir::Value;
+
+use super::region::Region;
+
+/// Fewest instructions that a look-up replaces.
+const MIN_INSTS: usize = 4;
+/// Values of a byte.
+const BYTES: usize = 256;
+
+/// A region without the end of its epilogue, and that end.
+pub(super) struct Split {
+    /// The region, whose result are codes of the type that it had.
+    pub(super) region: Region,
+    /// Its anchor.
+    pub(super) anchor: Value,
+    /// `u8[n, 256]`: what becomes of each code in each column.
+    pub(super) table: ConstData,
+}
+
+/// Splits a region whose result depends on one code of its anchor's element and on constants of the `n` columns; `None` for others.
+pub(super) fn split(r: &Region, anchor: Value, n: usize) -> Option<Split> {
+    let root = r.roots()[0];
+    let node = r.body.def_node(root)?;
+    let Op::Map(Map { body }) = &node.op else { return None };
+    let mut at = node.operands.iter().enumerate().filter(|(_, v)| **v == anchor).map(|(i, _)| i as u32);
+    let element = at.next().filter(|_| at.next().is_none())?;
+    let cut = cut(body, element, r.ty(root).dtype)?;
+    let columns = node
+        .operands
+        .iter()
+        .enumerate()
+        .filter(|(_, v)| **v != anchor)
+        .map(|(i, v)| Some((i as u32, by_column(r, *v, n)?)))
+        .collect::<Option<Vec<_>>>()?;
+    let table = tabulate(&rest(body, element, cut, r.ty(root).dtype), &columns, n, r.ty(root).dtype)?;
+    // The first part, of the operands that it needs.
+    let first = Body { n_args: body.n_args, insts: body.insts[..=cut].to_vec(), result: Ref::Inst(cut as u32) };
+    let (mut consts, mut new_anchor) = (r.consts.clone(), None);
+    let new = rewrite(r.body.clone(), &mut consts, |b, _, node, operands| {
+        if node.results[0] != root {
+            return Ok(None);
+        }
+        new_anchor = operands.get(element as usize).copied();
+        let mut kept = Vec::new();
+        let mut f = Body::builder(operands.len() as u32);
+        for (i, v) in operands.iter().enumerate() {
+            let used = first.insts.iter().flat_map(Inst::refs).any(|x| x == Ref::Arg(i as u32));
+            if used {
+                kept.push((i as u32, *v));
+            }
+        }
+        let args: Vec<Ref> = (0..first.n_args)
+            .map(|i| kept.iter().position(|k| k.0 == i).map_or(Ref::Arg(0), |at| Ref::Arg(at as u32)))
+            .collect();
+        let y = f.inline(&first, &args);
+        let body = Body { n_args: kept.len() as u32, ..f.finish(y) };
+        b.add(Map { body }, &kept.iter().map(|k| k.1).collect::<Vec<_>>()).map(|v| Some(vec![v]))
+    });
+    Some(Split { region: r.with_body(new.ok()?, new_anchor), anchor: new_anchor?, table })
+}
+
+/// Which instructions depend on an argument, but for what depends on it through one of them.
+fn dependent(body: &Body, element: u32, but: Option<usize>) -> Vec<bool> {
+    let mut on = vec![false; body.insts.len()];
+    for (i, inst) in body.insts.iter().enumerate() {
+        let reads = |x: &Ref| match x {
+            Ref::Arg(a) => *a == element,
+            Ref::Inst(j) => on[*j as usize],
+        };
+        on[i] = but != Some(i) && inst.refs().iter().any(reads);
+    }
+    on
+}
+
+/// The first instruction that gives bytes of a type and is all that the result takes from an argument.
+fn cut(body: &Body, element: u32, dtype: DType) -> Option<usize> {
+    let Ref::Inst(result) = body.result else { return None };
+    let codes = |p: &usize| matches!(body.insts[*p], Inst::Cast(to, _) if to == dtype);
+    let of_it_alone = |p: &usize| !dependent(body, element, Some(*p))[result as usize];
+    let bytes = matches!(dtype, DType::U8 | DType::I8);
+    (0..body.insts.len().saturating_sub(MIN_INSTS)).filter(|_| bytes).filter(codes).find(of_it_alone)
+}
+
+/// What follows instruction `cut`, with codes of a type as the element.
+fn rest(body: &Body, element: u32, cut: usize, dtype: DType) -> Body {
+    let mut rest = body.clone();
+    for (inst, dead) in rest.insts.iter_mut().zip(dependent(body, element, None)).take(cut) {
+        if dead {
+            *inst = Inst::Const(Literal::bool(false));
+        }
+    }
+    rest.insts[cut] = Inst::Cast(dtype, Ref::Arg(element));
+    rest
+}
+
+/// A constant of one number per column, or one for all: `[n, 1]` or `[1, 1]`.
+fn by_column(r: &Region, v: Value, n: usize) -> Option<Tensor> {
+    let node = r.body.def_node(v)?;
+    let mut t = match &node.op {
+        Op::Constant(c) => Tensor::from_const(r.consts.get(c.id)?),
+        Op::Reshape(_) | Op::Broadcast(_) => by_column(r, node.operands[0], n)?,
+        _ => return None,
+    };
+    let count = t.count();
+    t.dims = vec![count, 1];
+    (count == n || count == 1).then_some(t)
+}
+
+/// Evaluates a body for all codes in all columns.
+fn tabulate(body: &Body, columns: &[(u32, Tensor)], n: usize, dtype: DType) -> Option<ConstData> {
+    let codes = Tensor { dtype, dims: vec![1, BYTES], data: (0..=u8::MAX).collect() };
+    let operands: Vec<&Tensor> =
+        (0..body.n_args).map(|i| columns.iter().find(|c| c.0 == i).map_or(&codes, |c| &c.1)).collect();
+    let consts = Default::default();
+    let cx = EvalCx { consts: &consts, symbols: &|_| None };
+    let mut y = Map { body: body.clone() }.eval(&operands, &cx).ok()?.into_iter().next()?;
+    if y.dims[0] == 1 {
+        y.data = y.data.repeat(n);
+    }
+    Tensor { dtype: DType::U8, dims: vec![n, BYTES], data: y.data }.to_const()
+}
