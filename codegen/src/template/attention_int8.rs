@@ -349,6 +349,10 @@ impl Parts<'_, '_, '_> {
     fn unit(&mut self, kb: &mut KernelBuilder, q: &Operand, u: &Unit, epilogue: &mut Epilogue<'_>) {
         let (sizes, zero) = (&self.p.sizes, kb.index(0));
         self.take_queries(kb, q, u);
+        self.each_vector(kb, &|kb, j| {
+            let lowest = kb.num(Ty::vector(DType::F32, self.s.logits.lanes), f64::NEG_INFINITY);
+            kb.store(self.tops, j, lowest);
+        });
         let keys = kb.dim(&sizes.sk);
         // Beyond this key no row sees one.
         let end = match &sizes.causal {
@@ -510,14 +514,10 @@ impl Parts<'_, '_, '_> {
         kb.push(Inst::Bitcast(DType::F32, bits))
     }
 
-    /// Calls `body` with the largest logits of some rows and the place of their factors.
-    fn each_state(&self, kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, Reg, Reg)) {
-        let lanes = self.s.logits.lanes;
+    /// Calls `body` with the places of the vectors of what each row has one of.
+    fn each_vector(&self, kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, Reg)) {
         let (zero, end) = (kb.index(0), kb.index(ROWS));
-        kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| {
-            let top = kb.load(self.tops, j, lanes);
-            body(kb, top, j);
-        });
+        kb.for_(zero, end, self.s.logits.lanes.into(), Unroll::No, |kb, j| body(kb, j));
     }
 
     /// Turns logits into codes of weights, with zeros behind them. One step after the other for all rows: what a row waits for is hidden by the others.
@@ -525,7 +525,8 @@ impl Parts<'_, '_, '_> {
         let (op, lanes) = (self.p.op, self.s.logits.lanes);
         let ty = Ty::vector(DType::F32, lanes);
         let (zero, padded) = (kb.index(0), kb.dim(&self.keys_len));
-        self.each_state(kb, &|kb, top, j| {
+        self.each_vector(kb, &|kb, j| {
+            let top = kb.load(self.tops, j, lanes);
             let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
             let hidden = kb.bin(BinOp::Eq, top, lowest);
             let shift = kb.select(hidden, none, top);
@@ -555,13 +556,14 @@ impl Parts<'_, '_, '_> {
             let total = kb.reduce(ReduceOp::Add, total);
             kb.store(self.factors, r, total);
         });
-        self.each_state(kb, &|kb, top, j| {
+        self.each_vector(kb, &|kb, j| {
             let (one, scale, total) = (kb.num(ty, 1.0), kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
             let total = kb.mul(total, scale);
             // Infinite for a row that sees no key: its weights are NaN, as 0 times infinity, unless it is to be cleared.
             let mut inverse = kb.bin(BinOp::Div, one, total);
             if op.clear {
                 let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
+                let top = kb.load(self.tops, j, lanes);
                 let hidden = kb.bin(BinOp::Eq, top, lowest);
                 inverse = kb.select(hidden, none, inverse);
             }

@@ -341,18 +341,30 @@ fn turned_weights_with_zeros() {
 #[test]
 fn sparse_layers_hand_on_what_they_need_not_turn() {
     for (m, n, k) in [(1, 64, 80), (33, 68, 64), (100, 130, 131)] {
-        for (residual, names) in [(false, ["to", "ti"]), (true, ["n16", "n16"])] {
+        let add = "i3 = add i2 a1; i4 = round i3; i5 = cast u8 i4; i5";
+        let add_residual = "i3 = add i2 a1; i4 = add i3 a2; i5 = round i4; i6 = cast u8 i5; i6";
+        // Bytes between the product and what follows: a table where bytes are looked up.
+        let coded = "i3 = const f32 37.0; i4 = round i2; i5 = add i4 i3; i6 = cast u8 i5; i7 = cast f32 i6; i8 = sub i7 i3; i9 = add i8 a1; i10 = const f32 0.25; i11 = mul i9 i10; i12 = tanh i11; i13 = mul i12 i9; i14 = round i13; i15 = cast u8 i14; i15";
+        for (residual, follows, names) in
+            [(false, add, ["to", "ti"]), (true, add_residual, ["n16", "n16"]), (false, coded, ["to", "ti"])]
+        {
             let up = sparse(k, n, 4, 90, true);
             let down = sparse(n, k, 4, 90, true);
-            let (operands, n_args, add) = if residual { ("%4, %3, %1", 3, "a2") } else { ("%4, %3", 2, "a1") };
+            let (operands, n_args) = if residual { ("%4, %3, %1", 3) } else { ("%4, %3", 2) };
             let text = format!(
-                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{up}]\n const @c1 \"b\": f32[{n}] = random(4)\n const @c2 \"v\": i8[{n},{k}] = [{down}]\n func @\"main\"(%0 \"x\": u8[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: u8[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: u8[2,N,{n}] = map({operands}) {{body = {{{n_args}: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; i3 = add i2 {add}; i4 = round i3; i5 = cast u8 i4; i5}}}}\nreturn %5 \"y\"\n}}}}\n%2: f32[2,N,{k}] = fused(%1) {{body = func @\"s\"(%0 \"a\": u8[2,N,{n}]) {{\n%1: i8[{n},{k}] = constant() {{id = @c2}}\n%2: i32[2,N,{k}] = contract(%0, %1) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%3: f32[2,N,{k}] = map(%2) {{body = {{1: i0 = cast f32 a0; i0}}}}\nreturn %3 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
+                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{up}]\n const @c1 \"b\": f32[{n}] = random(4)\n const @c2 \"v\": i8[{n},{k}] = [{down}]\n func @\"main\"(%0 \"x\": u8[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: u8[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: u8[2,N,{n}] = map({operands}) {{body = {{{n_args}: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; {follows}}}}}\nreturn %5 \"y\"\n}}}}\n%2: f32[2,N,{k}] = fused(%1) {{body = func @\"s\"(%0 \"a\": u8[2,N,{n}]) {{\n%1: i8[{n},{k}] = constant() {{id = @c2}}\n%2: i32[2,N,{k}] = contract(%0, %1) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%3: f32[2,N,{k}] = map(%2) {{body = {{1: i0 = cast f32 a0; i0}}}}\nreturn %3 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
             );
             let program = lower::lower(&parse_module(&text).expect("text"), &Target::X86_64_V4).expect("lowers");
             for (kernel, end) in program.kernels.iter().zip(names) {
                 assert!(kernel.name.ends_with(end), "{}", kernel.name);
             }
-            check(&text, &[&[2, m, k], &[2, m, n]]);
+            let shapes: [&[usize]; 2] = [&[2, m, k], &[2, m, n]];
+            check(&text, &shapes);
+            let (m, inputs, want) = case(&text, &shapes);
+            on_bytes(&text, (&m, &inputs, &want));
+            let znver4 = Target::list("znver4").expect("a target").remove(0);
+            let program = lower::lower(&m, &znver4).expect("it lowers").to_string();
+            assert_eq!(program.contains("vpermi2b"), follows == coded);
         }
     }
 }

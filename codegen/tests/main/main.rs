@@ -107,6 +107,22 @@ fn on_hosts(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor]), ways
     }
 }
 
+/// Simulated for a processor with dot products and look-up of bytes, and compiled where this machine has them.
+fn on_bytes(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {
+    let target = Target::list("znver4").expect("a target").remove(0);
+    let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    for (s, w) in simulated(&program, inputs).iter().zip(want) {
+        let what = difference(s, w);
+        assert!(what.is_none(), "znver4 simulated {what:?}\n{text}\n{program}");
+    }
+    let lacks: Vec<&str> = target.features().into_iter().filter(|f| !runtime::has_feature(f)).collect();
+    if lacks.is_empty() {
+        on_hosts(text, (m, inputs, want), vec![(Backend::default(), target)]);
+    } else {
+        println!("skipped code for znver4: no {}", lacks.join(", "));
+    }
+}
+
 /// Simulates the device code of a module, and has LLVM and the PTX assembler accept it.
 fn on_device(m: &Module, text: &str, inputs: &[Tensor], want: &[Tensor]) {
     let target = Target::CUDA_SM_80;
