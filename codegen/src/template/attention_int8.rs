@@ -330,6 +330,11 @@ pub fn build(
     });
 }
 
+/// Joins two vectors.
+type Join<'a> = dyn Fn(&mut KernelBuilder, Reg, Reg) -> Reg + 'a;
+/// Folds the lanes of a vector.
+type Fold<'a> = dyn Fn(&mut KernelBuilder, Reg) -> Reg + 'a;
+
 /// What a kernel is built from.
 struct Parts<'a, 'm, 'f> {
     p: &'a Problem<'a>,
@@ -431,8 +436,8 @@ impl Parts<'_, '_, '_> {
         });
     }
 
-    /// Writes the logits of a row in place of the sums, which end at key `seen`, after mask and causality, and the largest one. All others, hidden or
-    /// beyond the end, are `-inf`.
+    /// Writes the logits of a row in place of the sums, which end at key `seen`, after mask and causality. All others, hidden or beyond the end,
+    /// are `-inf`.
     fn real_logits(&mut self, kb: &mut KernelBuilder, u: &Unit, r: Reg, seen: Reg) {
         let (op, lanes, sums) = (self.p.op, self.s.logits.lanes, self.logits.sums);
         let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
@@ -495,17 +500,6 @@ impl Parts<'_, '_, '_> {
                 kb.store(sums, at, lowest);
             });
         }
-        let lowest = kb.num(ty, f64::NEG_INFINITY);
-        let top = kb.var(lowest);
-        kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
-            let (at, t) = (kb.add(base, j), kb.get(top));
-            let x = self.logit(kb, at);
-            let t = larger(kb, x, t);
-            kb.set(top, t);
-        });
-        let top = kb.get(top);
-        let top = largest_lane(kb, top);
-        kb.store(self.tops, r, top);
     }
 
     /// Some of what [`Parts::real_logits`] wrote.
@@ -520,11 +514,31 @@ impl Parts<'_, '_, '_> {
         kb.for_(zero, end, self.s.logits.lanes.into(), Unroll::No, |kb, j| body(kb, j));
     }
 
+    /// Folds what stands in place of the sums of each row, first vector by vector, then the lanes of one.
+    fn fold_rows(&self, kb: &mut KernelBuilder, rows: Reg, start: f64, to: Buf, (join, lanes_of): (&Join<'_>, &Fold<'_>)) {
+        let lanes = self.s.logits.lanes;
+        let (zero, padded) = (kb.index(0), kb.dim(&self.keys_len));
+        kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
+            let (base, start) = (kb.mul(r, padded), kb.num(Ty::vector(DType::F32, lanes), start));
+            let sum = kb.var(start);
+            kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
+                let (at, old) = (kb.add(base, j), kb.get(sum));
+                let x = self.logit(kb, at);
+                let new = join(kb, x, old);
+                kb.set(sum, new);
+            });
+            let sum = kb.get(sum);
+            let sum = lanes_of(kb, sum);
+            kb.store(to, r, sum);
+        });
+    }
+
     /// Turns logits into codes of weights, with zeros behind them. One step after the other for all rows: what a row waits for is hidden by the others.
     fn weights(&self, kb: &mut KernelBuilder, rows: Reg) {
         let (op, lanes) = (self.p.op, self.s.logits.lanes);
         let ty = Ty::vector(DType::F32, lanes);
         let (zero, padded) = (kb.index(0), kb.dim(&self.keys_len));
+        self.fold_rows(kb, rows, f64::NEG_INFINITY, self.tops, (&larger, &largest_lane));
         self.each_vector(kb, &|kb, j| {
             let top = kb.load(self.tops, j, lanes);
             let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
@@ -544,18 +558,8 @@ impl Parts<'_, '_, '_> {
                 let bits = kb.push(Inst::Bitcast(DType::I32, x));
                 kb.store(self.logits.sums, at, bits);
             });
-            let nothing = kb.num(ty, 0.0);
-            let total = kb.var(nothing);
-            kb.for_(zero, padded, lanes.into(), Unroll::Auto, |kb, j| {
-                let (at, t) = (kb.add(base, j), kb.get(total));
-                let x = self.logit(kb, at);
-                let t = kb.add(t, x);
-                kb.set(total, t);
-            });
-            let total = kb.get(total);
-            let total = kb.reduce(ReduceOp::Add, total);
-            kb.store(self.factors, r, total);
         });
+        self.fold_rows(kb, rows, 0.0, self.factors, (&|kb, x, y| kb.add(x, y), &|kb, x| kb.reduce(ReduceOp::Add, x)));
         self.each_vector(kb, &|kb, j| {
             let (one, scale, total) = (kb.num(ty, 1.0), kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
             let total = kb.mul(total, scale);
@@ -569,10 +573,9 @@ impl Parts<'_, '_, '_> {
             }
             kb.store(self.factors, j, inverse);
         });
-        kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
-            self.codes(kb, r);
-            self.values.start_row(kb, r);
-        });
+        kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.codes(kb, r));
+        // Apart, since sums of bytes read vectors that were stored in pieces.
+        kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.values.start_row(kb, r));
     }
 
     /// The codes of the weights of a row.
