@@ -3,13 +3,13 @@
 //! Quantised models round the result of a product to bytes before bias and activation follow, which end in bytes again: 256 results for each column,
 //! here as the interpreter gives them.
 
+use transc_ir::Value;
 use transc_ir::interp::{EvalCx, Tensor};
 use transc_ir::op::{Map, Op, OpSpec};
 use transc_ir::scalar::{Body, Inst, Literal, Ref};
 use transc_ir::tensor::ConstData;
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::types::DType;
-use transc_ir::Value;
 
 use super::region::Region;
 
@@ -60,9 +60,8 @@ pub(super) fn split(r: &Region, anchor: Value, n: usize) -> Option<Split> {
                 kept.push((i as u32, *v));
             }
         }
-        let args: Vec<Ref> = (0..first.n_args)
-            .map(|i| kept.iter().position(|k| k.0 == i).map_or(Ref::Arg(0), |at| Ref::Arg(at as u32)))
-            .collect();
+        let args: Vec<Ref> =
+            (0..first.n_args).map(|i| kept.iter().position(|k| k.0 == i).map_or(Ref::Arg(0), |at| Ref::Arg(at as u32))).collect();
         let y = f.inline(&first, &args);
         let body = Body { n_args: kept.len() as u32, ..f.finish(y) };
         b.add(Map { body }, &kept.iter().map(|k| k.1).collect::<Vec<_>>()).map(|v| Some(vec![v]))
@@ -117,16 +116,34 @@ fn by_column(r: &Region, v: Value, n: usize) -> Option<Tensor> {
     (count == n || count == 1).then_some(t)
 }
 
-/// Evaluates a body for all codes in all columns.
+/// Evaluates a body for all codes in all columns, some columns on each thread.
 fn tabulate(body: &Body, columns: &[(u32, Tensor)], n: usize, dtype: DType) -> Option<ConstData> {
+    let threads = std::thread::available_parallelism().map_or(1, Into::into);
+    let data = std::thread::scope(|s| {
+        let share = n.div_ceil(threads).max(1);
+        let parts: Vec<_> = (0..n)
+            .step_by(share)
+            .map(|from| s.spawn(move || codes_of(body, columns, from..n.min(from + share), dtype)))
+            .collect();
+        parts.into_iter().map(|p| p.join().ok().flatten()).collect::<Option<Vec<_>>>()
+    })?;
+    Tensor { dtype: DType::U8, dims: vec![n, BYTES], data: data.concat() }.to_const()
+}
+
+/// What becomes of each code in some columns.
+fn codes_of(body: &Body, columns: &[(u32, Tensor)], range: std::ops::Range<usize>, dtype: DType) -> Option<Vec<u8>> {
     let codes = Tensor { dtype, dims: vec![1, BYTES], data: (0..=u8::MAX).collect() };
-    let operands: Vec<&Tensor> =
-        (0..body.n_args).map(|i| columns.iter().find(|c| c.0 == i).map_or(&codes, |c| &c.1)).collect();
+    let cut = |t: &Tensor| {
+        let size = t.dtype.size_bytes();
+        match t.dims[0] {
+            1 => t.clone(),
+            _ => Tensor { dims: vec![range.len(), 1], data: t.data[range.start * size..range.end * size].to_vec(), ..t.clone() },
+        }
+    };
+    let columns: Vec<(u32, Tensor)> = columns.iter().map(|(i, t)| (*i, cut(t))).collect();
+    let operands: Vec<&Tensor> = (0..body.n_args).map(|i| columns.iter().find(|c| c.0 == i).map_or(&codes, |c| &c.1)).collect();
     let consts = Default::default();
     let cx = EvalCx { consts: &consts, symbols: &|_| None };
-    let mut y = Map { body: body.clone() }.eval(&operands, &cx).ok()?.into_iter().next()?;
-    if y.dims[0] == 1 {
-        y.data = y.data.repeat(n);
-    }
-    Tensor { dtype: DType::U8, dims: vec![n, BYTES], data: y.data }.to_const()
+    let y = Map { body: body.clone() }.eval(&operands, &cx).ok()?.into_iter().next()?;
+    Some(if y.dims[0] == 1 { y.data.repeat(range.len()) } else { y.data })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
+use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Ty};
 use transc_ir::op::{Contract, Op};
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::merged;
@@ -113,13 +113,13 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The index of element `[m, n]` of the result.
-    fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg) -> Vec<Index> {
+    /// The index of element `[m, n]` of the result; a vector along the columns, or with `by_column` along rows that do not count.
+    fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg, by_column: bool) -> Vec<Index> {
         let vector = |reg| Index { reg, step: 1, aligned: true };
         if self.turned {
             return vec![Index::scalar(n), vector(m)];
         }
-        if self.handed.result {
+        if by_column {
             // What follows depends on the column alone.
             let zero = Index::scalar(kb.index(0));
             return self.contract.out.iter().map(|l| if self.roles.rows.contains(l) { zero } else { Index::scalar(n) }).collect();
@@ -258,19 +258,37 @@ fn finish_turned(
     index: &[Index],
     (m, n, x, count): (Reg, Reg, Reg, Option<Reg>),
 ) -> Result<(), Stuck> {
+    let y = element(e, kb, (anchor, root), index, (x, count))?;
+    let len = kb.dim(rows);
+    let row = kb.mul(n, len);
+    let at = kb.add(row, m);
+    match count {
+        Some(c) => kb.store_count(out, at, y, c),
+        None => kb.store(out, at, y),
+    }
+    Ok(())
+}
+
+/// What follows, of a vector of sums.
+fn element(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    (anchor, root): (Value, Value),
+    index: &[Index],
+    (x, count): (Reg, Option<Reg>),
+) -> Result<Reg, Stuck> {
     e.bound = Some((anchor, x));
     let mark = e.mark();
     let y = e.at(kb, root, index, Lanes { n: kb.ty(x).lanes, count });
     e.release(mark);
     e.bound = None;
-    let len = kb.dim(rows);
-    let row = kb.mul(n, len);
-    let at = kb.add(row, m);
-    match count {
-        Some(c) => kb.store_count(out, at, y?, c),
-        None => kb.store(out, at, y?),
-    }
-    Ok(())
+    y
+}
+
+/// True if what follows makes bytes of the sums of a column each, and the kernel takes them.
+fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, s: spmm::Schedule) -> bool {
+    let bytes = matches!(r.ty(r.roots()[0]).dtype, DType::U8 | DType::I8);
+    bytes && s.int8 && !s.words && s.lanes == 16 && !layer.turned && follows_columns(r, anchor)
 }
 
 /// True if what follows the anchor depends on its value and on the column alone.
@@ -290,8 +308,8 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     let (layer, int8) = layer_of(r, anchor, node)?;
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
-    // Vectors of one column each.
-    let looks_up = int8 && layer.handed.result && target.looks_up_bytes() && sparse.is_some();
+    let bytes = sparse.as_ref().is_some_and(|(_, s)| becomes_bytes(r, anchor, &layer, *s));
+    let looks_up = bytes && target.looks_up_bytes();
     if let Some(split) = looks_up.then(|| table::split(r, anchor, layer.matrix.n)).flatten() {
         let node = split.region.body.def_node(split.anchor)?;
         let (layer, _) = layer_of(&split.region, split.anchor, node)?;
@@ -344,18 +362,30 @@ fn kernel_of(
                 values: part(SparsePart::Values, s.values()),
             };
             let table = looks_up.then(|| e.table(&mut kb));
-            let access = if looks_up { Access::ReadWrite } else { Access::Write };
-            let (_, out) = results(&mut kb, &mut e, access)[0];
-            let look_up = table.map(|table| spmm::LookUp { table, out });
-            spmm::build(&mut kb, &p, s, look_up, &mut row, &mut |kb, m, n, x, count| {
-                let index = layer.index(kb, m, n);
-                let done = if layer.handed.result {
-                    finish_turned(&mut e, kb, (anchor, root), (out, &layer.m), &index, (m, n, x, count))
-                } else {
-                    products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count)
+            let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+            let (handed, bytes) = (layer.handed.result, becomes_bytes(r, anchor, layer, s));
+            let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
+                let index = layer.index(kb, m, n, true);
+                let y = element(&mut e, kb, (anchor, root), &index, (x, None));
+                y.unwrap_or_else(|s| {
+                    stuck = Some(s);
+                    kb.num(Ty::vector(ty.dtype, kb.ty(x).lanes), 0.0)
+                })
+            };
+            if bytes {
+                spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Bytes(spmm::Bytes { encode: &mut encode, table, out }));
+            } else {
+                let mut each = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
+                    let index = layer.index(kb, m, n, handed);
+                    let done = if handed {
+                        finish_turned(&mut e, kb, (anchor, root), (out, &layer.m), &index, (m, n, x, count))
+                    } else {
+                        products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count)
+                    };
+                    stuck = done.err().or(stuck);
                 };
-                stuck = done.err().or(stuck);
-            });
+                spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Each(&mut each));
+            }
             &layer.m * &Dim::from(sparse.macs())
         }
         None => {
@@ -365,7 +395,7 @@ fn kernel_of(
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b };
             matmul_int8::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
-                let index = layer.index(kb, m, n);
+                let index = layer.index(kb, m, n, false);
                 stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
             });
             layer.macs()
@@ -396,7 +426,7 @@ fn coded(r: &Region, (anchor, root): (Value, Value), layer: &Layer<'_>, choice: 
     let mut lhs = Lhs { buf: a, row: &mut row, k_stride: Dim::from(1) };
     let weight = matmul_codes::Weight { layout, codes, scales };
     matmul_codes::build(&mut kb, &p, s, &mut lhs, weight, &mut |kb, _, m, n, x, count| {
-        let index = layer.index(kb, m, n);
+        let index = layer.index(kb, m, n, false);
         stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
     });
     if stuck.is_some() {

@@ -29,6 +29,10 @@ const VECTORS: u16 = 4;
 const PIECE_BYTES: i64 = 48 * 1024;
 /// Bytes of the weight's values by which it is asked for before it is read.
 const AHEAD_BYTES: i64 = 1024;
+/// Bytes of a column's table.
+const TABLE: i64 = 256;
+/// Bytes of a cache line.
+const LINE: i64 = 64;
 /// Rows of the weight per turn where there is more than one chain.
 const TURN: i64 = 4;
 
@@ -146,30 +150,35 @@ pub struct Problem<'a> {
     pub values: Buf,
 }
 
-/// What becomes of the bytes of the result, `[n, m]`.
-#[derive(Clone, Copy)]
-pub struct LookUp {
-    /// `u8[n, 256]`.
-    pub table: Buf,
-    /// Where they lie.
+/// What happens to the sums.
+pub enum Finish<'a> {
+    /// All is up to the caller. Vectors run along the columns, or with [`Schedule::turned_out`] along the rows.
+    Each(&'a mut Epilogue<'a>),
+    /// They become bytes that depend on the column alone, which are stored here.
+    Bytes(Bytes<'a>),
+}
+
+/// A result of bytes, `[m, n]`, or with [`Schedule::turned_out`] `[n, m]`. For vectors of 16 lanes and dot products of bytes.
+pub struct Bytes<'a> {
+    /// Gives the bytes for row, column, and sums of rows from there on.
+    pub encode: &'a mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg) -> Reg,
+    /// `u8[n, 256]`: what becomes of each of them.
+    pub table: Option<Buf>,
+    /// The result.
     pub out: Buf,
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
-/// [`Schedule::turned_in`] that of row `k` of the activation; the epilogue's vectors run along the columns, or with [`Schedule::turned_out`]
-/// along the rows.
-pub fn build(
-    kb: &mut KernelBuilder,
-    p: &Problem<'_>,
-    s: Schedule,
-    look_up: Option<LookUp>,
-    row: &mut RowOffset<'_>,
-    epilogue: &mut Epilogue<'_>,
-) {
+/// [`Schedule::turned_in`] that of row `k` of the activation.
+pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, mut finish: Finish<'_>) {
     let (rows, height, columns) = (s.rows(), i64::from(s.height), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
     let sums = kb.local(s.sums(), Dim::from(columns * rows));
+    let (bytes, table) = match &finish {
+        Finish::Bytes(b) => (Some(kb.local(kb.buf_dtype(b.out), Dim::from(columns * rows))), b.table),
+        Finish::Each(_) => (None, None),
+    };
     let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
@@ -202,77 +211,157 @@ pub fn build(
             let (end, nothing) = (kb.index(columns * rows), kb.num(Ty::vector(s.sums(), s.lanes), 0.0));
             kb.for_(from, end, s.lanes.into(), Unroll::No, |kb, at| kb.store(sums, at, nothing));
         };
+        let at_once = pieces == 1 && (s.turned_out || bytes.is_some());
         if pieces > 1 {
             clear(kb, zero);
-        } else if p.n % columns != 0 && !s.turned_out {
+        } else if p.n % columns != 0 && !at_once {
             // What turns with the last columns.
             let done = kb.sub(b1, b0);
             let from = kb.mul(done, len);
             clear(kb, from);
         }
+        let mut finish_block = |kb: &mut KernelBuilder, block: Reg, at: Reg| {
+            let place = (m0, block);
+            match &mut finish {
+                Finish::Each(epilogue) => finish_rows(kb, p, s, (sums, at), place, epilogue),
+                Finish::Bytes(b) => finish_rows(kb, p, s, (sums, at), place, &mut |kb, m, n, x, _| {
+                    let y = (b.encode)(kb, m, n, x);
+                    let (r, c) = (kb.sub(m, m0), kb.sub(n, n0));
+                    let at = kb.mul(c, tile_rows);
+                    let at = kb.add(at, r);
+                    if let Some(bytes) = bytes {
+                        kb.store(bytes, at, y);
+                    }
+                }),
+            }
+        };
         let pieces_end = kb.index(pieces);
         kb.for_(zero, pieces_end, 1, Unroll::No, |kb, piece| {
             let first_row = kb.mul(piece, blocks);
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let (row, done) = (kb.add(first_row, block), kb.sub(block, b0));
                 let at = kb.mul(done, len);
+                if let Some(table) = table {
+                    ask_for_tables(kb, table, (block, height));
+                }
                 for first in (0..VECTORS).step_by(s.pass().into()) {
                     add_block_row(kb, p, s, panel, (row, first), (sums, at, pieces > 1));
                 }
-                if s.turned_out && pieces == 1 {
-                    finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
+                if at_once {
+                    finish_block(kb, block, at);
                 }
             });
         });
-        if !s.turned_out {
-            turn_back(kb, p, s, sums, (m0, n0), epilogue);
-        } else if pieces > 1 {
+        if pieces > 1 && (s.turned_out || bytes.is_some()) {
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let done = kb.sub(block, b0);
                 let at = kb.mul(done, len);
-                finish_rows(kb, p, s, (sums, at), (m0, block), epilogue);
+                finish_block(kb, block, at);
             });
         }
-        if let Some(l) = look_up {
-            let end = kb.add(n0, width);
-            look_up_bytes(kb, p, s, l, (m0, (n0, end)));
+        match (&mut finish, bytes) {
+            (Finish::Bytes(b), Some(from)) => store_bytes(kb, p, s, b, ((from, scratch), m0, n0)),
+            (Finish::Each(epilogue), _) if !s.turned_out => turn_back(kb, p, s, sums, (m0, n0), epilogue),
+            _ => {}
         }
     });
 }
 
-/// Puts what the tables say in place of the bytes of rows `m0..` of the tile in some columns.
-fn look_up_bytes(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, l: LookUp, (m0, (n0, n1)): (Reg, (Reg, Reg))) {
+/// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
+fn store_bytes(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    b: &Bytes<'_>,
+    ((from, scratch), m0, n0): ((Buf, Buf), Reg, Reg),
+) {
     let rows = s.rows() as u16;
-    let (columns, m_end, size) = (kb.index(p.n), kb.dim(p.m), kb.index(256));
-    let end = kb.bin(BinOp::Min, n1, columns);
-    let (left, zero) = (kb.sub(m_end, m0), kb.index(0));
-    let count = clipped(kb, p.m, s, left, (zero, s.rows()));
-    kb.for_(n0, end, 1, Unroll::No, |kb, n| {
-        let (column, from) = (kb.mul(n, m_end), kb.mul(n, size));
-        let at = kb.add(column, m0);
-        let bytes = match count {
-            Some(c) => kb.load_count(l.out, at, rows, c),
-            None => kb.load(l.out, at, rows),
-        };
-        let dtype = kb.ty(bytes).dtype;
-        let index = kb.push(Inst::Bitcast(DType::U8, bytes));
-        let part: Vec<Reg> = (0..256 / i64::from(rows))
-            .map(|i| {
-                let i = kb.index(i * i64::from(rows));
-                let at = kb.add(from, i);
-                kb.load(l.table, at, rows)
-            })
-            .collect();
-        let halves: Vec<Reg> = part.chunks_exact(2).map(|t| kb.target(TargetInst::VPermI2B, &[index, t[0], t[1]])).collect();
-        let upper = kb.num(kb.ty(index), 128.0);
-        let lower = kb.bin(BinOp::Lt, index, upper);
-        let y = kb.select(lower, halves[0], halves[1]);
-        let y = kb.push(Inst::Bitcast(dtype, y));
-        match count {
-            Some(c) => kb.store_count(l.out, at, y, c),
-            None => kb.store(l.out, at, y),
+    let (zero, columns, m_end, width) = (kb.index(0), kb.index(p.n), kb.dim(p.m), kb.index(s.rows()));
+    let (rows_left, columns_left) = (kb.sub(m_end, m0), kb.sub(columns, n0));
+    let columns_left = kb.bin(BinOp::Min, columns_left, width);
+    let looked_up = |kb: &mut KernelBuilder, c: Reg| {
+        let at = kb.mul(c, width);
+        let x = kb.load(from, at, rows);
+        match b.table {
+            None => x,
+            Some(table) => {
+                let n = kb.add(n0, c);
+                look_up(kb, (table, n), x)
+            }
         }
+    };
+    if s.turned_out {
+        let count = clipped(kb, p.m, s, rows_left, (zero, s.rows()));
+        kb.for_(zero, columns_left, 1, Unroll::No, |kb, c| {
+            let (y, n) = (looked_up(kb, c), kb.add(n0, c));
+            let at = kb.mul(n, m_end);
+            let at = kb.add(at, m0);
+            match count {
+                Some(count) => kb.store_count(b.out, at, y, count),
+                None => kb.store(b.out, at, y),
+            }
+        });
+        return;
+    }
+    let last = kb.index(p.n - 1);
+    let last = kb.sub(last, n0);
+    let natural = |kb: &mut KernelBuilder, j: Reg| {
+        let four = kb.index(4);
+        kb.mul(j, four)
+    };
+    let mut load = |kb: &mut KernelBuilder, c: Reg| {
+        // Columns beyond the end repeat the last one.
+        let c = if p.n % s.rows() == 0 { c } else { kb.bin(BinOp::Min, c, last) };
+        looked_up(kb, c)
+    };
+    turn_bytes(kb, s, scratch, &natural, &mut load, &mut |kb, r, x| {
+        let exists = kb.bin(BinOp::Lt, r, rows_left);
+        kb.if_(
+            exists,
+            |kb| {
+                let m = kb.add(m0, r);
+                let at = kb.mul(m, columns);
+                let at = kb.add(at, n0);
+                let x = kb.push(Inst::Bitcast(kb.buf_dtype(b.out), x));
+                if p.n % s.rows() == 0 {
+                    kb.store(b.out, at, x);
+                } else {
+                    kb.store_count(b.out, at, x, columns_left);
+                }
+            },
+            |_| {},
+        );
     });
+}
+
+/// Asks for the tables of the columns of a block row, which are read when its strip ends.
+fn ask_for_tables(kb: &mut KernelBuilder, table: Buf, (block, height): (Reg, i64)) {
+    let size = kb.index(height * TABLE);
+    let from = kb.mul(block, size);
+    for line in (0..height * TABLE).step_by(LINE as usize) {
+        let line = kb.index(line);
+        let at = kb.add(from, line);
+        kb.prefetch(table, at);
+    }
+}
+
+/// What the table of column `n` says of some bytes.
+fn look_up(kb: &mut KernelBuilder, (table, n): (Buf, Reg), x: Reg) -> Reg {
+    let (ty, size) = (kb.ty(x), kb.index(TABLE));
+    let from = kb.mul(n, size);
+    let index = kb.push(Inst::Bitcast(DType::U8, x));
+    let parts: Vec<Reg> = (0..TABLE / i64::from(ty.lanes))
+        .map(|i| {
+            let i = kb.index(i * i64::from(ty.lanes));
+            let at = kb.add(from, i);
+            kb.load(table, at, ty.lanes)
+        })
+        .collect();
+    let halves: Vec<Reg> = parts.chunks_exact(2).map(|t| kb.target(TargetInst::VPermI2B, &[index, t[0], t[1]])).collect();
+    let upper = kb.num(kb.ty(index), 128.0);
+    let lower = kb.bin(BinOp::Lt, index, upper);
+    let y = kb.select(lower, halves[0], halves[1]);
+    kb.push(Inst::Bitcast(ty.dtype, y))
 }
 
 /// Adds one block row to its sums, for [`Schedule::pass`] vectors of rows from `first_vector` on. They lie at `sums[at..]`, `[height][rows]`; without
@@ -475,6 +564,55 @@ fn finish_rows(
     }
 }
 
+/// Turns a square of bytes. `first` says which four rows are group `j` of the columns that result, in [`Schedule::quad_at`]'s order or as they are; `load`
+/// gives a row, `store` takes a column. All columns are stored one after the other.
+fn turn_bytes(
+    kb: &mut KernelBuilder,
+    s: Schedule,
+    scratch: Buf,
+    first: &dyn Fn(&mut KernelBuilder, Reg) -> Reg,
+    load: &mut dyn FnMut(&mut KernelBuilder, Reg) -> Reg,
+    store: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
+) {
+    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
+    let (zero, end, four, stride) = (kb.index(0), kb.index(lanes), kb.index(4), kb.index(rows));
+    let square_len = kb.index(lanes * rows);
+    // Quads of rows first.
+    kb.for_(zero, end, 1, Unroll::No, |kb, j| {
+        let first = first(kb, j);
+        let bytes = [0, 1, 2, 3].map(|i| {
+            let i = kb.index(i);
+            let r = kb.add(first, i);
+            let x = load(kb, r);
+            kb.push(Inst::Bitcast(DType::U8, x))
+        });
+        let to = kb.mul(j, stride);
+        for (v, x) in interleave(kb, bytes).into_iter().enumerate() {
+            let v = kb.index(v as i64);
+            let square = kb.mul(v, square_len);
+            let to = kb.add(square, to);
+            kb.store(scratch, to, x);
+        }
+    });
+    kb.for_(zero, four, 1, Unroll::No, |kb, v| {
+        let from = kb.mul(v, square_len);
+        let square: Vec<Reg> = (0..lanes)
+            .map(|j| {
+                let j = kb.index(j * rows);
+                let at = kb.add(from, j);
+                kb.load(scratch, at, rows as u16)
+            })
+            .collect();
+        let column = kb.mul(v, four);
+        for (d, x) in transpose(kb, &square, 4).into_iter().enumerate() {
+            let d = d as i64;
+            let inside = kb.index(16 * (d / 4) + d % 4);
+            let k = kb.add(column, inside);
+            store(kb, k, x);
+        }
+    });
+}
+
 /// Copies the rows `m0..` of the activation into the panel `[k][rows]`. Rows beyond the end repeat the last one.
 fn turn_panel(
     kb: &mut KernelBuilder,
@@ -525,10 +663,8 @@ fn turn_panel(
             });
             return;
         }
-        // Quads of rows first, in the order of `quad_at`.
-        let (end, four, step) = (kb.index(lanes), kb.index(4), kb.index(lanes));
-        let square_len = kb.index(lanes * rows);
-        kb.for_(zero, end, 1, Unroll::No, |kb, j| {
+        let in_order = |kb: &mut KernelBuilder, j: Reg| {
+            let (zero, four, step) = (kb.index(0), kb.index(4), kb.index(lanes));
             let (base, j_in, vectors) = if s.words {
                 let (per_load, load_rows) = (kb.index(lanes / 2), kb.index(2 * lanes));
                 let (load, inside) = (kb.bin(BinOp::Div, j, per_load), kb.bin(BinOp::Rem, j, per_load));
@@ -539,39 +675,13 @@ fn turn_panel(
             let (t, l) = (kb.bin(BinOp::Rem, j_in, vectors), kb.bin(BinOp::Div, j_in, vectors));
             let (t, l) = (kb.mul(t, step), kb.mul(l, four));
             let first = kb.add(t, l);
-            let first = kb.add(base, first);
-            let bytes = [0, 1, 2, 3].map(|i| {
-                let i = kb.index(i);
-                let r = kb.add(first, i);
-                load(kb, r)
-            });
-            let to = kb.mul(j, stride);
-            for (v, x) in interleave(kb, bytes).into_iter().enumerate() {
-                let v = kb.index(v as i64);
-                let square = kb.mul(v, square_len);
-                let to = kb.add(square, to);
-                kb.store(scratch, to, x);
-            }
-        });
-        kb.for_(zero, four, 1, Unroll::No, |kb, v| {
-            let from = kb.mul(v, square_len);
-            let square: Vec<Reg> = (0..lanes)
-                .map(|j| {
-                    let j = kb.index(j * rows);
-                    let at = kb.add(from, j);
-                    kb.load(scratch, at, rows as u16)
-                })
-                .collect();
-            let step = kb.index(4 * rows);
-            let to = kb.mul(v, step);
-            let to = kb.add(base, to);
-            for (d, x) in transpose(kb, &square, 4).into_iter().enumerate() {
-                let d = d as i64;
-                let k = kb.index((16 * (d / 4) + d % 4) * rows);
-                let to = kb.add(to, k);
-                let x = kb.cast(s.dtype(), x);
-                kb.store(panel, to, x);
-            }
+            kb.add(base, first)
+        };
+        turn_bytes(kb, s, scratch, &in_order, &mut load, &mut |kb, k, x| {
+            let k = kb.mul(k, stride);
+            let to = kb.add(base, k);
+            let x = kb.cast(s.dtype(), x);
+            kb.store(panel, to, x);
         });
     };
     let whole = p.k / width * width;
