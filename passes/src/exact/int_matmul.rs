@@ -68,7 +68,8 @@ fn quantised(b: &Builder<'_>, v: Value) -> Option<Quantised> {
         }
         // How importers subtract a zero point from an integer matrix.
         Op::Map(m) if m.body == Body::bin(BinOp::Sub) => {
-            let (x, z) = (widened(b, arg(node, 0)?)?, widened(b, arg(node, 1)?)?);
+            let (x, z) = (widened(b, arg(node, 0)?)?, arg(node, 1)?);
+            let z = widened(b, z).unwrap_or(z);
             byte(x).then_some(Quantised { view: None, codes: x, zero: Some(z), scale: None })
         }
         Op::Reshape(_) | Op::Transpose(_) => {
@@ -151,7 +152,7 @@ impl Product {
         let (x, w, labels) = match (is_const(&lhs), is_const(&rhs)) {
             (false, true) => (lhs, rhs, [c.lhs.clone(), c.rhs.clone()]),
             (true, false) => (rhs, lhs, [c.rhs.clone(), c.lhs.clone()]),
-            _ => return Err(Some("one operand must be a constant")),
+            _ => return Err(Some("both operands are activations, of which only attention takes integers")),
         };
         let free: Vec<u8> = labels[1].iter().filter(|l| c.out.contains(l)).copied().collect();
         let [column] = free.as_slice() else { return Err(Some("the weight is not one matrix")) };
