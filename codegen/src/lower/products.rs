@@ -94,7 +94,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { Group::Bf16.len() } else { 1 });
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { Group::Bf16.size() } else { 1 });
     if bf16 && packing.is_none() {
         return None;
     }

@@ -119,7 +119,7 @@ impl Schedule {
 
     /// Rows of a panel for sums of `len` products.
     fn padded(self, len: &Dim) -> Dim {
-        let group = Dim::from(if self.pairs { Group::Bf16.len() } else { 1 });
+        let group = Dim::from(if self.pairs { Group::Bf16.size() } else { 1 });
         &len.ceil_div(&group) * &group
     }
 
@@ -524,8 +524,8 @@ impl Parts<'_, '_, '_> {
         let (zero, one, width) = (kb.index(0), kb.index(1), kb.index(shape.width()));
         // Whole pairs: weights beyond the last key are zero.
         let count = if self.s.pairs {
-            let turns = tile::ceil_div(kb, block.count, Group::Bf16.len());
-            let group = kb.index(Group::Bf16.len());
+            let turns = tile::ceil_div(kb, block.count, Group::Bf16.size());
+            let group = kb.index(Group::Bf16.size());
             kb.mul(turns, group)
         } else {
             block.count

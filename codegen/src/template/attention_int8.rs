@@ -55,7 +55,7 @@ impl Schedule {
 
     /// Elements of a vector of groups.
     fn vector(self) -> i64 {
-        i64::from(self.logits.lanes) * self.group.len()
+        i64::from(self.logits.lanes) * self.group.size()
     }
 
     /// Whole vectors for rows of `len` elements.
@@ -144,7 +144,7 @@ impl Product {
     ) -> Product {
         let [row, panel] = s.group.dtypes();
         let (row_len, columns) = (s.row_len(k), &n.ceil_div(&shape.width().into()) * &shape.width().into());
-        let group = Dim::from(s.group.len());
+        let group = Dim::from(s.group.size());
         Product {
             left,
             right,
@@ -161,7 +161,7 @@ impl Product {
 
     /// Length of the sums in whole groups.
     fn depth(&self) -> Dim {
-        let group = Dim::from(self.left.group.len());
+        let group = Dim::from(self.left.group.size());
         &self.k.ceil_div(&group) * &group
     }
 
@@ -179,7 +179,7 @@ impl Product {
     /// `zl * (k zr - sum of a column)` for the columns of a panel.
     fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
         let (zl, zr) = (self.left.encoded_zero(), self.right.encoded_zero());
-        let (lanes, len) = (self.shape.lanes, self.left.group.len());
+        let (lanes, len) = (self.shape.lanes, self.left.group.size());
         let ty = Ty::vector(DType::I32, lanes);
         let (zero, depth, width) = (kb.index(0), kb.dim(&self.depth()), kb.index(self.shape.width()));
         for v in self.shape.columns() {
@@ -217,7 +217,7 @@ impl Product {
             return;
         }
         let lanes = self.shape.lanes;
-        let vector = lanes * self.left.group.len() as u16;
+        let vector = lanes * self.left.group.size() as u16;
         let none = kb.num(Ty::vector(DType::I32, lanes), 0.0);
         let sum = kb.var(none);
         if zr != 0 {

@@ -28,7 +28,7 @@ pub enum Group {
 
 impl Group {
     /// Elements of a group.
-    pub const fn len(self) -> i64 {
+    pub const fn size(self) -> i64 {
         match self {
             Group::Bf16 | Group::Words => 2,
             Group::Bytes => 4,
@@ -37,7 +37,7 @@ impl Group {
 
     /// Elements along `k` per turn of the inner loop.
     pub const fn step(self) -> i64 {
-        self.len() * TURN
+        self.size() * TURN
     }
 
     /// Element types of rows and of panels.
@@ -67,7 +67,7 @@ impl Group {
         (from, to): (Reg, Reg),
         acc: &[Var],
     ) {
-        let (len, lanes) = (self.len(), shape.lanes * self.len() as u16);
+        let (len, lanes) = (self.size(), shape.lanes * self.size() as u16);
         // One group in every 32-bit lane.
         let spread: Vec<u16> = (0..lanes).map(|i| i % len as u16).collect();
         let step = |kb: &mut KernelBuilder, k: Reg| {
@@ -171,7 +171,7 @@ impl Panel<'_> {
 
     /// Neighbours along `n` lie together: the rows of a group at a time, taken in turn.
     fn pack_rows(&self, kb: &mut KernelBuilder) {
-        let (shape, buf, len) = (self.form.shape, self.src.buf, self.form.group.len());
+        let (shape, buf, len) = (self.form.shape, self.src.buf, self.form.group.size());
         let lanes = shape.lanes;
         let (zero, end, n_end) = (kb.index(0), kb.dim(self.k), kb.dim(self.n));
         let left = kb.sub(n_end, self.n0);
@@ -226,7 +226,7 @@ impl Panel<'_> {
 
     /// Neighbours along `k` lie together: squares of groups turn in registers.
     fn pack_columns(&self, kb: &mut KernelBuilder) {
-        let (shape, buf, len) = (self.form.shape, self.src.buf, self.form.group.len());
+        let (shape, buf, len) = (self.form.shape, self.src.buf, self.form.group.size());
         let (lanes, block) = (shape.lanes, i64::from(shape.lanes) * len);
         let (zero, width, end) = (kb.index(0), kb.index(shape.width()), kb.dim(self.k));
         let whole = tile::whole_turns(kb, (zero, end), block);
@@ -277,7 +277,7 @@ impl Panel<'_> {
 
     /// Columns `j..j+n` from row `first` on, where a group starts, element by element.
     fn elements(&self, kb: &mut KernelBuilder, (j, n): (Reg, i64), first: Reg) {
-        let len = self.form.group.len();
+        let len = self.form.group.size();
         let (size, end, count) = (kb.index(len), kb.dim(self.k), kb.index(n));
         let j_end = kb.add(j, count);
         let padded = kb.dim(&(&self.k.ceil_div(&len.into()) * &Dim::from(len)));

@@ -31,7 +31,7 @@ pub fn name(s: Schedule) -> String {
     format!("matmul_bf16_m{}n{}c{}", s.tile.rows, s.tile.width(), s.chunk)
 }
 
-const PAIR: i64 = Group::Bf16.len();
+const PAIR: i64 = Group::Bf16.size();
 
 /// The element type under which a kernel reads the packed weight: pairs, or the words that they fill.
 pub fn weight_type(has_instruction: bool) -> DType {
@@ -152,14 +152,7 @@ impl Rows<'_> {
     fn offsets(&self, kb: &mut KernelBuilder, row: Reg, n: u16) -> Vec<Reg> {
         let (chunk, len) = (kb.index(self.chunk), kb.dim(self.len));
         let first = kb.bin(BinOp::Rem, row, chunk);
-        let first = kb.mul(first, len);
-        (0..i64::from(n))
-            .map(|r| {
-                let r = kb.index(r);
-                let r = kb.mul(r, len);
-                kb.add(first, r)
-            })
-            .collect()
+        tile::tile_rows(kb, first, n, len)
     }
 
     fn pack(

@@ -180,7 +180,9 @@ fn decoded_here(g: &Graph<'_>, id: Id) -> Option<Coded> {
         Op::Dequantize(_) if bytes(args[0]) => {
             params(g, args).map(|(scale, zero)| Coded { codes: args[0], scale: Some(scale), zero })
         }
-        Op::Map(m) => centred(g, m, args).filter(|(codes, _)| bytes(*codes)).map(|(codes, zero)| Coded { codes, scale: None, zero }),
+        Op::Map(m) => {
+            centred(g, m, args).filter(|(codes, _)| bytes(*codes)).map(|(codes, zero)| Coded { codes, scale: None, zero })
+        }
         _ => None,
     })
 }
