@@ -184,13 +184,48 @@ struct Scratch {
 }
 
 /// The rows of a unit.
-struct Unit {
-    b: Reg,
-    h: Reg,
+pub(super) struct Unit {
+    pub(super) b: Reg,
+    pub(super) h: Reg,
     /// First row.
-    row: Reg,
+    pub(super) row: Reg,
     /// Number of rows.
-    rows: Reg,
+    pub(super) rows: Reg,
+}
+
+/// A step of a kernel.
+pub(super) enum Step {
+    /// Packs keys and values of a head, given where those of its first row lie.
+    Pack([Reg; 2]),
+    /// Computes a unit of it.
+    Compute(Unit),
+}
+
+/// Takes the steps of this call's share of units, of keys and values `of`.
+pub(super) fn each_step(
+    kb: &mut KernelBuilder,
+    p: &AttentionProblem,
+    of: [&Operand; 2],
+    step: &mut dyn FnMut(&mut KernelBuilder, Step),
+) {
+    let group = p.h.floor_div(&p.g);
+    let blocks = p.sq.ceil_div(&ROWS.into());
+    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
+    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
+        let (b, g) = tile::div_rem(kb, key_head, &p.g);
+        let zero = kb.index(0);
+        let base = of.map(|x| x.at(kb, &[b, g, zero, zero]));
+        step(kb, Step::Pack(base));
+        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
+            let (head, block) = tile::div_rem(kb, unit, &blocks);
+            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&p.sq));
+            let first = kb.mul(g, group);
+            let (h, row) = (kb.add(first, head), kb.mul(block, most));
+            let left = kb.sub(end, row);
+            let rows = kb.bin(BinOp::Min, left, most);
+            step(kb, Step::Compute(Unit { b, h, row, rows }));
+        });
+    });
 }
 
 /// A block of keys.
@@ -232,13 +267,11 @@ pub fn build(
         block: row_state(kb),
     };
     let mut a = Parts { p, s, memory, mask };
-    let group = p.h.floor_div(&p.g);
-    let blocks = p.sq.ceil_div(&ROWS.into());
-    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
-    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
-        let (b, g) = tile::div_rem(kb, key_head, &p.g);
-        let zero = kb.index(0);
-        let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
+    each_step(kb, p, [k, v], &mut |kb, step| {
+        let base = match step {
+            Step::Pack(base) => base,
+            Step::Compute(unit) => return a.unit(kb, q, &unit, epilogue),
+        };
         let pack = |kb: &mut KernelBuilder, shape: TileShape, dims: (&Dim, &Dim), src: &Source<'_>, n0: Reg, to: (Buf, Reg)| {
             let encode = |kb: &mut KernelBuilder, x: Reg| kb.cast(DType::Bf16, x);
             if s.pairs {
@@ -254,15 +287,6 @@ pub fn build(
         tile::each_panel(kb, &value_panels, s.values, &count, &mut |kb, n0, at| {
             let src = Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] };
             pack(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
-        });
-        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
-            let (head, block) = tile::div_rem(kb, unit, &blocks);
-            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&p.sq));
-            let first = kb.mul(g, group);
-            let (h, row) = (kb.add(first, head), kb.mul(block, most));
-            let left = kb.sub(end, row);
-            let rows = kb.bin(BinOp::Min, left, most);
-            a.unit(kb, q, &Unit { b, h, row, rows }, epilogue);
         });
     });
 }

@@ -5,20 +5,18 @@
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels of groups
 //! ([`super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, then row by row the
-//! codes of the weights, then their product with the values. Dot products of bytes take an unsigned and a signed operand: codes of the other sign are
-//! shifted by 128 with their zero point, and what the zero points add, which depends on a row or on a column alone, is where the sums start. Pairs of
-//! 16-bit numbers have their zero points taken off when they are packed.
+//! codes of the weights, then their product with the values.
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, TargetInst, Ty, Unroll};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
 use transc_ir::op::{Code, IntAttention};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
-use super::attention::{AttentionProblem, Epilogue, Mask, Operand, ROWS, larger, largest_lane};
-use super::groups::{self, Form, Group};
-use super::matmul::pieces;
+use super::attention::{self, AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, larger, largest_lane};
+use super::coded_product::{Product, Side};
+use super::groups::Group;
 use super::tile::{self, Source, TileShape};
 
 /// How an attention of codes is computed.
@@ -52,17 +50,6 @@ impl Schedule {
     pub fn extent(self, p: &AttentionProblem) -> Dim {
         &(&p.b * &p.h) * &p.sq.ceil_div(&ROWS.into())
     }
-
-    /// Elements of a vector of groups.
-    fn vector(self) -> i64 {
-        i64::from(self.logits.lanes) * self.group.size()
-    }
-
-    /// Whole vectors for rows of `len` elements.
-    fn row_len(self, len: &Dim) -> Dim {
-        let vector = Dim::from(self.vector());
-        &len.ceil_div(&vector) * &vector
-    }
 }
 
 /// What is computed.
@@ -73,214 +60,6 @@ pub struct Problem<'a> {
     pub op: &'a IntAttention,
     /// Element types of queries, keys and values.
     pub dtypes: [DType; 3],
-}
-
-/// Codes of one type on one side of a product.
-#[derive(Clone, Copy)]
-struct Side {
-    dtype: DType,
-    zero: i64,
-    group: Group,
-    /// The side of the rows, whose bytes are unsigned.
-    left: bool,
-}
-
-impl Side {
-    /// The code as the product takes it.
-    fn encode(self, kb: &mut KernelBuilder, x: Reg) -> Reg {
-        if self.group == Group::Words {
-            let (x, zero) = (kb.cast(DType::I16, x), self.zero as f64);
-            let zero = kb.num(kb.ty(x), zero);
-            return kb.sub(x, zero);
-        }
-        let [left, right] = self.group.dtypes();
-        let to = if self.left { left } else { right };
-        if self.dtype == to {
-            return x;
-        }
-        let bits = if self.dtype == DType::U8 { x } else { kb.push(Inst::Bitcast(DType::U8, x)) };
-        let shift = kb.num(kb.ty(bits), 128.0);
-        let bits = kb.bin(BinOp::Xor, bits, shift);
-        if to == DType::U8 { bits } else { kb.push(Inst::Bitcast(to, bits)) }
-    }
-
-    /// The zero point of what [`Side::encode`] gives.
-    fn encoded_zero(self) -> i64 {
-        match (self.group, self.left, self.dtype) {
-            (Group::Words, ..) => 0,
-            (_, true, DType::I8) => self.zero + 128,
-            (_, false, DType::U8) => self.zero - 128,
-            _ => self.zero,
-        }
-    }
-}
-
-/// One of the two products: rows `[ROWS][len]` by panels of columns. Its sums start at what the zero points add.
-struct Product {
-    left: Side,
-    right: Side,
-    shape: TileShape,
-    /// Length of the sums.
-    k: Dim,
-    /// Columns.
-    n: Dim,
-    rows: Buf,
-    row_len: Dim,
-    panels: Buf,
-    /// `i32`, by column and by row of the unit.
-    starts: [Buf; 2],
-    /// `i32[ROWS][sums_len]`.
-    sums: Buf,
-}
-
-impl Product {
-    fn new(
-        kb: &mut KernelBuilder,
-        s: Schedule,
-        [left, right]: [Side; 2],
-        shape: TileShape,
-        [k, n]: [&Dim; 2],
-        sums: &Dim,
-    ) -> Product {
-        let [row, panel] = s.group.dtypes();
-        let (row_len, columns) = (s.row_len(k), &n.ceil_div(&shape.width().into()) * &shape.width().into());
-        let group = Dim::from(s.group.size());
-        Product {
-            left,
-            right,
-            shape,
-            k: k.clone(),
-            n: n.clone(),
-            rows: kb.local(row, &row_len * &ROWS.into()),
-            row_len,
-            panels: kb.local(panel, &columns * &(&k.ceil_div(&group) * &group)),
-            starts: [kb.local(DType::I32, columns), kb.local(DType::I32, ROWS.into())],
-            sums: kb.local(DType::I32, sums * &ROWS.into()),
-        }
-    }
-
-    /// Length of the sums in whole groups.
-    fn depth(&self) -> Dim {
-        let group = Dim::from(self.left.group.size());
-        &self.k.ceil_div(&group) * &group
-    }
-
-    /// Packs all columns.
-    fn pack(&self, kb: &mut KernelBuilder, src: &Source<'_>) {
-        let encode = |kb: &mut KernelBuilder, x: Reg| self.right.encode(kb, x);
-        let form = Form { shape: self.shape, group: self.right.group, encode: &encode };
-        let panels = self.n.ceil_div(&self.shape.width().into());
-        tile::each_panel(kb, &panels, self.shape, &self.depth(), &mut |kb, n0, at| {
-            groups::pack_panel(kb, form, (&self.k, &self.n), src, n0, (self.panels, at));
-            self.start_columns(kb, n0, at);
-        });
-    }
-
-    /// `zl * (k zr - sum of a column)` for the columns of a panel.
-    fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
-        let (zl, zr) = (self.left.encoded_zero(), self.right.encoded_zero());
-        let (lanes, len) = (self.shape.lanes, self.left.group.size());
-        let ty = Ty::vector(DType::I32, lanes);
-        let (zero, depth, width) = (kb.index(0), kb.dim(&self.depth()), kb.index(self.shape.width()));
-        for v in self.shape.columns() {
-            let (place, inside) = (kb.index(v), kb.index(v * len));
-            let place = kb.add(n0, place);
-            if zl == 0 {
-                let none = kb.num(ty, 0.0);
-                kb.store(self.starts[0], place, none);
-                continue;
-            }
-            let from = kb.add(at, inside);
-            let none = kb.num(ty, 0.0);
-            let sum = kb.var(none);
-            let ones = kb.num(Ty::vector(DType::U8, lanes * len as u16), 1.0);
-            kb.for_(zero, depth, len, Unroll::No, |kb, k| {
-                let step = kb.mul(k, width);
-                let at = kb.add(from, step);
-                let (x, old) = (kb.load(self.panels, at, lanes * len as u16), kb.get(sum));
-                let new = kb.target(TargetInst::VpDpBusd, &[old, ones, x]);
-                kb.set(sum, new);
-            });
-            let all = kb.dim(&(&self.k * &Dim::from(zr)));
-            let all = kb.cast(DType::I32, all);
-            let (all, factor, sum) = (kb.splat(lanes, all), kb.num(ty, zl as f64), kb.get(sum));
-            let rest = kb.sub(all, sum);
-            let start = kb.mul(rest, factor);
-            kb.store(self.starts[0], place, start);
-        }
-    }
-
-    /// `-zr * sum of a row`, whose elements beyond the end are zero.
-    fn start_row(&self, kb: &mut KernelBuilder, r: Reg) {
-        let zr = self.right.encoded_zero();
-        if self.left.group == Group::Words {
-            return;
-        }
-        let lanes = self.shape.lanes;
-        let vector = lanes * self.left.group.size() as u16;
-        let none = kb.num(Ty::vector(DType::I32, lanes), 0.0);
-        let sum = kb.var(none);
-        if zr != 0 {
-            let (zero, len) = (kb.index(0), kb.dim(&self.row_len));
-            let base = kb.mul(r, len);
-            let ones = kb.num(Ty::vector(DType::I8, vector), 1.0);
-            kb.for_(zero, len, vector.into(), Unroll::No, |kb, j| {
-                let at = kb.add(base, j);
-                let (x, old) = (kb.load(self.rows, at, vector), kb.get(sum));
-                let new = kb.target(TargetInst::VpDpBusd, &[old, x, ones]);
-                kb.set(sum, new);
-            });
-        }
-        let sum = kb.get(sum);
-        let sum = kb.reduce(ReduceOp::Add, sum);
-        let factor = kb.num(Ty::scalar(DType::I32), -zr as f64);
-        let start = kb.mul(sum, factor);
-        kb.store(self.starts[1], r, start);
-    }
-
-    /// The sums of a panel, which starts at column `n0` and element `column`, at `sums[row * stride + to + column of the panel]`.
-    fn multiply(&self, kb: &mut KernelBuilder, rows: Reg, (n0, column): (Reg, Reg), (stride, to): (Reg, Reg)) {
-        let (shape, zero, one) = (self.shape, kb.index(0), kb.index(1));
-        let (len, depth) = (kb.dim(&self.row_len), kb.dim(&self.depth()));
-        tile::sweep_rows(kb, zero, rows, shape.rows, &mut |kb, row, n| {
-            let at = tile::tile_rows(kb, row, n, len);
-            let none = kb.num(Ty::vector(DType::I32, shape.lanes), 0.0);
-            let starts: Vec<Reg> = if self.left.group == Group::Words {
-                vec![none; usize::from(n * shape.vectors)]
-            } else {
-                let columns: Vec<Reg> = shape
-                    .columns()
-                    .map(|v| {
-                        let v = kb.index(v);
-                        let at = kb.add(n0, v);
-                        kb.load(self.starts[0], at, shape.lanes)
-                    })
-                    .collect();
-                let rows = tile::tile_rows(kb, row, n, one);
-                rows.into_iter()
-                    .flat_map(|r| {
-                        let start = kb.load(self.starts[1], r, 1);
-                        let start = kb.splat(shape.lanes, start);
-                        columns.iter().map(|c| kb.add(start, *c)).collect::<Vec<_>>()
-                    })
-                    .collect()
-            };
-            let acc: Vec<_> = starts.into_iter().map(|s| kb.var(s)).collect();
-            self.left.group.add_steps(kb, shape, (self.rows, &at), (self.panels, column, None), (zero, depth), &acc);
-            let places = tile::tile_places(kb, shape, (row, n), stride, to);
-            tile::store_at(kb, self.sums, &places, &acc);
-        });
-    }
-}
-
-/// The rows of a unit.
-struct Unit {
-    b: Reg,
-    h: Reg,
-    /// First row.
-    row: Reg,
-    /// Number of rows.
-    rows: Reg,
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
@@ -302,31 +81,19 @@ pub fn build(
     let mut a = Parts {
         p,
         s,
-        logits: Product::new(kb, s, [queries, keys], s.logits, [&sizes.d, &sizes.sk], &keys_len),
-        values: Product::new(kb, s, [weights, values], s.values, [&sizes.sk, &sizes.e], &s.values.width().into()),
+        logits: Product::new(kb, [queries, keys], s.logits, [&sizes.d, &sizes.sk], (ROWS, &keys_len)),
+        values: Product::new(kb, [weights, values], s.values, [&sizes.sk, &sizes.e], (ROWS, &s.values.width().into())),
         tops: kb.local(DType::F32, states.into()),
         factors: kb.local(DType::F32, states.into()),
         keys_len,
         mask,
     };
-    let group = sizes.h.floor_div(&sizes.g);
-    let blocks = sizes.sq.ceil_div(&ROWS.into());
-    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
-    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
-        let (b, g) = tile::div_rem(kb, key_head, &sizes.g);
-        let zero = kb.index(0);
-        let base = [k, v].map(|x| x.at(kb, &[b, g, zero, zero]));
-        a.logits.pack(kb, &Source { buf: k.buf, base: base[0], k_stride: &k.strides[3], n_stride: &k.strides[2] });
-        a.values.pack(kb, &Source { buf: v.buf, base: base[1], k_stride: &v.strides[2], n_stride: &v.strides[3] });
-        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
-            let (head, block) = tile::div_rem(kb, unit, &blocks);
-            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&sizes.sq));
-            let first = kb.mul(g, group);
-            let (h, row) = (kb.add(first, head), kb.mul(block, most));
-            let left = kb.sub(end, row);
-            let rows = kb.bin(BinOp::Min, left, most);
-            a.unit(kb, q, &Unit { b, h, row, rows }, epilogue);
-        });
+    attention::each_step(kb, sizes, [k, v], &mut |kb, step| match step {
+        Step::Pack([key, value]) => {
+            a.logits.pack(kb, &Source { buf: k.buf, base: key, k_stride: &k.strides[3], n_stride: &k.strides[2] });
+            a.values.pack(kb, &Source { buf: v.buf, base: value, k_stride: &v.strides[2], n_stride: &v.strides[3] });
+        }
+        Step::Compute(unit) => a.unit(kb, q, &unit, epilogue),
     });
 }
 
@@ -396,7 +163,7 @@ impl Parts<'_, '_, '_> {
 
     /// Copies the rows, with zeros behind them.
     fn take_queries(&self, kb: &mut KernelBuilder, q: &Operand, u: &Unit) {
-        let (product, vector) = (&self.logits, self.s.vector());
+        let (product, vector) = (&self.logits, self.logits.vector());
         let (zero, features, len) = (kb.index(0), kb.dim(&product.k), kb.dim(&product.row_len));
         kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
             let i = kb.add(u.row, r);

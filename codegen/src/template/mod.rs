@@ -3,6 +3,7 @@
 pub mod ahead;
 pub mod attention;
 pub mod attention_int8;
+mod coded_product;
 pub mod device;
 pub mod groups;
 pub mod matmul;
@@ -10,6 +11,7 @@ pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;
 pub mod spmm;
+mod spmm_turn;
 pub mod sums;
 pub mod tile;
 pub mod token_plan;
