@@ -15,6 +15,7 @@ use super::nest::{is_f32, results, store};
 use super::region::Region;
 use super::strided::{Strided, strided};
 use crate::program::{Packing, Tunable};
+use crate::template::ahead::Touched;
 use crate::template::groups::Group;
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
 use crate::template::{matmul_bf16, tile};
@@ -115,6 +116,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         None => e.buffer(&mut kb, b_base)?,
     };
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let touched = Touched { bufs: if batch.is_empty() { touched(r, anchor, &mut kb, &mut e, out) } else { Vec::new() } };
     let row_axes = a.axes(&roles.rows);
     let (a_batch, b_batch) = (a.axes(&roles.batch), b.axes(&roles.batch));
     let mut row = |kb: &mut KernelBuilder, at: &[Reg], m: Reg| {
@@ -159,7 +161,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     };
     let batched = !batch.is_empty();
     if bf16 {
-        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &matmul_bf16::Weight { buf: b_buf, batched }, &mut epilogue);
+        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &matmul_bf16::Weight { buf: b_buf, batched, touched }, &mut epilogue);
     } else {
         let mut rhs = match packing {
             Some(_) => Rhs::Packed { buf: b_buf, batched },
@@ -179,6 +181,15 @@ pub(super) fn unrounded(r: &Region, v: Value) -> Value {
     let from =
         r.body.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
     from.filter(|x| is_f32(r.ty(*x).dtype)).unwrap_or(v)
+}
+
+/// The result, and what maps behind an anchor of the same dims read at the same place.
+fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Vec<Buf> {
+    let maps: Vec<Value> =
+        r.body.nodes().filter(|(_, n)| matches!(n.op, Op::Map(_))).flat_map(|(_, n)| n.operands.iter().copied()).collect();
+    let read = |v: &Value| maps.contains(v) && r.ty(*v).dims == r.ty(anchor).dims;
+    let params: Vec<Value> = r.body.params().iter().map(|(_, v)| *v).filter(read).collect();
+    params.into_iter().filter_map(|v| e.buffer(kb, v)).chain([out]).collect()
 }
 
 /// The layout of a constant right operand.

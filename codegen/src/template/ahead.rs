@@ -2,6 +2,7 @@
 
 use transc_ir::loops::{Buf, KernelBuilder, Reg, Var};
 use transc_ir::scalar::BinOp;
+use transc_ir::types::Dim;
 
 use super::tile;
 
@@ -27,6 +28,33 @@ struct Tiles {
     first_row: Reg,
     rows: u16,
     count: Reg,
+}
+
+/// Row-major matrices `[m, n]` that an epilogue reads or writes. The tiles of a panel ask for their rows, so that these are near when the epilogue
+/// comes to them.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    /// Where they lie.
+    pub bufs: Vec<Buf>,
+}
+
+impl Touched {
+    /// Asks for some rows of a panel of `width` columns from `n0` on.
+    pub fn ask(&self, kb: &mut KernelBuilder, n: &Dim, (row, rows): (Reg, u16), (n0, width): (Reg, i64)) {
+        for buf in &self.bufs {
+            for r in 0..i64::from(rows) {
+                let (r, stride) = (kb.index(r), kb.dim(n));
+                let m = kb.add(row, r);
+                let start = kb.mul(m, stride);
+                let start = kb.add(start, n0);
+                for at in (0..width).step_by(line(kb, *buf) as usize) {
+                    let at = kb.index(at);
+                    let at = kb.add(start, at);
+                    kb.prefetch(*buf, at);
+                }
+            }
+        }
+    }
 }
 
 impl ReadAhead {

@@ -14,7 +14,7 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::ReadAhead;
+use super::ahead::{ReadAhead, Touched};
 use super::groups::Group;
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, each_panel};
 use super::sums::Sums;
@@ -44,6 +44,8 @@ pub struct Weight {
     pub buf: Buf,
     /// True if each batch has its own matrix.
     pub batched: bool,
+    /// What the epilogue reads and writes.
+    pub touched: Touched,
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
@@ -127,6 +129,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
                     let at = rows.offsets(kb, row, n);
                     let place = sums.at(kb, m0, row);
                     let ahead = next.tile(kb, row, (from, to));
+                    b.touched.ask(kb, &p.n, (row, n), (n0, shape.width()));
                     let acc = tile::accumulators(kb, shape, n.into(), (!all).then_some(place));
                     Group::Bf16.add_steps(kb, shape, (rows.buf, &at), (b.buf, column, Some(ahead)), (from, to), &acc);
                     tile::store_accumulators(kb, shape, &acc, place);
