@@ -17,7 +17,7 @@ use super::strided::{Strided, strided};
 use crate::program::{Packing, Tunable};
 use crate::template::ahead::Touched;
 use crate::template::groups::Group;
-use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
+use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs, Weight};
 use crate::template::{matmul_bf16, tile};
 use crate::{Target, tuning};
 
@@ -161,10 +161,10 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     };
     let batched = !batch.is_empty();
     if bf16 {
-        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &matmul_bf16::Weight { buf: b_buf, batched, touched }, &mut epilogue);
+        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &Weight { buf: b_buf, batched, touched }, &mut epilogue);
     } else {
         let mut rhs = match packing {
-            Some(_) => Rhs::Packed { buf: b_buf, batched },
+            Some(_) => Rhs::Packed(Weight { buf: b_buf, batched, touched }),
             None => Rhs::Gathered(&mut gather),
         };
         matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
@@ -184,7 +184,7 @@ pub(super) fn unrounded(r: &Region, v: Value) -> Value {
 }
 
 /// The result, and what maps behind an anchor of the same dims read at the same place.
-fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Vec<Buf> {
+pub(super) fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Vec<Buf> {
     let maps: Vec<Value> =
         r.body.nodes().filter(|(_, n)| matches!(n.op, Op::Map(_))).flat_map(|(_, n)| n.operands.iter().copied()).collect();
     let read = |v: &Value| maps.contains(v) && r.ty(*v).dims == r.ty(anchor).dims;

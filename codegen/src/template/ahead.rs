@@ -8,6 +8,8 @@ use super::tile;
 
 /// Bytes of a cache line.
 const LINE: i64 = 64;
+/// Matrices of so many rows stay in a second-level cache from one layer to the next.
+const NEAR_ROWS: i64 = 256;
 /// Lines that a turn asks for.
 const LINES: i64 = 2;
 
@@ -39,21 +41,32 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Asks for some rows of a panel of `width` columns from `n0` on.
-    pub fn ask(&self, kb: &mut KernelBuilder, n: &Dim, (row, rows): (Reg, u16), (n0, width): (Reg, i64)) {
-        for buf in &self.bufs {
-            for r in 0..i64::from(rows) {
-                let (r, stride) = (kb.index(r), kb.dim(n));
-                let m = kb.add(row, r);
-                let start = kb.mul(m, stride);
-                let start = kb.add(start, n0);
-                for at in (0..width).step_by(line(kb, *buf) as usize) {
-                    let at = kb.index(at);
-                    let at = kb.add(start, at);
-                    kb.prefetch(*buf, at);
-                }
-            }
+    /// Asks for some rows of a panel of `width` columns from `n0` on, where there are so many that they are not near anyway.
+    pub fn ask(&self, kb: &mut KernelBuilder, (m, n): (&Dim, &Dim), (row, rows): (Reg, u16), (n0, width): (Reg, i64)) {
+        if self.bufs.is_empty() || m.as_const().is_some_and(|m| m <= NEAR_ROWS) {
+            return;
         }
+        let (most, all) = (kb.index(NEAR_ROWS), kb.dim(m));
+        let far = kb.bin(BinOp::Gt, all, most);
+        kb.if_(
+            far,
+            |kb| {
+                for buf in &self.bufs {
+                    for r in 0..i64::from(rows) {
+                        let (r, stride) = (kb.index(r), kb.dim(n));
+                        let m = kb.add(row, r);
+                        let start = kb.mul(m, stride);
+                        let start = kb.add(start, n0);
+                        for at in (0..width).step_by(line(kb, *buf) as usize) {
+                            let at = kb.index(at);
+                            let at = kb.add(start, at);
+                            kb.prefetch(*buf, at);
+                        }
+                    }
+                }
+            },
+            |_| {},
+        );
     }
 }
 

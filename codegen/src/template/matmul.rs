@@ -15,7 +15,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::ReadAhead;
+use super::ahead::{ReadAhead, Touched};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
@@ -83,15 +83,20 @@ pub struct Lhs<'a> {
     pub k_stride: Dim,
 }
 
+/// A packed weight.
+pub struct Weight {
+    /// Where it lies.
+    pub buf: Buf,
+    /// True if each batch has its own matrix.
+    pub batched: bool,
+    /// What the epilogue reads and writes.
+    pub touched: Touched,
+}
+
 /// The right operand.
 pub enum Rhs<'a> {
     /// A constant in column panels.
-    Packed {
-        /// Where it lies.
-        buf: Buf,
-        /// True if each batch has its own matrix.
-        batched: bool,
-    },
+    Packed(Weight),
     /// An activation, gathered panel by panel.
     Gathered(&'a mut Gather<'a>),
 }
@@ -110,7 +115,7 @@ pub fn build(
     let n_panels = p.n.ceil_div(&width);
     let panel_len = &p.k * &width;
     let b = match rhs {
-        Rhs::Packed { buf, .. } => *buf,
+        Rhs::Packed(w) => w.buf,
         Rhs::Gathered(_) => kb.local(DType::F32, panel_len.clone()),
     };
     let sums = Sums::new(kb, s);
@@ -119,10 +124,10 @@ pub fn build(
         let panel_width = kb.dim(&width);
         let n0 = kb.mul(panel, panel_width);
         let column = match rhs {
-            Rhs::Packed { batched, .. } => {
+            Rhs::Packed(w) => {
                 let panels = kb.dim(&n_panels);
                 let first = kb.mul(flat_batch, panels);
-                let which = if *batched { kb.add(first, panel) } else { panel };
+                let which = if w.batched { kb.add(first, panel) } else { panel };
                 let len = kb.dim(&panel_len);
                 kb.mul(which, len)
             }
@@ -131,7 +136,7 @@ pub fn build(
                 kb.index(0)
             }
         };
-        let next = matches!(rhs, Rhs::Packed { .. }).then(|| {
+        let next = matches!(rhs, Rhs::Packed(_)).then(|| {
             let len = kb.dim(&panel_len);
             let next = kb.add(column, len);
             ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL), ((m0, m1), shape.rows))
@@ -139,6 +144,9 @@ pub fn build(
         let a_stride = kb.dim(&lhs.k_stride);
         sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {
             tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
+                if let Rhs::Packed(w) = rhs {
+                    w.touched.ask(kb, (&p.m, &p.n), (row, rows), (n0, shape.width()));
+                }
                 let offsets: Vec<Reg> = (0..i64::from(rows))
                     .map(|r| {
                         let r = kb.index(r);

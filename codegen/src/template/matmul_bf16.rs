@@ -14,9 +14,9 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::{ReadAhead, Touched};
+use super::ahead::ReadAhead;
 use super::groups::Group;
-use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, each_panel};
+use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, Weight, each_panel};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
@@ -38,17 +38,7 @@ pub fn weight_type(has_instruction: bool) -> DType {
     if has_instruction { DType::Bf16 } else { DType::U32 }
 }
 
-/// The packed weight.
-pub struct Weight {
-    /// Where it lies, of [`weight_type`].
-    pub buf: Buf,
-    /// True if each batch has its own matrix.
-    pub batched: bool,
-    /// What the epilogue reads and writes.
-    pub touched: Touched,
-}
-
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. The weight has elements of [`weight_type`].
 pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, b: &Weight, epilogue: &mut Epilogue<'_>) {
     let shape = s.tile;
     let native = kb.buf_dtype(b.buf) == DType::Bf16;
@@ -129,7 +119,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
                     let at = rows.offsets(kb, row, n);
                     let place = sums.at(kb, m0, row);
                     let ahead = next.tile(kb, row, (from, to));
-                    b.touched.ask(kb, &p.n, (row, n), (n0, shape.width()));
+                    b.touched.ask(kb, (&p.m, &p.n), (row, n), (n0, shape.width()));
                     let acc = tile::accumulators(kb, shape, n.into(), (!all).then_some(place));
                     Group::Bf16.add_steps(kb, shape, (rows.buf, &at), (b.buf, column, Some(ahead)), (from, to), &acc);
                     tile::store_accumulators(kb, shape, &acc, place);

@@ -15,7 +15,7 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::{Asking, ReadAhead};
+use super::ahead::{Asking, ReadAhead, Touched};
 use super::tile::{self, TileShape};
 
 /// Steps of `k` per turn of the inner loop.
@@ -89,6 +89,8 @@ pub struct Problem<'a> {
     pub a: Buf,
     /// The packed weight.
     pub b: Buf,
+    /// What the epilogue reads and writes.
+    pub touched: Touched,
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
@@ -141,6 +143,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 .collect();
             let (start, end) = (kb.index(0), kb.index(p.k));
             let ahead = next.tile(kb, m, (start, end));
+            p.touched.ask(kb, (p.m, &n), (m, rows), (n0, shape.width()));
             accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), (column, ahead), stage);
             let rows = kb.index(rows.into());
             let end = kb.add(m, rows);
