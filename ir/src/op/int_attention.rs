@@ -66,10 +66,10 @@ fn in_range(d: DType, zero: i64) -> bool {
 }
 
 tensor_op! {
-    /// Operands of codes `q[B, H, Sq, D]`, `k[B, G, Sk, D]`, `v[B, G, Sk, E]`, each `u8` or `i8`, optionally `mask` as that of `attention`,
-    /// of any type of floats. With
-    /// `x' = x - zero` for each operand and `w' = w - weights.zero`, the result `i32[B, H, Sq, E]` is `w' v'`, where the weights `w` are the codes of
-    /// `softmax(scale * l + mask)` and `l` is `unit * q' k'^T`, rounded to the codes of the logits where these have any. The sums are exact; all else is `f32`.
+    /// Operands of codes `q[B, H, Sq, D]`, `k[B, G, Sk, D]`, `v[B, G, Sk, E]`, each `u8` or `i8`, optionally `mask` as that of `attention`, of any type of
+    /// floats. With `x' = x - zero` for each operand and `w' = w - weights.zero`, the result `i32[B, H, Sq, E]` is `w' v'`, where the weights `w` are the
+    /// codes of `softmax(scale * l + mask)` and `l` is `unit * q' k'^T`, rounded to the codes of the logits where these have any. Sums are exact and wrap
+    /// as 32-bit integers; all else is `f32`.
     ///
     /// It is how static quantisation treats both products of an attention (Jacob et al. 2018, section 2.3). A row that sees no key has weights of NaN, whose
     /// code is 0, or weights of zero with `clear`.
