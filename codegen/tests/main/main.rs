@@ -107,19 +107,20 @@ fn on_hosts(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor]), ways
     }
 }
 
-/// Simulated for a processor with dot products and look-up of bytes, and compiled where this machine has them.
+/// Simulated for processors with dot products of bytes, with and without look-up of bytes, and compiled where this machine has them.
 fn on_bytes(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {
-    let target = Target::list("znver4").expect("a target").remove(0);
-    let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    for (s, w) in simulated(&program, inputs).iter().zip(want) {
-        let what = difference(s, w);
-        assert!(what.is_none(), "znver4 simulated {what:?}\n{text}\n{program}");
-    }
-    let lacks: Vec<&str> = target.features().into_iter().filter(|f| !runtime::has_feature(f)).collect();
-    if lacks.is_empty() {
-        on_hosts(text, (m, inputs, want), vec![(Backend::default(), target)]);
-    } else {
-        println!("skipped code for znver4: no {}", lacks.join(", "));
+    for target in Target::list("znver4,cascadelake").expect("targets") {
+        let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        for (s, w) in simulated(&program, inputs).iter().zip(want) {
+            let what = difference(s, w);
+            assert!(what.is_none(), "{} simulated {what:?}\n{text}\n{program}", target.name());
+        }
+        let lacks: Vec<&str> = target.features().into_iter().filter(|f| !runtime::has_feature(f)).collect();
+        if lacks.is_empty() {
+            on_hosts(text, (m, inputs, want), vec![(Backend::default(), target)]);
+        } else {
+            println!("skipped code for {}: no {}", target.name(), lacks.join(", "));
+        }
     }
 }
 
