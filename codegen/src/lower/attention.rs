@@ -36,38 +36,43 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
             let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let p = AttentionProblem::new(a, dims);
             let s = attention::Schedule::choose(target.lanes(), narrow && target.multiplies_bf16(), &p);
-            let kernel = (format!("{s}{}", flags(&p)), s.extent(&p));
-            kernel_of(r, (anchor, node), operands, target, (kernel, &p), &mut |kb, x, mask, epilogue| {
+            kernel_of(r, (anchor, node), operands, target, (format!("{s}{}", flags(&p)), &p), &mut |kb, x, mask, epilogue| {
                 attention::build(kb, &p, s, x, mask, epilogue);
             })
         }
         Op::IntAttention(a) => {
             let sizes = AttentionProblem::of_codes(a, dims);
             let s = attention_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
-            let kernel = (format!("{s}{}", flags(&sizes)), s.extent(&sizes));
             let p = attention_int8::Problem { sizes, op: a, dtypes };
-            kernel_of(r, (anchor, node), operands, target, (kernel, &p.sizes), &mut |kb, x, mask, epilogue| {
-                attention_int8::build(kb, &p, s, x, mask, epilogue);
-            })
+            kernel_of(
+                r,
+                (anchor, node),
+                operands,
+                target,
+                (format!("{s}{}", flags(&p.sizes)), &p.sizes),
+                &mut |kb, x, mask, epilogue| {
+                    attention_int8::build(kb, &p, s, x, mask, epilogue);
+                },
+            )
         }
         _ => None,
     }
 }
 
-/// A kernel with this name and extent.
+/// A kernel with this name.
 fn kernel_of(
     r: &Region,
     (anchor, node): (Value, &Node),
     [q, k, v]: [Value; 3],
     target: &Target,
-    ((name, extent), p): ((String, Dim), &AttentionProblem),
+    (name, p): (String, &AttentionProblem),
     build: &mut Build<'_>,
 ) -> Option<Lowered> {
     let root = r.roots()[0];
     if r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
-    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), p.extent());
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {
         let view = strided(r, x)?;

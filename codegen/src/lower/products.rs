@@ -116,7 +116,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         None => e.buffer(&mut kb, b_base)?,
     };
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let touched = Touched { bufs: if batch.is_empty() { touched(r, anchor, &mut kb, &mut e, out) } else { Vec::new() } };
+    let touched = if batch.is_empty() { touched(r, anchor, &mut kb, &mut e, out) } else { Touched::default() };
     let row_axes = a.axes(&roles.rows);
     let (a_batch, b_batch) = (a.axes(&roles.batch), b.axes(&roles.batch));
     let mut row = |kb: &mut KernelBuilder, at: &[Reg], m: Reg| {
@@ -184,12 +184,12 @@ pub(super) fn unrounded(r: &Region, v: Value) -> Value {
 }
 
 /// The result, and what maps behind an anchor of the same dims read at the same place.
-pub(super) fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Vec<Buf> {
+pub(super) fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Touched {
     let maps: Vec<Value> =
         r.body.nodes().filter(|(_, n)| matches!(n.op, Op::Map(_))).flat_map(|(_, n)| n.operands.iter().copied()).collect();
     let read = |v: &Value| maps.contains(v) && r.ty(*v).dims == r.ty(anchor).dims;
     let params: Vec<Value> = r.body.params().iter().map(|(_, v)| *v).filter(read).collect();
-    params.into_iter().filter_map(|v| e.buffer(kb, v)).chain([out]).collect()
+    Touched { bufs: params.into_iter().filter_map(|v| e.buffer(kb, v)).chain([out]).collect() }
 }
 
 /// The layout of a constant right operand.

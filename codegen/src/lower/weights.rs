@@ -21,7 +21,6 @@ use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
-use crate::template::ahead::Touched;
 use crate::template::matmul::{Lhs, MatmulProblem};
 use crate::template::{matmul_codes, matmul_int8, spmm, tile};
 
@@ -394,7 +393,7 @@ fn kernel_of(
             let packing = if s.words { Packing::Pairs { matrix, width } } else { Packing::Quads { matrix, width } };
             let b = e.packed(&mut kb, s.dtype(), layer.id, packing);
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-            let touched = Touched { bufs: products::touched(r, anchor, &mut kb, &mut e, out) };
+            let touched = products::touched(r, anchor, &mut kb, &mut e, out);
             let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b, touched };
             matmul_int8::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
                 let index = layer.index(kb, m, n, false);

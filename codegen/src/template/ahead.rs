@@ -7,7 +7,7 @@ use transc_ir::types::Dim;
 use super::tile;
 
 /// Bytes of a cache line.
-const LINE: i64 = 64;
+pub(super) const LINE: i64 = 64;
 /// Matrices of so many rows stay in a second-level cache from one layer to the next.
 const NEAR_ROWS: i64 = 256;
 /// Lines that a turn asks for.

@@ -82,6 +82,11 @@ impl AttentionProblem {
         }
     }
 
+    /// Number of independent units of a kernel.
+    pub fn extent(&self) -> Dim {
+        &(&self.b * &self.h) * &self.sq.ceil_div(&ROWS.into())
+    }
+
     /// What the name of a kernel says beside its schedule: causal, with a mask, NaN for a row that sees no key.
     pub fn flags(&self, masked: bool) -> String {
         let flags = [(self.causal.is_some(), "c"), (masked, "m"), (!self.clear, "n")];
@@ -121,11 +126,6 @@ impl Schedule {
     fn padded(self, len: &Dim) -> Dim {
         let group = Dim::from(if self.pairs { Group::Bf16.size() } else { 1 });
         &len.ceil_div(&group) * &group
-    }
-
-    /// Number of independent units.
-    pub fn extent(self, p: &AttentionProblem) -> Dim {
-        &(&p.b * &p.h) * &p.sq.ceil_div(&ROWS.into())
     }
 }
 
@@ -237,7 +237,7 @@ struct KeyBlock {
     padded: Reg,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+/// Builds the kernel's body. The kernel's extent must be [`AttentionProblem::extent`].
 pub fn build(
     kb: &mut KernelBuilder,
     p: &AttentionProblem,
@@ -291,6 +291,57 @@ pub fn build(
     });
 }
 
+/// The key beyond which no row of a unit sees one.
+pub(super) fn seen_keys(kb: &mut KernelBuilder, p: &AttentionProblem, u: &Unit) -> Reg {
+    let (zero, keys) = (kb.index(0), kb.dim(&p.sk));
+    let Some(offset) = &p.causal else { return keys };
+    // Whole turns of the products.
+    let (offset, unroll) = (kb.dim(&(offset + &Dim::from(tile::UNROLL - 1))), kb.index(tile::UNROLL));
+    let last = kb.add(u.row, u.rows);
+    let last = kb.add(last, offset);
+    let last = kb.bin(BinOp::Max, last, zero);
+    let turns = kb.bin(BinOp::Div, last, unroll);
+    let last = kb.mul(turns, unroll);
+    kb.bin(BinOp::Min, last, keys)
+}
+
+/// Query `i` sees the keys below this one, which may be negative.
+pub(super) fn visible_keys(kb: &mut KernelBuilder, p: &AttentionProblem, i: Reg) -> Reg {
+    let keys = kb.dim(&p.sk);
+    let Some(offset) = &p.causal else { return keys };
+    let offset = kb.dim(&(offset + &Dim::from(1)));
+    let last = kb.add(i, offset);
+    kb.bin(BinOp::Min, last, keys)
+}
+
+/// Logits of `[batch, head, query]` from a key on, with their mask; all but the first `visible` ones, if that is given, are `-inf`.
+pub(super) fn masked(
+    kb: &mut KernelBuilder,
+    p: &AttentionProblem,
+    mask: Option<&mut Mask<'_>>,
+    (at, key): (&[Reg; 3], Reg),
+    mut x: Reg,
+    visible: Option<Reg>,
+) -> Reg {
+    let ty = kb.ty(x);
+    if let Some(mask) = mask {
+        let count = visible.map(|_| {
+            let keys = kb.dim(&p.sk);
+            let left = kb.sub(keys, key);
+            tile::active(kb, left, ty.lanes.into())
+        });
+        let m = mask(kb, at, key, ty.lanes, count);
+        x = kb.add(x, m);
+    }
+    match visible {
+        Some(visible) => {
+            let lowest = kb.num(ty, f64::NEG_INFINITY);
+            tile::keep_lanes(kb, x, visible, lowest)
+        }
+        None => x,
+    }
+}
+
 /// The larger one; of NaN and a number the number.
 pub(super) fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
     let c = kb.bin(BinOp::Gt, a, b);
@@ -327,20 +378,7 @@ impl Parts<'_, '_, '_> {
                 kb.store(buf, j, x);
             }
         });
-        let keys = kb.dim(&p.sk);
-        // Beyond this key no row sees one.
-        let end = match &p.causal {
-            Some(offset) => {
-                let (offset, unroll) = (kb.dim(&(offset + &Dim::from(tile::UNROLL - 1))), kb.index(tile::UNROLL));
-                let last = kb.add(u.row, u.rows);
-                let last = kb.add(last, offset);
-                let last = kb.bin(BinOp::Max, last, zero);
-                let turns = kb.bin(BinOp::Div, last, unroll);
-                let last = kb.mul(turns, unroll);
-                kb.bin(BinOp::Min, last, keys)
-            }
-            None => keys,
-        };
+        let end = seen_keys(kb, p, u);
         let (size, width) = (kb.index(KEYS), kb.index(self.s.logits.width()));
         let blocks = tile::ceil_div(kb, end, KEYS);
         // A row that sees no key has sums too.
@@ -483,17 +521,10 @@ impl Parts<'_, '_, '_> {
     /// The largest logit of a row in a block, after cap, mask and causality, which the logits have then too.
     fn largest(&mut self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock, r: Reg, base: Reg) -> Reg {
         let (p, lanes, buf) = (self.p, self.s.logits.lanes, self.memory.logits);
-        let (zero, keys) = (kb.index(0), kb.dim(&p.sk));
+        let zero = kb.index(0);
         let i = kb.add(u.row, r);
         // Keys of the block below this bound are visible.
-        let bound = match &p.causal {
-            Some(offset) => {
-                let offset = kb.dim(&(offset + &Dim::from(1)));
-                let last = kb.add(i, offset);
-                kb.bin(BinOp::Min, last, keys)
-            }
-            None => keys,
-        };
+        let bound = visible_keys(kb, p, i);
         let bound = kb.sub(bound, block.first);
         let bound = kb.bin(BinOp::Max, bound, zero);
         let bound = kb.bin(BinOp::Min, bound, block.padded);
@@ -510,23 +541,8 @@ impl Parts<'_, '_, '_> {
                 let y = kb.un(UnOp::Tanh, y);
                 x = kb.mul(y, cap);
             }
-            if let Some(mask) = self.mask.as_mut() {
-                let key = kb.add(block.first, j);
-                let count = ragged.then(|| {
-                    let left = kb.sub(keys, key);
-                    tile::active(kb, left, lanes.into())
-                });
-                let m = mask(kb, &[u.b, u.h, i], key, lanes, count);
-                x = kb.add(x, m);
-            }
-            if ragged {
-                let lane = kb.push(Inst::Lanes(Ty::vector(DType::I64, lanes)));
-                let first = kb.splat(lanes, j);
-                let key = kb.add(first, lane);
-                let bounds = kb.splat(lanes, bound);
-                let visible = kb.bin(BinOp::Lt, key, bounds);
-                x = kb.select(visible, x, lowest);
-            }
+            let (key, visible) = (kb.add(block.first, j), ragged.then(|| kb.sub(bound, j)));
+            x = masked(kb, p, self.mask.as_deref_mut(), (&[u.b, u.h, i], key), x, visible);
             if ragged || p.softcap != 0.0 || self.mask.is_some() {
                 kb.store(buf, at, x);
             }

@@ -45,11 +45,6 @@ impl Schedule {
         let space = if lanes == 16 { TileShape::space(lanes) } else { vec![logits] };
         Schedule { logits, values: TileShape::fastest(&space, &p.e), group: if byte_dot { Group::Bytes } else { Group::Words } }
     }
-
-    /// Number of independent units.
-    pub fn extent(self, p: &AttentionProblem) -> Dim {
-        &(&p.b * &p.h) * &p.sq.ceil_div(&ROWS.into())
-    }
 }
 
 /// What is computed.
@@ -62,7 +57,7 @@ pub struct Problem<'a> {
     pub dtypes: [DType; 3],
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
+/// Builds the kernel's body. The kernel's extent must be [`AttentionProblem::extent`].
 pub fn build(
     kb: &mut KernelBuilder,
     p: &Problem<'_>,
@@ -125,18 +120,7 @@ impl Parts<'_, '_, '_> {
             let lowest = kb.num(Ty::vector(DType::F32, self.s.logits.lanes), f64::NEG_INFINITY);
             kb.store(self.tops, j, lowest);
         });
-        let keys = kb.dim(&sizes.sk);
-        // Beyond this key no row sees one.
-        let end = match &sizes.causal {
-            Some(offset) => {
-                let offset = kb.dim(offset);
-                let last = kb.add(u.row, u.rows);
-                let last = kb.add(last, offset);
-                let last = kb.bin(BinOp::Max, last, zero);
-                kb.bin(BinOp::Min, last, keys)
-            }
-            None => keys,
-        };
+        let end = attention::seen_keys(kb, sizes, u);
         let (depth, stride) = (kb.dim(&self.logits.depth()), kb.dim(&self.keys_len));
         kb.for_(zero, end, self.s.logits.width(), Unroll::No, |kb, n0| {
             let column = kb.mul(n0, depth);
@@ -207,18 +191,18 @@ impl Parts<'_, '_, '_> {
     /// are `-inf`.
     fn real_logits(&mut self, kb: &mut KernelBuilder, u: &Unit, r: Reg, seen: Reg) {
         let (op, lanes, sums) = (self.p.op, self.s.logits.lanes, self.logits.sums);
-        let (zero, keys, padded) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.dim(&self.keys_len));
+        let (zero, padded) = (kb.index(0), kb.dim(&self.keys_len));
         let base = kb.mul(r, padded);
         let i = kb.add(u.row, r);
         // Keys below this bound are visible.
-        let bound = match &self.p.sizes.causal {
-            Some(offset) => {
-                let offset = kb.dim(&(offset + &Dim::from(1)));
-                let last = kb.add(i, offset);
-                let last = kb.bin(BinOp::Min, last, keys);
-                kb.bin(BinOp::Max, last, zero)
-            }
-            None => keys,
+        let bound = attention::visible_keys(kb, &self.p.sizes, i);
+        let bound = kb.bin(BinOp::Max, bound, zero);
+        // A power of two commutes with the rounding of the codes' scale.
+        let power_of_two = op.scale.0.abs().log2().fract() == 0.0;
+        let factors = match &op.logits {
+            None => vec![op.scale.0],
+            Some(code) if power_of_two => vec![f64::from(code.scale.0 as f32 * op.scale.0 as f32)],
+            Some(code) => vec![code.scale.0, op.scale.0],
         };
         let whole = tile::whole_turns(kb, (zero, bound), lanes.into());
         let ty = Ty::vector(DType::F32, lanes);
@@ -227,33 +211,15 @@ impl Parts<'_, '_, '_> {
             let sum = kb.load(sums, at, lanes);
             let (x, unit) = (kb.cast(DType::F32, sum), kb.num(ty, op.unit.0));
             let mut x = kb.mul(x, unit);
-            let mut scale = op.scale.0;
             if let Some(code) = &op.logits {
                 x = code_of(kb, x, code);
-                // A power of two commutes with the rounding.
-                let step = f64::from(code.scale.0 as f32 * scale as f32);
-                let exact = scale.abs().log2().fract() == 0.0;
-                let (minus, factor) = (kb.num(ty, if exact { step } else { code.scale.0 }), if exact { 1.0 } else { scale });
-                x = kb.mul(x, minus);
-                scale = factor;
             }
-            if scale != 1.0 {
-                let factor = kb.num(ty, scale);
+            for factor in factors.iter().filter(|f| **f != 1.0) {
+                let factor = kb.num(ty, *factor);
                 x = kb.mul(x, factor);
             }
-            if let Some(mask) = self.mask.as_mut() {
-                let count = ragged.then(|| {
-                    let left = kb.sub(keys, j);
-                    tile::active(kb, left, lanes.into())
-                });
-                let m = mask(kb, &[u.b, u.h, i], j, lanes, count);
-                x = kb.add(x, m);
-            }
-            if ragged {
-                let left = kb.sub(bound, j);
-                let lowest = kb.num(ty, f64::NEG_INFINITY);
-                x = tile::keep_lanes(kb, x, left, lowest);
-            }
+            let visible = ragged.then(|| kb.sub(bound, j));
+            x = attention::masked(kb, &self.p.sizes, self.mask.as_deref_mut(), (&[u.b, u.h, i], j), x, visible);
             let bits = kb.push(Inst::Bitcast(DType::I32, x));
             kb.store(sums, at, bits);
         };

@@ -122,6 +122,9 @@ impl Product {
 
     /// `zl * (k zr - sum of a column)` for the columns of a panel.
     fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
+        if self.left.group == Group::Words {
+            return;
+        }
         let (zl, zr) = (self.left.encoded_zero(), self.right.encoded_zero());
         let (lanes, len) = (self.shape.lanes, self.left.group.size());
         let ty = Ty::vector(DType::I32, lanes);
@@ -156,10 +159,10 @@ impl Product {
 
     /// `-zr * sum of a row`, whose elements beyond the end are zero.
     pub(super) fn start_row(&self, kb: &mut KernelBuilder, r: Reg) {
-        let zr = self.right.encoded_zero();
         if self.left.group == Group::Words {
             return;
         }
+        let zr = self.right.encoded_zero();
         let lanes = self.shape.lanes;
         let vector = lanes * self.left.group.size() as u16;
         let none = kb.num(Ty::vector(DType::I32, lanes), 0.0);

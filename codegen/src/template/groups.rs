@@ -67,32 +67,8 @@ impl Group {
         (from, to): (Reg, Reg),
         acc: &[Var],
     ) {
-        let (len, lanes) = (self.size(), shape.lanes * self.size() as u16);
-        // One group in every 32-bit lane.
-        let spread: Vec<u16> = (0..lanes).map(|i| i % len as u16).collect();
-        let step = |kb: &mut KernelBuilder, k: Reg| {
-            let width = kb.index(shape.width());
-            let at = kb.mul(k, width);
-            let at = kb.add(column, at);
-            let columns: Vec<Reg> = shape
-                .columns()
-                .map(|v| {
-                    let v = kb.index(v * len);
-                    let at = kb.add(at, v);
-                    kb.load(b, at, lanes)
-                })
-                .collect();
-            for (row, acc) in rows.iter().zip(acc.chunks(shape.vectors.into())) {
-                let at = kb.add(*row, k);
-                let x = kb.load(a, at, len as u16);
-                let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
-                for (w, var) in columns.iter().zip(acc) {
-                    let sum = kb.get(*var);
-                    let sum = kb.target(self.dot(), &[sum, x, *w]);
-                    kb.set(*var, sum);
-                }
-            }
-        };
+        let len = self.size();
+        let step = |kb: &mut KernelBuilder, k: Reg| self.add_group(kb, shape, (a, rows), (b, column), (k, None), acc);
         let whole = tile::whole_turns(kb, (from, to), self.step());
         kb.for_(from, whole, self.step(), Unroll::No, |kb, k| {
             if let Some(ahead) = ahead {
@@ -105,6 +81,45 @@ impl Group {
             }
         });
         kb.for_(whole, to, len, Unroll::No, |kb, k| step(kb, k));
+    }
+
+    /// Adds the group at step `k` to the accumulators of a tile; with a count, only so many elements of the rows are read, the others are zero.
+    pub fn add_group(
+        self,
+        kb: &mut KernelBuilder,
+        shape: TileShape,
+        (a, rows): (Buf, &[Reg]),
+        (b, column): (Buf, Reg),
+        (k, count): (Reg, Option<Reg>),
+        acc: &[Var],
+    ) {
+        let (len, lanes) = (self.size() as u16, shape.lanes * self.size() as u16);
+        // One group in every 32-bit lane.
+        let spread: Vec<u16> = (0..lanes).map(|i| i % len).collect();
+        let width = kb.index(shape.width());
+        let at = kb.mul(k, width);
+        let at = kb.add(column, at);
+        let columns: Vec<Reg> = shape
+            .columns()
+            .map(|v| {
+                let v = kb.index(v * self.size());
+                let at = kb.add(at, v);
+                kb.load(b, at, lanes)
+            })
+            .collect();
+        for (row, acc) in rows.iter().zip(acc.chunks(shape.vectors.into())) {
+            let at = kb.add(*row, k);
+            let x = match count {
+                Some(c) => kb.load_count(a, at, len, c),
+                None => kb.load(a, at, len),
+            };
+            let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
+            for (w, var) in columns.iter().zip(acc) {
+                let sum = kb.get(*var);
+                let sum = kb.target(self.dot(), &[sum, x, *w]);
+                kb.set(*var, sum);
+            }
+        }
     }
 }
 

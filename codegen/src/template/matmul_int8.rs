@@ -11,11 +11,12 @@
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll};
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::{Asking, ReadAhead, Touched};
+use super::groups::Group;
 use super::tile::{self, TileShape};
 
 /// Steps of `k` per turn of the inner loop.
@@ -61,14 +62,15 @@ impl Schedule {
         &n.ceil_div(&self.tile.width().into()) * &m.ceil_div(&self.chunk.into())
     }
 
-    /// Rows of the weight that one instruction takes.
-    fn group(self) -> i64 {
-        if self.words { 2 } else { 4 }
+    /// What one instruction takes.
+    fn group(self) -> Group {
+        if self.words { Group::Words } else { Group::Bytes }
     }
 
     /// Element type of the packed weight.
     pub fn dtype(self) -> DType {
-        if self.words { DType::I16 } else { DType::I8 }
+        let [_, panel] = self.group().dtypes();
+        panel
     }
 }
 
@@ -95,7 +97,7 @@ pub struct Problem<'a> {
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
-    let (shape, n) = (s.tile, Dim::from(p.n));
+    let (shape, n, group) = (s.tile, Dim::from(p.n), s.group().size());
     let n_panels = n.ceil_div(&shape.width().into());
     let stage = kb.local(DType::I32, Dim::from(shape.width() * i64::from(shape.rows)));
     // Whole vectors, the last one filled up with zeros.
@@ -113,7 +115,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         let m_end = kb.dim(p.m);
         let m1 = kb.add(m0, chunk_len);
         let m1 = kb.bin(BinOp::Min, m1, m_end);
-        let panel_len = kb.index((p.k + s.group() - 1) / s.group() * s.group() * shape.width());
+        let panel_len = kb.index((p.k + group - 1) / group * group * shape.width());
         let column = kb.mul(panel, panel_len);
         if let Some((buf, current)) = wide {
             let here = kb.get(current);
@@ -194,49 +196,22 @@ fn accumulate(
 ) {
     let shape = s.tile;
     let zero = kb.num(Ty::vector(DType::I32, shape.lanes), 0.0);
-    let vectors = usize::from(shape.vectors);
-    let acc: Vec<_> = (0..rows.len() * vectors).map(|_| kb.var(zero)).collect();
-    let group = s.group() as u16;
-    // One group in every 32-bit lane.
-    let spread: Vec<u16> = (0..shape.lanes * group).map(|i| i % group).collect();
-    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
+    let acc: Vec<_> = (0..rows.len() * usize::from(shape.vectors)).map(|_| kb.var(zero)).collect();
+    let group = s.group();
     let step = |kb: &mut KernelBuilder, k: Reg, count: Option<Reg>| {
-        let width = kb.index(shape.width());
-        let at = kb.mul(k, width);
-        let at = kb.add(column, at);
-        let weights: Vec<Reg> = shape
-            .columns()
-            .map(|v| {
-                let v = kb.index(v * s.group());
-                let at = kb.add(at, v);
-                kb.load(p.b, at, shape.lanes * group)
-            })
-            .collect();
-        for (row, acc) in rows.iter().zip(acc.chunks(vectors)) {
-            let at = kb.add(*row, k);
-            let x = match count {
-                Some(c) => kb.load_count(a, at, group, c),
-                None => kb.load(a, at, group),
-            };
-            let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
-            for (w, var) in weights.iter().zip(acc) {
-                let sum = kb.get(*var);
-                let sum = kb.target(dot, &[sum, x, *w]);
-                kb.set(*var, sum);
-            }
-        }
+        group.add_group(kb, shape, (a, rows), (p.b, column), (k, count), &acc);
     };
     let (start, whole) = (kb.index(0), p.k / STEP * STEP);
     let end = kb.index(whole);
     kb.for_(start, end, STEP, Unroll::No, |kb, k| {
         ahead.turn(kb);
-        for at in (0..STEP).step_by(group.into()) {
+        for at in (0..STEP).step_by(group.size() as usize) {
             let at = kb.index(at);
             let k = kb.add(k, at);
             step(kb, k, None);
         }
     });
-    for k in (whole..p.k).step_by(group.into()) {
+    for k in (whole..p.k).step_by(group.size() as usize) {
         // Widened rows end in zeros; the bytes beyond the end of a row belong to the next one.
         let (k, left) = (kb.index(k), (!s.words).then(|| kb.index(p.k - k)));
         step(kb, k, left);

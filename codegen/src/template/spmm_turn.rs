@@ -4,6 +4,7 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::LINE;
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm::{Bytes, Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
@@ -11,8 +12,6 @@ use super::transpose::{interleave, transpose};
 
 /// Bytes of a column's table.
 const TABLE: i64 = 256;
-/// Bytes of a cache line.
-const LINE: i64 = 64;
 
 /// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
 pub(super) fn store_bytes(

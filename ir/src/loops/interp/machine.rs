@@ -275,13 +275,15 @@ impl<'a> Machine<'a> {
                 let [acc, a, b] = [0, 1, 2].map(|i| self.reg(args[i]));
                 let n = a.len() / acc.len();
                 for (i, o) in out.iter_mut().enumerate() {
-                    let tables = [a, b].map(|t| t.chunks(lanes_of(&args[0])).nth(i / lanes_of(&args[0])).unwrap_or_default());
-                    let (a, b) = (&a[i * n..][..n], &b[i * n..][..n]);
+                    let (x, y) = (&a[i * n..][..n], &b[i * n..][..n]);
                     *o = match t {
-                        TargetInst::VpDpBusd => ops::vpdpbusd(acc[i], a, b),
-                        TargetInst::VpDpWssd => ops::vpdpwssd(acc[i], a, b),
-                        TargetInst::VDpBf16Ps => ops::vdpbf16ps(acc[i], a, b),
-                        TargetInst::VPermI2B => ops::vpermi2b(acc[i], tables),
+                        TargetInst::VpDpBusd => ops::vpdpbusd(acc[i], x, y),
+                        TargetInst::VpDpWssd => ops::vpdpwssd(acc[i], x, y),
+                        TargetInst::VDpBf16Ps => ops::vdpbf16ps(acc[i], x, y),
+                        TargetInst::VPermI2B => {
+                            let lanes = lanes_of(&args[0]);
+                            ops::vpermi2b(acc[i], [a, b].map(|t| &t[i / lanes * lanes..][..lanes]))
+                        }
                     };
                 }
             }

@@ -127,17 +127,13 @@ fn attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let four = Four::new(g, &w, [q, k, v])?;
     let (mask, causal) = mask(g, &logits, rank, &four.logits)?;
     let op = Attention { scale: Real(scale), causal, softcap: Real(logits.softcap), clear: w.clear };
-    let operands: Vec<Id> = four.operands.into_iter().chain(mask).collect();
-    let y = g.add(op, &operands).or_near(|| {
-        let [q, k, v] = [0, 1, 2].map(|i| g.ty(operands[i]));
-        format!("q {q}, k {k} and v {v} do not fit")
-    })?;
+    let y = four.add(g, op, mask)?;
     w.result(g, y, e)
 }
 
 /// Queries, keys and values with four axes, keys and values before they were repeated.
 pub(super) struct Four {
-    pub(super) operands: [Id; 3],
+    operands: [Id; 3],
     /// Dims of the logits.
     pub(super) logits: Vec<Dim>,
 }
@@ -159,6 +155,15 @@ impl Four {
         let (k, v) = ungrouped(g, k, v);
         logits.splice(..rank - 2, four(&lead));
         Ok(Four { operands: [q, k, v], logits })
+    }
+
+    /// An attention of these.
+    pub(super) fn add(&self, g: &mut Graph<'_>, op: impl Into<Op>, mask: Option<Id>) -> Outcome {
+        let operands: Vec<Id> = self.operands.into_iter().chain(mask).collect();
+        g.add(op, &operands).or_near(|| {
+            let [q, k, v] = self.operands.map(|x| g.ty(x));
+            format!("q {q}, k {k} and v {v} do not fit")
+        })
     }
 }
 

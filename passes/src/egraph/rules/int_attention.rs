@@ -85,11 +85,7 @@ fn int_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         clear: w.clear,
         weights: code.clone(),
     };
-    let codes: Vec<Id> = four.operands.into_iter().chain(mask).collect();
-    let sums = g.add(op, &codes).or_near(|| {
-        let [q, k, v] = [0, 1, 2].map(|i| g.ty(codes[i]));
-        format!("q {q}, k {k} and v {v} do not fit")
-    })?;
+    let sums = four.add(g, op, mask)?;
     let y = match scales[2] {
         None => sums,
         Some(scale) => {
