@@ -69,7 +69,9 @@ impl Backend {
     #[must_use]
     pub fn target(self, wanted: &Target) -> Target {
         match self {
-            Backend::Llvm | Backend::Mlir => wanted.clone(),
+            Backend::Llvm => wanted.clone(),
+            // Its dialects have no matrix registers whose numbers we choose.
+            Backend::Mlir => wanted.clone().without_matrices(),
             _ if wanted.is_device() => wanted.clone(),
             // Its vectors have 128 bits, and it knows no AVX-512.
             Backend::Clif => Target::X86_64_V3_128,

@@ -107,7 +107,7 @@ pub enum Arg {
 pub enum Packing {
     /// As in the model: row-major.
     Raw,
-    /// Column panels of a matrix `[batch, k, n]` whose rows stand in groups: `[batch][ceil(n/width)][ceil(k/group)][width][group]`, zero padded.
+    /// Column panels of a matrix `[batch, k, n]` whose rows stand in groups: `[batch][ceil(n/width)][groups][width][group]`, zero padded.
     Panels {
         /// Number of matrices.
         batch: usize,
@@ -127,16 +127,10 @@ pub enum Packing {
         width: usize,
         /// Rows of a group.
         group: usize,
+        /// Rows of a panel are filled up to a multiple of this, which is one of `group`.
+        depth: usize,
     },
-    /// Column panels of a matrix of bytes `[k, n]` whose rows stand in groups of four, the operand of a dot product:
-    /// `[ceil(n/width)][ceil(k/4)][width][4]`, zero padded.
-    Quads {
-        /// The matrix.
-        matrix: Matrix,
-        /// Width of a panel.
-        width: usize,
-    },
-    /// The same in groups of two, each byte in 16 bits: `[ceil(n/width)][ceil(k/2)][width][2]`.
+    /// Column panels of a matrix of bytes `[k, n]` whose rows stand in groups of two, each byte in 16 bits: `[ceil(n/width)][ceil(k/2)][width][2]`.
     Pairs {
         /// The matrix.
         matrix: Matrix,
@@ -162,6 +156,14 @@ pub struct Matrix {
     pub n_stride: usize,
 }
 
+impl Matrix {
+    /// This matrix in panels; see [`Packing::Panels`].
+    pub fn panels(self, width: usize, group: usize, depth: usize) -> Packing {
+        let Matrix { k, n, k_stride, n_stride } = self;
+        Packing::Panels { batch: 1, k, n, offset: 0, k_stride, n_stride, batch_stride: 0, width, group, depth }
+    }
+}
+
 /// A constant and its layout.
 #[derive(Clone, Debug)]
 pub struct PackedConst {
@@ -176,12 +178,11 @@ impl PackedConst {
     pub fn len_bytes(&self) -> usize {
         match self.packing {
             Packing::Raw => self.source.bytes().len(),
-            Packing::Panels { batch, k, n, width, group, .. } => {
-                batch * n.div_ceil(width) * k.next_multiple_of(group) * width * self.source.ty().dtype.size_bytes()
+            Packing::Panels { batch, k, n, width, depth, .. } => {
+                batch * n.div_ceil(width) * k.next_multiple_of(depth) * width * self.source.ty().dtype.size_bytes()
             }
             Packing::Codes(c) => c.len_bytes(),
             Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
-            Packing::Quads { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(4) * width * 4,
             Packing::Pairs { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(2) * width * 4,
         }
     }
@@ -189,14 +190,13 @@ impl PackedConst {
     /// Fills `out`, which has [`PackedConst::len_bytes`] zero bytes.
     pub fn write(&self, out: &mut [u8]) {
         let src = self.source.bytes();
-        let (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group) = match self.packing {
+        let (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth) = match self.packing {
             Packing::Raw => return out.copy_from_slice(src),
             Packing::Codes(c) => return c.write(src, out),
             Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
-            Packing::Quads { matrix, width } => return quads(src, matrix, width, out),
             Packing::Pairs { matrix, width } => return pairs(src, matrix, width, out),
-            Packing::Panels { batch, k, n, offset, k_stride, n_stride, batch_stride, width, group } => {
-                (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group)
+            Packing::Panels { batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth } => {
+                (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth)
             }
         };
         let size = self.source.ty().dtype.size_bytes();
@@ -205,7 +205,7 @@ impl PackedConst {
             for panel in 0..n.div_ceil(width) {
                 let columns = panel * width..n.min((panel + 1) * width);
                 for row in 0..k {
-                    let first = (b * n.div_ceil(width) + panel) * k.next_multiple_of(group) + row / group * group;
+                    let first = (b * n.div_ceil(width) + panel) * k.next_multiple_of(depth) + row / group * group;
                     let to = first * row_bytes + row % group * size;
                     let from = offset + b * batch_stride + row * k_stride;
                     if n_stride == 1 && group == 1 {
@@ -232,17 +232,6 @@ fn pairs(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
         for k in 0..m.k {
             let to = panel + k / 2 * width * 4 + k % 2 * 2;
             out[to..to + 2].copy_from_slice(&i16::from(src[k * m.k_stride + c * m.n_stride] as i8).to_le_bytes());
-        }
-    }
-}
-
-/// See [`Packing::Quads`].
-fn quads(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
-    let groups = m.k.div_ceil(4);
-    for c in 0..m.n {
-        let panel = c / width * groups * width * 4 + c % width * 4;
-        for k in 0..m.k {
-            out[panel + k / 4 * width * 4 + k % 4] = src[k * m.k_stride + c * m.n_stride];
         }
     }
 }

@@ -21,11 +21,15 @@ pub struct Target {
 const V3: &[&str] = &["avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
 /// What x86-64-v4 adds.
 const V4: &[&str] = &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
-/// Extensions used where the host has them: dot products of bytes, of pairs of `bf16`, and look-up of bytes in registers.
-const EXTRA: &[&str] = &[VNNI, BF16, VBMI];
+/// Extensions used where the host has them: dot products of bytes, of pairs of `bf16`, look-up of bytes in registers, and matrix registers.
+const EXTRA: &[&str] = &[VNNI, BF16, VBMI, AMX[0], AMX[1], AMX[2]];
+/// The same without matrix registers.
+const NO_AMX: &[&str] = &[VNNI, BF16, VBMI];
 const VNNI: &str = "avx512vnni";
 const BF16: &str = "avx512bf16";
 const VBMI: &str = "avx512vbmi";
+/// Matrix registers with products of bytes and of `bf16`: no processor has one without the others.
+const AMX: [&str; 3] = ["amx-tile", "amx-int8", "amx-bf16"];
 
 /// Processors by name: which of [`EXTRA`] they have beyond v4, or none for v3. Only these features are used, so that what is checked at
 /// load is all that the code may contain.
@@ -40,8 +44,8 @@ const PROCESSORS: &[(&str, Option<&[&str]>)] = &[
     ("cooperlake", Some(&[VNNI, BF16])),
     ("sapphirerapids", Some(EXTRA)),
     ("graniterapids", Some(EXTRA)),
-    ("znver4", Some(EXTRA)),
-    ("znver5", Some(EXTRA)),
+    ("znver4", Some(NO_AMX)),
+    ("znver5", Some(NO_AMX)),
 ];
 
 impl Target {
@@ -162,6 +166,18 @@ impl Target {
     /// True if there is an instruction for products of pairs of `bf16`.
     pub fn multiplies_bf16(&self) -> bool {
         self.extra.contains(&BF16)
+    }
+
+    /// True if there are matrix registers.
+    pub fn has_matrices(&self) -> bool {
+        AMX.iter().all(|f| self.extra.contains(f))
+    }
+
+    /// This target without matrix registers.
+    #[must_use]
+    pub fn without_matrices(mut self) -> Target {
+        self.extra.retain(|f| !AMX.contains(f));
+        self
     }
 
     /// LLVM's feature string.

@@ -152,8 +152,9 @@ impl Emitter<'_> {
                 let rest = self.f.create_block();
                 self.start(rest);
             }
-            // Cranelift has no prefetch, and a hint may be dropped; a unit of host code is one thread.
-            Stmt::Prefetch { .. } | Stmt::Barrier => {}
+            // Cranelift has no prefetch, and a hint may be dropped; a unit of host code is one thread;
+            // [`crate::Backend::target`] has no matrix registers.
+            Stmt::Prefetch { .. } | Stmt::Barrier | Stmt::Matrix(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use transc_ir::loops::{Block, Buf, Inst, Kernel, ReduceOp, Reg, Space, Stmt, Ty, Unroll};
+use transc_ir::loops::{Block, Buf, Inst, Kernel, Matrix, MatrixInst, ReduceOp, Reg, Space, Stmt, Ty, Unroll};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{Atom, DType, Dim};
 
@@ -186,6 +186,7 @@ impl<'a> Emitter<'a> {
                 self.declares.insert("declare void @llvm.nvvm.barrier.cta.sync.aligned.all(i32)".into());
                 let _ = writeln!(self.body, "  call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)");
             }
+            Stmt::Matrix(inst) => self.matrix(*inst),
             // A device has no such hint at this level.
             Stmt::Prefetch { .. } if self.k.block.is_some() => {}
             Stmt::Prefetch { buf, index } => {
@@ -194,6 +195,25 @@ impl<'a> Emitter<'a> {
                 let _ = writeln!(self.body, "  call void @llvm.prefetch.p0(ptr {p}, i32 0, i32 2, i32 1)");
             }
         }
+    }
+
+    /// By the instructions that take the numbers of registers, since ours are fixed.
+    fn matrix(&mut self, inst: MatrixInst) {
+        let number = |m: Matrix| ("i8", m.0.to_string());
+        let (name, args) = match inst {
+            MatrixInst::Zero(m) => ("tilezero".to_string(), vec![number(m)]),
+            MatrixInst::Load { matrix, buf, index, stride } | MatrixInst::Store { matrix, buf, index, stride } => {
+                let place = self.address(buf, index, true);
+                let bytes = self.def(&format!("mul nsw i64 {}, {}", reg(stride), self.k.buf_dtype(buf).size_bytes()));
+                let name = if matches!(inst, MatrixInst::Load { .. }) { "tileloadd64" } else { "tilestored64" };
+                (name.into(), vec![number(matrix), ("ptr", place), ("i64", bytes)])
+            }
+            MatrixInst::Dot { dot, acc, a, b } => (dot.name().into(), [acc, a, b].map(number).into()),
+        };
+        let types: Vec<&str> = args.iter().map(|(t, _)| if *t == "i8" { "i8 immarg" } else { *t }).collect();
+        self.declares.insert(format!("declare void @llvm.x86.{name}({})", types.join(", ")));
+        let args: Vec<String> = args.iter().map(|(t, v)| format!("{t} {v}")).collect();
+        let _ = writeln!(self.body, "  call void @llvm.x86.{name}({})", args.join(", "));
     }
 
     fn for_loop(&mut self, iv: Reg, lo: Reg, hi: Reg, step: i64, unroll: Unroll, body: &Block) {

@@ -1,7 +1,9 @@
 //! Host kernels: an outer function with the runtime's signature, which loads the buffer pointers and calls an inner one with `noalias`
-//! parameters.
+//! parameters. Where that uses matrix registers, it is called between their configuration and their release.
 
 use std::fmt::Write as _;
+
+use transc_ir::loops::MatrixInst;
 
 use super::emit::Emitter;
 use crate::Target;
@@ -34,9 +36,17 @@ pub(super) fn functions(mut e: Emitter<'_>, body: &str, target: &Target) -> Stri
         args.push(format!("ptr %l{i}"));
     }
     args.extend(["ptr %syms", "i64 %lo", "i64 %hi"].map(String::from));
+    let (mut before, mut after) = ("", "");
+    if k.matrices > 0 {
+        let _ = writeln!(out, "@matrices = private unnamed_addr constant [64 x i8] c\"{}\", align 64", configuration(k.matrices));
+        outer.declare("declare void @llvm.x86.ldtilecfg(ptr)".into());
+        outer.declare("declare void @llvm.x86.tilerelease()".into());
+        before = "  call void @llvm.x86.ldtilecfg(ptr @matrices)\n";
+        after = "  call void @llvm.x86.tilerelease()\n";
+    }
     let _ = writeln!(
         out,
-        "define i32 @{}(ptr %bufs, ptr %syms, ptr %scratch, i64 %lo, i64 %hi) #0 {{\nentry:\n{}{code}  %status = call i32 @body({})\n  ret i32 %status\n}}\n",
+        "define i32 @{}(ptr %bufs, ptr %syms, ptr %scratch, i64 %lo, i64 %hi) #0 {{\nentry:\n{}{code}{before}  %status = call i32 @body({})\n{after}  ret i32 %status\n}}\n",
         k.name,
         outer.entry_code(),
         args.join(", ")
@@ -57,4 +67,16 @@ pub(super) fn functions(mut e: Emitter<'_>, body: &str, target: &Target) -> Stri
         let _ = writeln!(out, "{m}");
     }
     out
+}
+
+/// What `ldtilecfg` reads, as a string of LLVM: palette 1, then from byte 16 the bytes of a row of each register in 16 bits, and from byte 48 the number
+/// of its rows in 8.
+fn configuration(registers: u32) -> String {
+    let mut bytes = [0u8; 64];
+    bytes[0] = 1;
+    for i in 0..registers as usize {
+        bytes[16 + 2 * i] = MatrixInst::ROW_BYTES as u8;
+        bytes[48 + i] = MatrixInst::ROWS as u8;
+    }
+    bytes.iter().map(|b| format!("\\{b:02X}")).collect()
 }

@@ -18,7 +18,7 @@ use crate::program::{Packing, Tunable};
 use crate::template::ahead::Touched;
 use crate::template::groups::Group;
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs, Weight};
-use crate::template::{matmul_bf16, tile};
+use crate::template::{matmul_amx, matmul_bf16, tile};
 use crate::{Target, tuning};
 
 /// Multiply-adds per nanosecond that one core reaches about.
@@ -92,21 +92,25 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let n = b.axes(&[*column])[0].clone();
     let p =
         MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.extent.clone(), k: product(&extents(&a, &roles.inner)) };
+    let matrices = (bf16 && target.has_matrices()).then(|| matmul_amx::Schedule::choose(Group::Bf16, &p.n, &p.k));
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
     let mut s = target.tuning().matmul(&problem, usual);
-    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), s.tile.width(), if bf16 { Group::Bf16.size() } else { 1 });
+    let group = if bf16 { Group::Bf16.size() } else { 1 };
+    let (width, depth) = matrices.map_or((s.tile.width(), group), |s| (s.tile.width(), s.depth()));
+    let packing = panels(r, &b, &p, &roles, (&b_k, &n.stride), [width, group, depth]);
     if bf16 && packing.is_none() {
         return None;
     }
     let kind = if packing.is_some() { "w" } else { "a" };
     if packing.is_none() {
         s.chunk = matmul::GATHERED_CHUNK;
-    } else {
+    } else if matrices.is_none() {
         r.tunable.set(Some(Tunable { problem, schedule: tuning::short(s) }));
     }
-    let name = if bf16 { matmul_bf16::name(s) } else { s.to_string() };
-    let mut kb = KernelBuilder::new(&format!("{name}{kind}"), r.symbols.clone(), s.extent(&p));
+    let name = matrices.map_or_else(|| if bf16 { matmul_bf16::name(s) } else { s.to_string() }, |s| s.to_string());
+    let extent = matrices.map_or_else(|| s.extent(&p), |s| s.extent(&p));
+    let mut kb = KernelBuilder::new(&format!("{name}{kind}"), r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a_buf = e.buffer(&mut kb, a.view.base)?;
     let b_base = b.view.base;
@@ -161,7 +165,11 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     };
     let batched = !batch.is_empty();
     if bf16 {
-        matmul_bf16::build(&mut kb, &p, s, &mut lhs, &Weight { buf: b_buf, batched, touched }, &mut epilogue);
+        let weight = Weight { buf: b_buf, batched, touched };
+        match matrices {
+            Some(s) => matmul_amx::build(&mut kb, &p, s, &mut lhs, &weight, &mut epilogue),
+            None => matmul_bf16::build(&mut kb, &p, s, &mut lhs, &weight, &mut epilogue),
+        }
     } else {
         let mut rhs = match packing {
             Some(_) => Rhs::Packed(Weight { buf: b_buf, batched, touched }),
@@ -199,8 +207,7 @@ fn panels(
     p: &MatmulProblem,
     roles: &Roles,
     (k_stride, n_stride): (&Dim, &Dim),
-    width: i64,
-    group: i64,
+    [width, group, depth]: [i64; 3],
 ) -> Option<(transc_ir::ConstId, Packing)> {
     let Op::Constant(c) = &r.body.def_node(b.view.base)?.op else { return None };
     let batch_axes = b.axes(&roles.batch);
@@ -215,6 +222,7 @@ fn panels(
         batch_stride: batch_stride.as_usize()?,
         width: usize::try_from(width).ok()?,
         group: usize::try_from(group).ok()?,
+        depth: usize::try_from(depth).ok()?,
     };
     Some((c.id, packing))
 }

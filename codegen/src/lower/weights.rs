@@ -21,8 +21,9 @@ use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
-use crate::template::matmul::{Lhs, MatmulProblem};
-use crate::template::{matmul_codes, matmul_int8, spmm, tile};
+use crate::template::groups::Group;
+use crate::template::matmul::{Lhs, MatmulProblem, Weight};
+use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
 const INT8_MACS_PER_NS: i64 = 160;
@@ -129,8 +130,39 @@ impl<'a> Layer<'a> {
         self.contract.out.iter().map(|l| row(l).unwrap_or(vector(n))).collect()
     }
 
+    fn problem(&self) -> MatmulProblem {
+        MatmulProblem { batch: Vec::new(), m: self.m.clone(), n: Dim::from(self.matrix.n), k: Dim::from(self.matrix.k) }
+    }
+
     fn macs(&self) -> Dim {
         &self.m * &Dim::from(self.matrix.k * self.matrix.n)
+    }
+}
+
+/// The kernel of a dense product of bytes.
+#[derive(Clone, Copy)]
+enum Dense {
+    Vectors(matmul_int8::Schedule),
+    Matrices(matmul_amx::Schedule),
+}
+
+impl Dense {
+    fn choose(target: &Target, n: i64, k: i64) -> Dense {
+        if target.has_matrices() {
+            return Dense::Matrices(matmul_amx::Schedule::choose(Group::Bytes, &n.into(), &k.into()));
+        }
+        Dense::Vectors(matmul_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), n, k))
+    }
+
+    /// Element type and layout of the weight.
+    fn packing(self, matrix: Matrix) -> Option<(DType, Packing)> {
+        let size = |n: i64| usize::try_from(n).ok();
+        let group = size(Group::Bytes.size())?;
+        Some(match self {
+            Dense::Matrices(s) => (DType::I8, matrix.panels(size(s.tile.width())?, group, size(s.depth())?)),
+            Dense::Vectors(s) if s.words => (DType::I16, Packing::Pairs { matrix, width: size(s.tile.width())? }),
+            Dense::Vectors(s) => (DType::I8, matrix.panels(size(s.tile.width())?, group, group)),
+        })
     }
 }
 
@@ -337,10 +369,11 @@ fn kernel_of(
     }
     let n = Dim::from(layer.matrix.n);
     let (columns, k) = (layer.matrix.n as i64, layer.matrix.k as i64);
-    let s = matmul_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), columns, k);
-    let (name, extent) = match &sparse {
-        Some((_, s)) => (s.to_string(), s.extent(&layer.m, &n)),
-        None => (s.to_string(), s.extent(&layer.m, &n)),
+    let dense = Dense::choose(target, columns, k);
+    let (name, extent) = match (&sparse, dense) {
+        (Some((_, s)), _) => (s.to_string(), s.extent(&layer.m, &n)),
+        (None, Dense::Vectors(s)) => (s.to_string(), s.extent(&layer.m, &n)),
+        (None, Dense::Matrices(s)) => (s.to_string(), s.extent(&layer.problem())),
     };
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
@@ -389,16 +422,28 @@ fn kernel_of(
             &layer.m * &Dim::from(sparse.macs())
         }
         None => {
-            let (matrix, width) = (layer.matrix, usize::try_from(s.tile.width()).ok()?);
-            let packing = if s.words { Packing::Pairs { matrix, width } } else { Packing::Quads { matrix, width } };
-            let b = e.packed(&mut kb, s.dtype(), layer.id, packing);
+            let (dtype, packing) = dense.packing(layer.matrix)?;
+            let b = e.packed(&mut kb, dtype, layer.id, packing);
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             let touched = products::touched(r, anchor, &mut kb, &mut e, out);
-            let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b, touched };
-            matmul_int8::build(&mut kb, &p, s, &mut row, &mut |kb, m, n, x, count| {
+            let mut finish = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
                 let index = layer.index(kb, m, n, false);
                 stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
-            });
+            };
+            match dense {
+                Dense::Vectors(s) => {
+                    let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b, touched };
+                    matmul_int8::build(&mut kb, &p, s, &mut row, &mut finish);
+                }
+                Dense::Matrices(s) => {
+                    let mut row = |kb: &mut KernelBuilder, _: &[Reg], m: Reg| layer.row(kb, m);
+                    let mut lhs = Lhs { buf: a, row: &mut row, k_stride: Dim::from(1) };
+                    let b = Weight { buf: b, batched: false, touched };
+                    let mut finish =
+                        |kb: &mut KernelBuilder, _: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| finish(kb, m, n, x, count);
+                    matmul_amx::build(&mut kb, &layer.problem(), s, &mut lhs, &b, &mut finish);
+                }
+            }
             layer.macs()
         }
     };
@@ -414,7 +459,7 @@ fn coded(r: &Region, (anchor, root): (Value, Value), layer: &Layer<'_>, choice: 
     let n = Dim::from(layer.matrix.n);
     let s = matmul_codes::schedule(target.lanes(), &n);
     let layout = Codes::find(r.consts.get(layer.id)?.bytes(), layer.matrix, usize::try_from(s.tile.width()).ok()?)?;
-    let p = MatmulProblem { batch: Vec::new(), m: layer.m.clone(), n, k: Dim::from(layer.matrix.k) };
+    let p = layer.problem();
     let mut kb = KernelBuilder::new(&matmul_codes::name(s, &layout), r.symbols.clone(), s.extent(&p));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a = e.buffer(&mut kb, layer.a.view.base)?;

@@ -278,7 +278,8 @@ impl<'a> Emitter<'a> {
                 let v = self.t.constant(1, Literal::from_i64(DType::I32, *status as i64));
                 self.vars.insert(STATUS, v);
             }
-            Stmt::Barrier => {}
+            // Host code is one thread, and [`crate::Backend::target`] has no matrix registers.
+            Stmt::Barrier | Stmt::Matrix(_) => {}
             Stmt::Prefetch { buf, index } => {
                 let place = self.place(*buf, *index);
                 self.t.line(&format!("memref.prefetch {place}, read, locality<2>, data : {}", self.memref(*buf)));

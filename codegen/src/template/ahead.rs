@@ -10,8 +10,8 @@ use super::tile;
 pub(super) const LINE: i64 = 64;
 /// Matrices of so many rows stay in a second-level cache from one layer to the next.
 const NEAR_ROWS: i64 = 256;
-/// Lines that a turn asks for.
-const LINES: i64 = 2;
+/// Most lines that a turn of vectors asks for.
+pub(super) const LINES: i64 = 2;
 
 /// The next panel, and how far each turn of the inner loop goes so that all turns together ask for it once, in order: memory gives lines that
 /// follow each other soonest.
@@ -21,6 +21,7 @@ pub struct ReadAhead {
     next: Reg,
     step: Reg,
     unroll: i64,
+    lines: i64,
     tiles: Tiles,
 }
 
@@ -72,20 +73,20 @@ impl Touched {
 
 impl ReadAhead {
     /// For a panel that starts at element `next` of `buf`, while the tiles of the rows `m0..m1` read the one before: `width` elements per step
-    /// along `k`, `unroll` steps per turn.
+    /// along `k`, `unroll` steps per turn, which asks for at most so many lines.
     pub fn new(
         kb: &mut KernelBuilder,
         (buf, next): (Buf, Reg),
-        (width, unroll): (i64, i64),
+        (width, unroll, lines): (i64, i64, i64),
         ((m0, m1), rows): ((Reg, Reg), u16),
     ) -> ReadAhead {
         let span = kb.sub(m1, m0);
         let count = tile::ceil_div(kb, span, rows.into());
-        let (per_turn, one, most) = (kb.index(width * unroll), kb.index(1), kb.index(LINES * line(kb, buf)));
+        let (per_turn, one, most) = (kb.index(width * unroll), kb.index(1), kb.index(lines * line(kb, buf)));
         let step = kb.bin(BinOp::Div, per_turn, count);
         let step = kb.add(step, one);
         let step = kb.bin(BinOp::Min, step, most);
-        ReadAhead { buf, next, step, unroll, tiles: Tiles { first_row: m0, rows, count } }
+        ReadAhead { buf, next, step, unroll, lines, tiles: Tiles { first_row: m0, rows, count } }
     }
 
     /// What the tile at `row` asks for while it takes the steps `from..to`: all tiles take those before first.
@@ -112,9 +113,9 @@ pub struct Asking {
 impl Asking {
     /// One turn.
     pub fn turn(self, kb: &mut KernelBuilder) {
-        let ReadAhead { buf, step, .. } = self.ahead;
+        let ReadAhead { buf, step, lines, .. } = self.ahead;
         let at = kb.get(self.place);
-        for i in 0..LINES {
+        for i in 0..lines {
             let i = kb.index(i * line(kb, buf));
             let at = kb.add(at, i);
             kb.prefetch(buf, at);

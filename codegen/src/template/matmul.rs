@@ -15,7 +15,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::{ReadAhead, Touched};
+use super::ahead::{LINES, ReadAhead, Touched};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
 
@@ -139,7 +139,7 @@ pub fn build(
         let next = matches!(rhs, Rhs::Packed(_)).then(|| {
             let len = kb.dim(&panel_len);
             let next = kb.add(column, len);
-            ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL), ((m0, m1), shape.rows))
+            ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL, LINES), ((m0, m1), shape.rows))
         });
         let a_stride = kb.dim(&lhs.k_stride);
         sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {

@@ -14,7 +14,7 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::ReadAhead;
+use super::ahead::{LINES, ReadAhead};
 use super::groups::Group;
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, Weight, each_panel};
 use super::sums::Sums;
@@ -113,7 +113,7 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             });
         } else {
             let next = kb.add(column, len);
-            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), Group::Bf16.step()), ((m0, m1), shape.rows));
+            let next = ReadAhead::new(kb, (b.buf, next), (shape.width(), Group::Bf16.step(), LINES), ((m0, m1), shape.rows));
             sums.in_blocks(kb, (m0, m1), &steps, block, &mut |kb, from, to, all| {
                 tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, n| {
                     let at = rows.offsets(kb, row, n);

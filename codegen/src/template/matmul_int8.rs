@@ -15,7 +15,7 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::ahead::{Asking, ReadAhead, Touched};
+use super::ahead::{Asking, LINES, ReadAhead, Touched};
 use super::groups::Group;
 use super::tile::{self, TileShape};
 
@@ -65,12 +65,6 @@ impl Schedule {
     /// What one instruction takes.
     fn group(self) -> Group {
         if self.words { Group::Words } else { Group::Bytes }
-    }
-
-    /// Element type of the packed weight.
-    pub fn dtype(self) -> DType {
-        let [_, panel] = self.group().dtypes();
-        panel
     }
 }
 
@@ -130,7 +124,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             );
         }
         let next = kb.add(column, panel_len);
-        let next = ReadAhead::new(kb, (p.b, next), (shape.width(), STEP), ((m0, m1), shape.rows));
+        let next = ReadAhead::new(kb, (p.b, next), (shape.width(), STEP, LINES), ((m0, m1), shape.rows));
         tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, m, rows| {
             let offsets: Vec<Reg> = (0..i64::from(rows))
                 .map(|r| {

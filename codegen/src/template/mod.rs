@@ -7,6 +7,7 @@ mod coded_product;
 pub mod device;
 pub mod groups;
 pub mod matmul;
+pub mod matmul_amx;
 pub mod matmul_bf16;
 pub mod matmul_codes;
 pub mod matmul_int8;

@@ -1,7 +1,7 @@
 //! Building kernels: types follow from the operands, blocks from closures.
 
-use super::inst::{Inst, ReduceOp, TargetInst, Ty};
-use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Reg, Space, Status, Stmt, Unroll, Var};
+use super::inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
+use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Matrix, Reg, Space, Status, Stmt, Unroll, Var};
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::{DType, Dim, Symbol};
 
@@ -26,6 +26,7 @@ impl KernelBuilder {
             block: None,
             regs: Vec::new(),
             vars: Vec::new(),
+            matrices: 0,
             body: Vec::new(),
         };
         Self { kernel, blocks: vec![Vec::new()], seen: vec![Vec::new()] }
@@ -300,6 +301,32 @@ impl KernelBuilder {
     /// A prefetch hint.
     pub fn prefetch(&mut self, buf: Buf, index: Reg) {
         self.stmt(Stmt::Prefetch { buf, index });
+    }
+
+    /// A matrix register.
+    pub fn matrix(&mut self) -> Matrix {
+        self.kernel.matrices += 1;
+        Matrix(self.kernel.matrices - 1)
+    }
+
+    /// Clears a matrix register.
+    pub fn matrix_zero(&mut self, m: Matrix) {
+        self.stmt(Stmt::Matrix(MatrixInst::Zero(m)));
+    }
+
+    /// Loads a matrix register; see [`MatrixInst::Load`].
+    pub fn matrix_load(&mut self, matrix: Matrix, buf: Buf, index: Reg, stride: Reg) {
+        self.stmt(Stmt::Matrix(MatrixInst::Load { matrix, buf, index, stride }));
+    }
+
+    /// Stores a matrix register.
+    pub fn matrix_store(&mut self, buf: Buf, index: Reg, stride: Reg, matrix: Matrix) {
+        self.stmt(Stmt::Matrix(MatrixInst::Store { matrix, buf, index, stride }));
+    }
+
+    /// Adds the product of two matrix registers to a third.
+    pub fn matrix_dot(&mut self, dot: MatrixDot, acc: Matrix, a: Matrix, b: Matrix) {
+        self.stmt(Stmt::Matrix(MatrixInst::Dot { dot, acc, a, b }));
     }
 
     fn block(&mut self, f: impl FnOnce(&mut Self)) -> Block {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::kernel::{Buf, Reg, Var};
+use super::kernel::{Buf, Matrix, Reg, Var};
 use crate::scalar::{BinOp, Literal, UnOp, named_enum};
 use crate::types::{DType, Dim};
 
@@ -78,6 +78,84 @@ named_enum! {
         VDpBf16Ps = "vdpbf16ps",
         /// `vpermi2b(index: u8xN, a: u8xN, b: u8xN)`: element `index[i] mod 2N` of `a` followed by `b`.
         VPermI2B = "vpermi2b",
+    }
+}
+
+named_enum! {
+    /// Products of matrix registers: `acc[i, j] += sum over k of a[i, k] * b[k, j]`, `acc` of 16 by 16 numbers of 32 bits. The rows of `b` stand in groups of
+    /// 32 bits: row `g` of its register holds for column `j` the group `g` of `k`.
+    MatrixDot {
+        /// `a: u8[16, 64]`, `b: i8[64, 16]`, `acc: i32`, wrapping.
+        Bytes = "tdpbusd",
+        /// `a: bf16[16, 32]`, `b: bf16[32, 16]`, `acc: f32`. The even elements of `k` are summed in ascending order from zero, the odd ones likewise, one rounding to
+        /// nearest even per element; the sum of both is rounded, and added with one more rounding. Denormals count as zero.
+        Bf16 = "tdpbf16ps",
+    }
+}
+
+/// An instruction on matrix registers. A register has [`MatrixInst::ROWS`] rows of [`MatrixInst::ROW_BYTES`] bytes, whose type follows from who uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixInst {
+    /// All bits zero.
+    Zero(Matrix),
+    /// Row `r` is what lies from element `index + r * stride` on.
+    Load {
+        /// To where.
+        matrix: Matrix,
+        /// From where.
+        buf: Buf,
+        /// First element of the first row.
+        index: Reg,
+        /// Elements from row to row.
+        stride: Reg,
+    },
+    /// The reverse of `Load`.
+    Store {
+        /// From where.
+        matrix: Matrix,
+        /// To where.
+        buf: Buf,
+        /// First element of the first row.
+        index: Reg,
+        /// Elements from row to row.
+        stride: Reg,
+    },
+    /// Adds a product of two registers to a third.
+    Dot {
+        /// Which one.
+        dot: MatrixDot,
+        /// The sums.
+        acc: Matrix,
+        /// The left operand.
+        a: Matrix,
+        /// The right operand.
+        b: Matrix,
+    },
+}
+
+impl MatrixInst {
+    /// Rows of a register.
+    pub const ROWS: usize = 16;
+    /// Bytes of a row.
+    pub const ROW_BYTES: usize = 64;
+
+    /// The index registers that it reads.
+    pub fn operands_mut(&mut self) -> Vec<&mut Reg> {
+        match self {
+            MatrixInst::Zero(_) | MatrixInst::Dot { .. } => Vec::new(),
+            MatrixInst::Load { index, stride, .. } | MatrixInst::Store { index, stride, .. } => vec![index, stride],
+        }
+    }
+}
+
+impl fmt::Display for MatrixInst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MatrixInst::Zero(m) => write!(f, "zero {m}"),
+            MatrixInst::Load { matrix, buf, index, stride } => write!(f, "load {matrix} {buf}[{index}] stride {stride}"),
+            MatrixInst::Store { matrix, buf, index, stride } => write!(f, "store {buf}[{index}] {matrix} stride {stride}"),
+            MatrixInst::Dot { dot, acc, a, b } => write!(f, "{} {acc} {a} {b}", dot.name()),
+        }
     }
 }
 

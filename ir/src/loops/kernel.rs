@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::inst::{Inst, Ty};
+use super::inst::{Inst, MatrixInst, Ty};
 use crate::types::{DType, Dim, Symbol};
 
 macro_rules! handle {
@@ -35,6 +35,17 @@ handle!(
     Var,
     "v"
 );
+
+handle!(
+    /// A matrix register: a small matrix that products are summed in. There are [`Matrix::COUNT`].
+    Matrix,
+    "m"
+);
+
+impl Matrix {
+    /// How many a kernel may use.
+    pub const COUNT: u32 = 8;
+}
 
 /// Memory that a kernel may touch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -160,6 +171,8 @@ pub enum Stmt {
     Fail(Status),
     /// Waits for all threads of the block, whose writes before it are seen after it. Every thread reaches the same barriers.
     Barrier,
+    /// Host code only: an instruction on matrix registers.
+    Matrix(MatrixInst),
     /// A hint that the cache line at an element will be read soon; no effect on values. The address may lie outside the buffer.
     Prefetch {
         /// Buffer.
@@ -189,6 +202,8 @@ pub struct Kernel {
     pub regs: Vec<Ty>,
     /// Types of the mutable registers.
     pub vars: Vec<Ty>,
+    /// Number of matrix registers, contents undefined at the start of a call.
+    pub matrices: u32,
     /// The code.
     pub body: Block,
 }

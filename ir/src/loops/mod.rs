@@ -1,6 +1,6 @@
 //! The loop IR: one kernel is a structured program over scalars and short vectors.
 //!
-//! Target-neutral: loops, mutable registers, loads and stores with a count of active lanes for tails, and a small set of target
+//! Target-neutral: loops, mutable registers, loads and stores with a count of active lanes for tails, matrix registers, and a small set of target
 //! instructions whose meaning is stated here. A [`Kernel`] does the units `lo..hi` of its parallel `extent`; units are independent,
 //! so any partition gives the same bits.
 //!
@@ -15,6 +15,6 @@ mod print;
 mod verify;
 
 pub use build::KernelBuilder;
-pub use inst::{Inst, ReduceOp, TargetInst, Ty};
-pub use kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Reg, Space, Status, Stmt, Unroll, Var};
+pub use inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
+pub use kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Matrix, Reg, Space, Status, Stmt, Unroll, Var};
 pub use verify::verify;

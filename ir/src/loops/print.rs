@@ -90,6 +90,7 @@ impl Kernel {
                 }
                 Stmt::Fail(status) => writeln!(out, "{pad}fail {status:?}"),
                 Stmt::Barrier => writeln!(out, "{pad}barrier"),
+                Stmt::Matrix(inst) => writeln!(out, "{pad}matrix {inst}"),
                 Stmt::Prefetch { buf, index } => writeln!(out, "{pad}prefetch {buf}[{index}]"),
             };
         }

@@ -1,8 +1,8 @@
 //! The verifier of kernels: every register is assigned once and read where it is in scope, and operands have the types that each
 //! instruction asks for.
 
-use super::inst::{Inst, TargetInst, Ty};
-use super::kernel::{Access, Block, Buf, Kernel, Reg, Space, Stmt, Var};
+use super::inst::{Inst, MatrixInst, TargetInst, Ty};
+use super::kernel::{Access, Block, Buf, Kernel, Matrix, Reg, Space, Stmt, Var};
 use crate::scalar::{BinOp, UnOp};
 use crate::types::DType;
 
@@ -21,6 +21,9 @@ pub fn verify(k: &Kernel) -> Result<(), Vec<String>> {
     }
     if k.regs.iter().chain(&k.vars).any(|ty| ty.lanes == 0) {
         problems.push("a register has no lanes".into());
+    }
+    if k.matrices > Matrix::COUNT {
+        problems.push(format!("{} matrix registers of {}", k.matrices, Matrix::COUNT));
     }
     v.block(&k.body, &mut problems);
     if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -92,11 +95,31 @@ impl Verifier<'_> {
             }
             Stmt::Fail(_) => Ok(()),
             Stmt::Barrier => ensure(self.k.block.is_some(), || "host code has no barrier".into()),
+            Stmt::Matrix(inst) => self.matrix(inst).map_err(|e| format!("{inst}: {e}")),
             Stmt::Prefetch { buf, index } => {
                 self.buf(*buf, Access::ReadWrite)?;
                 self.index(*index)
             }
         }
+    }
+
+    fn matrix(&self, inst: &MatrixInst) -> Check {
+        let known = |m: Matrix| ensure(m.0 < self.k.matrices, || format!("there is no {m}"));
+        ensure(self.k.block.is_none(), || "device code has no matrix registers".into())?;
+        let (matrix, buf, index, stride, not) = match *inst {
+            MatrixInst::Zero(m) => return known(m),
+            MatrixInst::Dot { acc, a, b, .. } => {
+                ensure(acc != a && acc != b && a != b, || "the registers must be three".into())?;
+                return [acc, a, b].into_iter().try_for_each(known);
+            }
+            MatrixInst::Load { matrix, buf, index, stride } => (matrix, buf, index, stride, Access::Write),
+            MatrixInst::Store { matrix, buf, index, stride } => (matrix, buf, index, stride, Access::Read),
+        };
+        known(matrix)?;
+        self.index(index)?;
+        self.index(stride)?;
+        let d = self.buf(buf, not)?;
+        ensure(d != DType::Bool, || format!("rows of {d}"))
     }
 
     fn define(&mut self, r: Reg) -> Check {

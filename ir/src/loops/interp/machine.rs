@@ -2,8 +2,8 @@
 
 use super::memory::{Buffer, Shadow};
 use super::{LoopError, Place, ops};
-use crate::loops::inst::{Inst, ReduceOp, TargetInst, Ty};
-use crate::loops::kernel::{Access, Block, Buf, Kernel, Reg, Space, Stmt};
+use crate::loops::inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
+use crate::loops::kernel::{Access, Block, Buf, Kernel, Matrix, Reg, Space, Stmt};
 use crate::scalar::BinOp;
 use crate::types::DType;
 
@@ -33,6 +33,8 @@ pub(super) struct Machine<'a> {
     /// Per register: the bits of each thread's lanes.
     regs: Vec<Vec<u64>>,
     vars: Vec<Vec<u64>>,
+    /// Per matrix register, its bytes.
+    matrices: Vec<Vec<u8>>,
     /// Units of the launch.
     extent: u32,
     unit: u32,
@@ -75,7 +77,8 @@ impl<'a> Machine<'a> {
         }
         let fill = |ty: &Ty| vec![0; usize::from(ty.lanes) * threads];
         let (regs, vars) = (k.regs.iter().map(fill).collect(), k.vars.iter().map(fill).collect());
-        let mut m = Self { k, threads, memory, args, shadows, locals, regs, vars, extent, unit: 0, epoch: 0 };
+        let matrices = vec![vec![0; MatrixInst::ROWS * MatrixInst::ROW_BYTES]; k.matrices as usize];
+        let mut m = Self { k, threads, memory, args, shadows, locals, regs, vars, matrices, extent, unit: 0, epoch: 0 };
         m.constants(&k.body, &env)?;
         Ok(m)
     }
@@ -208,8 +211,82 @@ impl<'a> Machine<'a> {
                 self.epoch += 1;
                 Ok(())
             }
+            Stmt::Matrix(inst) => self.matrix(*inst),
             Stmt::Prefetch { .. } => Ok(()),
         }
+    }
+
+    /// Host code is one thread.
+    fn matrix(&mut self, inst: MatrixInst) -> Result {
+        match inst {
+            MatrixInst::Zero(m) => self.matrices[m.0 as usize].fill(0),
+            MatrixInst::Load { matrix, buf, index, stride } => {
+                let mut rows = std::mem::take(&mut self.matrices[matrix.0 as usize]);
+                let done = self.matrix_rows((buf, index, stride), |m, first, r| {
+                    let (at, size) = (m.place(0), m.k.buf_dtype(buf).size_bytes());
+                    let (buffer, _, start) = m.open(buf, 0);
+                    for (i, to) in rows[r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES].chunks_mut(size).enumerate() {
+                        let index = first + i;
+                        let bits = buffer.get(start + index, size).ok_or(LoopError::Undefined { buf, index, at })?;
+                        to.copy_from_slice(&bits.to_le_bytes()[..size]);
+                    }
+                    Ok(())
+                });
+                self.matrices[matrix.0 as usize] = rows;
+                return done;
+            }
+            MatrixInst::Store { matrix, buf, index, stride } => {
+                let rows = self.matrices[matrix.0 as usize].clone();
+                return self.matrix_rows((buf, index, stride), |m, first, r| {
+                    let (at, size, epoch) = (m.place(0), m.k.buf_dtype(buf).size_bytes(), m.epoch);
+                    let (buffer, mut shadow, start) = m.open(buf, 0);
+                    for (i, from) in rows[r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES].chunks(size).enumerate() {
+                        let index = first + i;
+                        if let Some(s) = &mut shadow {
+                            s.write(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
+                        }
+                        let mut bits = [0; 8];
+                        bits[..size].copy_from_slice(from);
+                        buffer.set(start + index, size, u64::from_le_bytes(bits));
+                    }
+                    Ok(())
+                });
+            }
+            MatrixInst::Dot { dot, acc, a, b } => {
+                let words = |m: Matrix| -> Vec<u32> {
+                    let bytes = &self.matrices[m.0 as usize];
+                    bytes.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect()
+                };
+                let (mut sums, a, b) = (words(acc), words(a), words(b));
+                let n = MatrixInst::ROWS;
+                for (sums, a) in sums.chunks_mut(n).zip(a.chunks(n)) {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        let groups = a.iter().zip(b[j..].iter().step_by(n));
+                        *sum = match dot {
+                            MatrixDot::Bytes => ops::tdpbusd(*sum, groups),
+                            MatrixDot::Bf16 => ops::tdpbf16ps(*sum, groups),
+                        };
+                    }
+                }
+                self.matrices[acc.0 as usize] = sums.into_iter().flat_map(u32::to_le_bytes).collect();
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `body` with the first element and the number of each row of an access.
+    fn matrix_rows(
+        &mut self,
+        (buf, index, stride): (Buf, Reg, Reg),
+        mut body: impl FnMut(&mut Self, usize, usize) -> Result,
+    ) -> Result {
+        let elements = MatrixInst::ROW_BYTES / self.k.buf_dtype(buf).size_bytes();
+        for r in 0..MatrixInst::ROWS {
+            let row = (self.reg(stride)[0] as i64).wrapping_mul(r as i64);
+            let first = self.window(buf, (self.reg(index)[0] as i64).wrapping_add(row), elements, 0)?;
+            body(self, first, r)?;
+        }
+        Ok(())
     }
 
     /// Computes an instruction into `out`, which is not among its operands.

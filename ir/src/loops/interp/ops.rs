@@ -103,6 +103,31 @@ pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
     u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
 }
 
+/// One element of [`crate::loops::MatrixDot::Bytes`]: quads of `u8` by quads of `i8`.
+pub(super) fn tdpbusd<'a>(acc: u32, quads: impl Iterator<Item = (&'a u32, &'a u32)>) -> u32 {
+    quads.fold(acc, |sum, (x, y)| {
+        let products = x.to_le_bytes().into_iter().zip(y.to_le_bytes()).map(|(x, y)| i32::from(x) * i32::from(y as i8));
+        sum.wrapping_add(products.sum::<i32>() as u32)
+    })
+}
+
+/// One element of [`crate::loops::MatrixDot::Bf16`]: pairs by pairs.
+pub(super) fn tdpbf16ps<'a>(acc: u32, pairs: impl Iterator<Item = (&'a u32, &'a u32)>) -> u32 {
+    let even = |w: u32| flush(f32::from_bits(w << 16));
+    let odd = |w: u32| flush(f32::from_bits(w & 0xffff_0000));
+    let (mut evens, mut odds) = (0.0f32, 0.0f32);
+    for (x, y) in pairs {
+        evens = flush(even(*x).mul_add(even(*y), evens));
+        odds = flush(odd(*x).mul_add(odd(*y), odds));
+    }
+    flush(flush(f32::from_bits(acc)) + flush(evens + odds)).to_bits()
+}
+
+/// Denormals are zero.
+fn flush(v: f32) -> f32 {
+    if v.is_subnormal() { 0.0f32.copysign(v) } else { v }
+}
+
 /// An element of two tables of one length, the second behind the first.
 pub(super) fn vpermi2b(index: u64, [a, b]: [&[u64]; 2]) -> u64 {
     let i = index as usize % (2 * a.len()).max(1);
@@ -111,7 +136,6 @@ pub(super) fn vpermi2b(index: u64, [a, b]: [&[u64]; 2]) -> u64 {
 
 /// `acc + a[1]*b[1]`, then `+ a[0]*b[0]`: products of `bf16` are exact, so each step rounds once. Denormals are zero here.
 pub(super) fn vdpbf16ps(acc: u64, x: &[u64], y: &[u64]) -> u64 {
-    let flush = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };
     let wide = |bits: u64| flush(f(bits << 16));
     let step = |j: usize, sum: f32| flush(wide(x[j]).mul_add(wide(y[j]), sum));
     b(step(0, step(1, flush(f(acc)))))
