@@ -53,7 +53,7 @@ fn same_everywhere(name: &str, m: &Module, inputs: &[Tensor]) {
         }
     }
     let arrays: Vec<(String, Tensor)> = m.main.params().iter().map(|(n, _)| n.clone()).zip(inputs.iter().cloned()).collect();
-    for target in ["x86-64-v3", "x86-64-v4", "znver4"] {
+    for target in ["x86-64-v3", "x86-64-v4", "znver4", "sapphirerapids"] {
         let t = Target::list(target).expect("a target").remove(0);
         let program = Compiler::new().target(t.clone()).lower(m).expect("it lowers").expanded().expect("it expands");
         check(&format!("loops for {target}"), &transc::simulate(&program, inputs).expect("they run"));

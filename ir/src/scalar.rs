@@ -35,8 +35,8 @@ impl Literal {
         let bits = match dtype {
             DType::F32 => (v as f32).to_bits().into(),
             DType::F64 => v.to_bits(),
-            DType::F16 => half::f16::from_f64(v).to_bits().into(),
-            DType::Bf16 => half::bf16::from_f64(v).to_bits().into(),
+            DType::F16 => half::f16::from_f32(to_odd(v)).to_bits().into(),
+            DType::Bf16 => half::bf16::from_f32(to_odd(v)).to_bits().into(),
             DType::Bool => (v != 0.0).into(),
             DType::U8 => (v as u8).into(),
             DType::U16 => (v as u16).into(),
@@ -87,6 +87,17 @@ impl Literal {
             _ => self.to_f64() as i64,
         }
     }
+}
+
+/// `v` as `f32`, rounded to odd, so that rounding the result to a shorter type is rounding `v` once (Boldo and Melquiond 2008, "Emulation of a FMA and correctly
+/// rounded sums: proved algorithms using rounding to odd"). `half` converts `f64` from its upper 32 bits alone.
+fn to_odd(v: f64) -> f32 {
+    let near = v as f32;
+    let bits = near.to_bits();
+    if f64::from(near) == v || v.is_nan() || bits & 1 == 1 {
+        return near;
+    }
+    f32::from_bits(if f64::from(near).abs() < v.abs() { bits + 1 } else { bits - 1 })
 }
 
 macro_rules! named_enum {
@@ -529,5 +540,30 @@ impl BodyBuilder {
     /// Ends the body.
     pub fn finish(self, result: Ref) -> Body {
         Body { n_args: self.n_args, insts: self.insts, result }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_floats_are_rounded_once() {
+        let bf16 = |v: f64| Literal::from_f64(DType::Bf16, v).to_f64();
+        let f16 = |v: f64| Literal::from_f64(DType::F16, v).to_f64();
+        let ulp = [2f64.powi(-7), 2f64.powi(-10)];
+        for (round, ulp) in [(&bf16 as &dyn Fn(f64) -> f64, ulp[0]), (&f16, ulp[1])] {
+            for sign in [1.0, -1.0] {
+                // A tie goes to even; the least more than a tie goes up, however far behind it stands.
+                assert_eq!(round(sign * (1.0 + ulp / 2.0)), sign);
+                for more in [2f64.powi(-21), 2f64.powi(-23), 2f64.powi(-40), 2f64.powi(-52)] {
+                    assert_eq!(round(sign * (1.0 + ulp / 2.0 + more)), sign * (1.0 + ulp), "{more}");
+                    assert_eq!(round(sign * (1.0 + 1.5 * ulp - more)), sign * (1.0 + ulp), "{more}");
+                }
+                assert_eq!(round(sign * 1e300), sign * f64::INFINITY);
+                assert_eq!(round(sign * 1e-300), 0.0);
+            }
+            assert!(round(f64::NAN).is_nan() && round(f64::INFINITY) == f64::INFINITY);
+        }
     }
 }

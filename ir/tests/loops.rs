@@ -1,7 +1,9 @@
 //! The loop-IR interpreter: what it computes, and every kind of fault that it reports.
 
 use transc_ir::loops::interp::{Buffer, LoopError, launch};
-use transc_ir::loops::{Access, Buf, Inst, KernelBuilder, ReduceOp, Reg, Status, Stmt, TargetInst, Ty, Unroll};
+use transc_ir::loops::{
+    Access, Buf, Inst, KernelBuilder, Matrix, MatrixDot, ReduceOp, Reg, Status, Stmt, TargetInst, Ty, Unroll, verify,
+};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim, Symbol};
 
@@ -175,4 +177,70 @@ fn target_instructions_have_their_stated_meaning() {
     launch(&kb.finish(), &[], &mut memory, &[0]).expect("no fault");
     let want = i32::MIN + 5;
     assert_eq!(memory[0].data, [want, want].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+}
+
+/// One product of matrix registers: `f` gives the elements of the operands by row and place in the row.
+fn matrix_product(dot: MatrixDot, dtypes: [DType; 3], f: [&dyn Fn(usize, usize) -> u64; 3]) -> Buffer {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let [a, b] = [0, 1].map(|i| kb.param("x", dtypes[i], Access::Read));
+    let y = kb.param("y", dtypes[2], Access::ReadWrite);
+    let registers = [kb.matrix(), kb.matrix(), kb.matrix()];
+    let mut memory = Vec::new();
+    let places: Vec<_> = dtypes
+        .iter()
+        .zip(f)
+        .map(|(d, f)| {
+            let (size, stride) = (d.size_bytes(), 64 / d.size_bytes() + 3);
+            let bytes = (0..16 * stride).flat_map(|i| f(i / stride, i % stride).to_le_bytes()[..size].to_vec());
+            memory.push(Buffer::new(bytes.collect()));
+            (kb.index(0), kb.index(stride as i64))
+        })
+        .collect();
+    for ((buf, register), (at, stride)) in [a, b, y].into_iter().zip(registers).zip(&places) {
+        kb.matrix_load(register, buf, *at, *stride);
+    }
+    kb.matrix_dot(dot, registers[2], registers[0], registers[1]);
+    kb.matrix_store(y, places[2].0, places[2].1, registers[2]);
+    launch(&kb.finish(), &[], &mut memory, &[0, 1, 2]).expect("no fault");
+    memory.remove(2)
+}
+
+#[test]
+fn products_of_matrix_registers_have_their_stated_meaning() {
+    let (a, b) = (|r: usize, i: usize| (r * 64 + i) as u8, |r: usize, i: usize| (r * 29 + i * 7) as u8);
+    let got = matrix_product(
+        MatrixDot::Bytes,
+        [DType::U8, DType::I8, DType::I32],
+        [&|r, i| a(r, i).into(), &|r, i| b(r, i).into(), &|r, i| (r * i) as u64],
+    );
+    for (i, j) in [(0, 0), (3, 15), (15, 7)] {
+        let sum: i32 = (0..64).map(|k| i32::from(a(i, k)) * i32::from(b(k / 4, j * 4 + k % 4) as i8)).sum();
+        let at = (i * 19 + j) * 4;
+        assert_eq!(got.data[at..at + 4], (sum + (i * j) as i32).to_le_bytes(), "[{i}, {j}]");
+    }
+    // 2^24 + 1 - 2^24 is 0 in a sum of 24 bits, but the even and the odd elements are summed apart: what is left of 1 + 1 is 2.
+    let bf16 = |v: f32| u64::from(v.to_bits() >> 16);
+    let row = |_: usize, i: usize| bf16([4096.0, 1.0, 4096.0, 1.0].get(i).copied().unwrap_or(0.0));
+    let column = |r: usize, i: usize| bf16(if i % 2 == 1 { 1.0 } else { [4096.0, -4096.0].get(r).copied().unwrap_or(0.0) });
+    let got = matrix_product(MatrixDot::Bf16, [DType::Bf16, DType::Bf16, DType::F32], [&row, &column, &|_, _| 0]);
+    assert_eq!(got.data[..4], 2.0f32.to_le_bytes());
+}
+
+#[test]
+fn matrix_registers_are_checked() {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let x = kb.param("x", DType::I8, Access::Read);
+    let registers: Vec<Matrix> = (0..9).map(|_| kb.matrix()).collect();
+    let (at, stride) = (kb.index(0), kb.index(63));
+    kb.matrix_load(registers[0], x, at, stride);
+    kb.matrix_store(x, at, stride, registers[0]);
+    kb.matrix_dot(MatrixDot::Bytes, registers[0], registers[1], registers[1]);
+    let problems = verify(&kb.clone().finish()).expect_err("three problems");
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let x = kb.param("x", DType::I8, Access::Read);
+    let (m, at, stride) = (kb.matrix(), kb.index(0), kb.index(63));
+    kb.matrix_load(m, x, at, stride);
+    let fault = launch(&kb.finish(), &[], &mut [Buffer::new(vec![0; 16 * 63])], &[0]);
+    assert!(matches!(fault, Err(LoopError::OutOfBounds { index: 1008, .. })), "{fault:?}");
 }

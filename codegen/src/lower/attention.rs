@@ -35,8 +35,10 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
             }
             let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let p = AttentionProblem::new(a, dims);
-            let s = attention::Schedule::choose(target.lanes(), narrow && target.multiplies_bf16(), &p);
-            kernel_of(r, (anchor, node), operands, target, (format!("{s}{}", flags(&p)), &p), &mut |kb, x, mask, epilogue| {
+            let engine = attention::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
+            let s = attention::Schedule::choose(target.lanes(), engine, &p);
+            let named = (format!("{s}{}", flags(&p)), &p, s.rows());
+            kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
                 attention::build(kb, &p, s, x, mask, epilogue);
             })
         }
@@ -44,35 +46,29 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
             let sizes = AttentionProblem::of_codes(a, dims);
             let s = attention_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
             let p = attention_int8::Problem { sizes, op: a, dtypes };
-            kernel_of(
-                r,
-                (anchor, node),
-                operands,
-                target,
-                (format!("{s}{}", flags(&p.sizes)), &p.sizes),
-                &mut |kb, x, mask, epilogue| {
-                    attention_int8::build(kb, &p, s, x, mask, epilogue);
-                },
-            )
+            let named = (format!("{s}{}", flags(&p.sizes)), &p.sizes, attention::ROWS);
+            kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
+                attention_int8::build(kb, &p, s, x, mask, epilogue);
+            })
         }
         _ => None,
     }
 }
 
-/// A kernel with this name.
+/// A kernel with this name, and units of so many query rows.
 fn kernel_of(
     r: &Region,
     (anchor, node): (Value, &Node),
     [q, k, v]: [Value; 3],
     target: &Target,
-    (name, p): (String, &AttentionProblem),
+    (name, p, rows): (String, &AttentionProblem, i64),
     build: &mut Build<'_>,
 ) -> Option<Lowered> {
     let root = r.roots()[0];
     if r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
-    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), p.extent());
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), p.extent(rows));
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {
         let view = strided(r, x)?;

@@ -3,10 +3,10 @@
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
 //! operands are strided, of any type of floats, and are widened to `f32` where they are packed. Key rows beyond the end and keys hidden by causality take no part; a row that
 //! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition. For operands of `bf16` and a
-//! target that multiplies pairs of them ([`super::groups`]), queries times the factor of the logits and the weights before their division are rounded to
-//! `bf16`; sums and softmax stay in `f32`.
+//! target that multiplies pairs of them ([`super::groups`]) or has matrix registers ([`super::amx`]), queries times the factor of the logits and the weights
+//! before their division are rounded to `bf16`; sums and softmax stay in `f32`.
 //!
-//! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
+//! **Schedule.** A unit is some query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
 //! `[Sk][width]`. A unit takes the keys in blocks of [`KEYS`]: logits (register tile over `D`), softmax in scratch memory, weighted sum (register tile
 //! over the keys); each panel goes to the nearest cache once for all rows of the unit. Maximum and sum of a row are carried from block to block, as in
 //! FlashAttention-2 (Dao 2023, algorithm 1). Blocks of keys that causality hides from all rows of a unit are left out.
@@ -18,11 +18,12 @@ use transc_ir::op::{Attention, IntAttention};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
+use super::amx::{self, Registers};
 use super::groups::{self, Form, Group};
 use super::matmul::pieces;
 use super::tile::{self, Source, TileInput, TileShape};
 
-/// Query rows of a unit, a multiple of the rows of every tile.
+/// Query rows of a unit, a multiple of the rows of every tile of vectors.
 pub const ROWS: i64 = 24;
 /// Keys of a block, a multiple of the width of every tile of logits.
 pub const KEYS: i64 = 128;
@@ -82,15 +83,39 @@ impl AttentionProblem {
         }
     }
 
-    /// Number of independent units of a kernel.
-    pub fn extent(&self) -> Dim {
-        &(&self.b * &self.h) * &self.sq.ceil_div(&ROWS.into())
+    /// Number of independent units of a kernel, of so many query rows.
+    pub fn extent(&self, rows: i64) -> Dim {
+        &(&self.b * &self.h) * &self.sq.ceil_div(&rows.into())
     }
 
     /// What the name of a kernel says beside its schedule: causal, with a mask, NaN for a row that sees no key.
     pub fn flags(&self, masked: bool) -> String {
         let flags = [(self.causal.is_some(), "c"), (masked, "m"), (!self.clear, "n")];
         flags.iter().filter(|f| f.0).map(|f| f.1).collect()
+    }
+}
+
+/// What computes the products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// Vectors of `f32`.
+    Floats,
+    /// Vectors of pairs of `bf16`.
+    Pairs,
+    /// Matrix registers of `bf16`.
+    Matrices,
+}
+
+impl Engine {
+    /// What suits operands of `bf16` on a target.
+    pub fn of_bf16(pairs: bool, matrices: bool) -> Engine {
+        if matrices {
+            Engine::Matrices
+        } else if pairs {
+            Engine::Pairs
+        } else {
+            Engine::Floats
+        }
     }
 }
 
@@ -101,31 +126,52 @@ pub struct Schedule {
     pub logits: TileShape,
     /// Tile of the weighted sum.
     pub values: TileShape,
-    /// Products of pairs of `bf16`.
-    pub pairs: bool,
+    /// What computes the products.
+    pub engine: Engine,
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = if self.pairs { DType::Bf16 } else { DType::F32 };
-        write!(f, "attention_{dtype}_m{}k{}n{}", self.logits.rows, self.logits.width(), self.values.width())
+        let kind = match self.engine {
+            Engine::Floats => "f32",
+            Engine::Pairs => "bf16",
+            Engine::Matrices => "amx_bf16",
+        };
+        write!(f, "attention_{kind}_m{}k{}n{}", self.logits.rows, self.logits.width(), self.values.width())
     }
 }
 
 impl Schedule {
-    /// The schedule for a machine with vectors of `lanes` floats, with products of pairs of `bf16` or not.
-    pub fn choose(lanes: u16, pairs: bool, p: &AttentionProblem) -> Schedule {
+    /// The schedule for a machine with vectors of `lanes` floats.
+    pub fn choose(lanes: u16, engine: Engine, p: &AttentionProblem) -> Schedule {
+        if engine == Engine::Matrices {
+            return Schedule { logits: amx::shape(None), values: amx::shape(p.e.as_const()), engine };
+        }
         // Two vectors per row: few columns are lost at the end of the keys.
         let logits = TileShape { lanes, rows: if lanes == 16 { 8 } else { 6 }, vectors: 2 };
         let mut space = TileShape::space(lanes);
         space.push(logits);
-        Schedule { logits, values: TileShape::fastest(&space, &p.e), pairs }
+        Schedule { logits, values: TileShape::fastest(&space, &p.e), engine }
+    }
+
+    /// Query rows of a unit.
+    pub fn rows(self) -> i64 {
+        if self.engine == Engine::Matrices { self.logits.rows.into() } else { ROWS }
+    }
+
+    /// Products that one step adds up.
+    fn depth(self) -> i64 {
+        match self.engine {
+            Engine::Floats => 1,
+            Engine::Pairs => Group::Bf16.size(),
+            Engine::Matrices => amx::depth(Group::Bf16),
+        }
     }
 
     /// Rows of a panel for sums of `len` products.
     fn padded(self, len: &Dim) -> Dim {
-        let group = Dim::from(if self.pairs { Group::Bf16.size() } else { 1 });
-        &len.ceil_div(&group) * &group
+        let depth = Dim::from(self.depth());
+        &len.ceil_div(&depth) * &depth
     }
 }
 
@@ -163,13 +209,13 @@ struct Scratch {
     keys: Buf,
     /// Panels of all values, `[panel][Sk][width]`.
     values: Buf,
-    /// Query rows times the factor of the logits, `[ROWS][D]`.
+    /// Query rows times the factor of the logits, `[rows][D]`.
     queries: Buf,
-    /// Logits of a block, then weights, `[ROWS][KEYS]`.
+    /// Logits of a block, then weights, `[rows][KEYS]`.
     logits: Buf,
     /// The weights as they are multiplied: where the logits were, or rounded to `bf16`.
     weights: Buf,
-    /// Weighted sums, `[ROWS][E up to a multiple of the width]`.
+    /// Weighted sums, `[rows][E up to a multiple of the width]`.
     sums: Buf,
     /// Largest logit of a row.
     top: Buf,
@@ -201,15 +247,15 @@ pub(super) enum Step {
     Compute(Unit),
 }
 
-/// Takes the steps of this call's share of units, of keys and values `of`.
+/// Takes the steps of this call's share of units of so many rows, of keys and values `of`.
 pub(super) fn each_step(
     kb: &mut KernelBuilder,
-    p: &AttentionProblem,
+    (p, rows): (&AttentionProblem, i64),
     of: [&Operand; 2],
     step: &mut dyn FnMut(&mut KernelBuilder, Step),
 ) {
     let group = p.h.floor_div(&p.g);
-    let blocks = p.sq.ceil_div(&ROWS.into());
+    let blocks = p.sq.ceil_div(&rows.into());
     let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
     pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
         let (b, g) = tile::div_rem(kb, key_head, &p.g);
@@ -218,7 +264,7 @@ pub(super) fn each_step(
         step(kb, Step::Pack(base));
         kb.for_(from, to, 1, Unroll::No, |kb, unit| {
             let (head, block) = tile::div_rem(kb, unit, &blocks);
-            let (group, most, end) = (kb.dim(&group), kb.index(ROWS), kb.dim(&p.sq));
+            let (group, most, end) = (kb.dim(&group), kb.index(rows), kb.dim(&p.sq));
             let first = kb.mul(g, group);
             let (h, row) = (kb.add(first, head), kb.mul(block, most));
             let left = kb.sub(end, row);
@@ -249,33 +295,36 @@ pub fn build(
     let lanes = i64::from(s.logits.lanes);
     let (key_width, value_width) = (Dim::from(s.logits.width()), Dim::from(s.values.width()));
     let (key_panels, value_panels) = (p.sk.ceil_div(&key_width), p.e.ceil_div(&value_width));
-    let row_state = |kb: &mut KernelBuilder| kb.local(DType::F32, ((ROWS + lanes - 1) / lanes * lanes).into());
-    let operand = if s.pairs { DType::Bf16 } else { DType::F32 };
+    let row_state = |kb: &mut KernelBuilder| kb.local(DType::F32, ((s.rows() + lanes - 1) / lanes * lanes).into());
+    let narrow = s.engine != Engine::Floats;
+    let operand = if narrow { DType::Bf16 } else { DType::F32 };
     let [depth, count] = [&p.d, &p.sk].map(|len| s.padded(len));
-    let logits = kb.local(DType::F32, (ROWS * KEYS).into());
+    let rows = Dim::from(s.rows());
+    let logits = kb.local(DType::F32, &rows * &KEYS.into());
     let memory = Scratch {
         keys: kb.local(operand, &(&key_panels * &key_width) * &depth),
         values: kb.local(operand, &(&value_panels * &value_width) * &count),
-        queries: kb.local(operand, &Dim::from(ROWS) * &depth),
+        queries: kb.local(operand, &rows * &depth),
         logits,
-        weights: if s.pairs { kb.local(operand, (ROWS * KEYS).into()) } else { logits },
-        sums: kb.local(DType::F32, &(&value_panels * &value_width) * &Dim::from(ROWS)),
+        weights: if narrow { kb.local(operand, &rows * &KEYS.into()) } else { logits },
+        sums: kb.local(DType::F32, &(&value_panels * &value_width) * &rows),
         top: row_state(kb),
         total: row_state(kb),
         shift: row_state(kb),
         factor: row_state(kb),
         block: row_state(kb),
     };
-    let mut a = Parts { p, s, memory, mask };
-    each_step(kb, p, [k, v], &mut |kb, step| {
+    let registers = (s.engine == Engine::Matrices).then(|| Registers::new(kb));
+    let mut a = Parts { p, s, memory, registers, mask };
+    each_step(kb, (p, s.rows()), [k, v], &mut |kb, step| {
         let base = match step {
             Step::Pack(base) => base,
             Step::Compute(unit) => return a.unit(kb, q, &unit, epilogue),
         };
         let pack = |kb: &mut KernelBuilder, shape: TileShape, dims: (&Dim, &Dim), src: &Source<'_>, n0: Reg, to: (Buf, Reg)| {
             let encode = |kb: &mut KernelBuilder, x: Reg| kb.cast(DType::Bf16, x);
-            if s.pairs {
-                groups::pack_panel(kb, Form { shape, group: Group::Bf16, encode: &encode }, dims, src, n0, to);
+            if narrow {
+                groups::pack_panel(kb, Form { shape, group: Group::Bf16, depth: s.depth(), encode: &encode }, dims, src, n0, to);
             } else {
                 tile::pack_panel(kb, shape, dims, src, n0, to);
             }
@@ -365,6 +414,7 @@ struct Parts<'a, 'm, 'f> {
     p: &'a AttentionProblem,
     s: Schedule,
     memory: Scratch,
+    registers: Option<Registers>,
     mask: Option<&'m mut Mask<'f>>,
 }
 
@@ -400,7 +450,7 @@ impl Parts<'_, '_, '_> {
     /// Calls `body` with places and type of the vectors of what the rows carry.
     fn each_state(&self, kb: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, &Scratch, Reg, Ty)) {
         let lanes = self.s.logits.lanes;
-        let (zero, end) = (kb.index(0), kb.index(ROWS));
+        let (zero, end) = (kb.index(0), kb.index(self.s.rows()));
         kb.for_(zero, end, lanes.into(), Unroll::No, |kb, j| body(kb, &self.memory, j, Ty::vector(DType::F32, lanes)));
     }
 
@@ -443,6 +493,50 @@ impl Parts<'_, '_, '_> {
                 kb.store(to, at, nothing);
             });
         });
+        self.fill_registers(kb, u, to, depth);
+    }
+
+    /// Zeros behind the rows of a unit: registers take whole ones.
+    fn fill_registers(&self, kb: &mut KernelBuilder, u: &Unit, buf: Buf, len: Reg) {
+        if self.registers.is_none() {
+            return;
+        }
+        let lanes = 2 * self.s.logits.lanes;
+        let none = kb.num(Ty::vector(kb.buf_dtype(buf), lanes), 0.0);
+        let rows = kb.index(self.s.rows());
+        let (from, to) = (kb.mul(u.rows, len), kb.mul(rows, len));
+        kb.for_(from, to, lanes.into(), Unroll::No, |kb, at| kb.store(buf, at, none));
+    }
+
+    /// Products of rows `[rows][stride]` by a panel, added up in matrix registers for the steps up to element `end` and left in memory. They start from zero or,
+    /// if that is given and true, from what is there.
+    fn multiply(
+        &self,
+        kb: &mut KernelBuilder,
+        registers: &Registers,
+        (u, shape): (&Unit, TileShape),
+        (a, stride): (Buf, Reg),
+        (b, column): (Buf, Reg),
+        (end, later): (Reg, Option<Reg>),
+        sums: amx::Place,
+    ) {
+        let (zero, one) = (kb.index(0), kb.index(amx::ROWS));
+        let depth = kb.index(self.s.depth());
+        let block = kb.mul(one, stride);
+        let rows = amx::Rows { buf: a, at: zero, row: stride, block, step: depth };
+        let panel = amx::Panel { buf: b, at: column, ahead: None };
+        let steps = kb.bin(BinOp::Div, end, depth);
+        let go = |kb: &mut KernelBuilder, count: usize| {
+            let count = [count, shape.vectors.into()];
+            registers.clear(kb, count);
+            if let Some(later) = later {
+                kb.if_(later, |kb| registers.load(kb, count, sums), |_| {});
+            }
+            registers.add_steps(kb, Group::Bf16, count, (&rows, &panel), (zero, steps));
+            registers.store(kb, count, sums);
+        };
+        let both = kb.bin(BinOp::Gt, u.rows, one);
+        kb.if_(both, |kb| go(kb, amx::SIDE), |kb| go(kb, 1));
     }
 
     fn logits(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
@@ -451,6 +545,11 @@ impl Parts<'_, '_, '_> {
         kb.for_(zero, block.padded, shape.width(), Unroll::No, |kb, n0| {
             let key = kb.add(block.first, n0);
             let column = kb.mul(key, depth);
+            if let Some(registers) = &self.registers {
+                let stride = kb.index(KEYS);
+                let (a, b) = ((m.queries, depth), (m.keys, column));
+                return self.multiply(kb, registers, (u, shape), a, b, (depth, None), (m.logits, n0, stride));
+            }
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
                 let at = tile::tile_rows(kb, row, rows, depth);
@@ -511,6 +610,7 @@ impl Parts<'_, '_, '_> {
             let sum = kb.reduce(ReduceOp::Add, sum);
             kb.store(m.block, r, sum);
         });
+        self.fill_registers(kb, u, m.weights, stride);
         self.each_state(kb, &mut |kb, m, j, _| {
             let [total, factor, block] = [m.total, m.factor, m.block].map(|buf| kb.load(buf, j, lanes));
             let total = kb.fma(total, factor, block);
@@ -562,11 +662,10 @@ impl Parts<'_, '_, '_> {
     fn weighted_sums(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {
         let (p, shape, m) = (self.p, self.s.values, &self.memory);
         let (zero, one, width) = (kb.index(0), kb.index(1), kb.index(shape.width()));
-        // Whole pairs: weights beyond the last key are zero.
-        let count = if self.s.pairs {
-            let turns = tile::ceil_div(kb, block.count, Group::Bf16.size());
-            let group = kb.index(Group::Bf16.size());
-            kb.mul(turns, group)
+        // Whole steps: weights beyond the last key are zero.
+        let count = if self.s.depth() > 1 {
+            let (steps, depth) = (tile::ceil_div(kb, block.count, self.s.depth()), kb.index(self.s.depth()));
+            kb.mul(steps, depth)
         } else {
             block.count
         };
@@ -576,6 +675,11 @@ impl Parts<'_, '_, '_> {
         tile::each_panel(kb, &panels, shape, &self.s.padded(&p.sk), &mut |kb, n0, at| {
             let skipped = kb.mul(block.first, width);
             let column = kb.add(at, skipped);
+            if let Some(registers) = &self.registers {
+                kb.if_(later, |kb| self.scale_sums(kb, u, (sum_stride, n0)), |_| {});
+                let (a, b) = ((m.weights, weight_stride), (m.values, column));
+                return self.multiply(kb, registers, (u, shape), a, b, (count, Some(later)), (m.sums, n0, sum_stride));
+            }
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let weights = tile::tile_rows(kb, row, rows, weight_stride);
                 let places = tile::tile_places(kb, shape, (row, rows), sum_stride, n0);
@@ -599,6 +703,22 @@ impl Parts<'_, '_, '_> {
         });
     }
 
+    /// Multiplies the sums of a panel by the factors of their rows.
+    fn scale_sums(&self, kb: &mut KernelBuilder, u: &Unit, (stride, n0): (Reg, Reg)) {
+        let (shape, m, zero) = (self.s.values, &self.memory, kb.index(0));
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let (row, factor) = (kb.mul(r, stride), kb.load(m.factor, r, 1));
+            let (row, factor) = (kb.add(row, n0), kb.splat(shape.lanes, factor));
+            for v in shape.columns() {
+                let v = kb.index(v);
+                let at = kb.add(row, v);
+                let x = kb.load(m.sums, at, shape.lanes);
+                let x = kb.mul(x, factor);
+                kb.store(m.sums, at, x);
+            }
+        });
+    }
+
     /// Adds the steps `from..to` of sums of `k` products to the accumulators of a tile.
     fn add_steps(
         &self,
@@ -609,7 +729,7 @@ impl Parts<'_, '_, '_> {
         (k, (from, to)): (&Dim, (Reg, Reg)),
         acc: &[Var],
     ) {
-        if self.s.pairs {
+        if self.s.engine == Engine::Pairs {
             return Group::Bf16.add_steps(kb, shape, (a, rows), (b, column, None), (from, to), acc);
         }
         let (a_stride, b_stride) = (kb.index(1), kb.index(shape.width()));

@@ -83,7 +83,7 @@ pub fn build(
         keys_len,
         mask,
     };
-    attention::each_step(kb, sizes, [k, v], &mut |kb, step| match step {
+    attention::each_step(kb, (sizes, ROWS), [k, v], &mut |kb, step| match step {
         Step::Pack([key, value]) => {
             a.logits.pack(kb, &Source { buf: k.buf, base: key, k_stride: &k.strides[3], n_stride: &k.strides[2] });
             a.values.pack(kb, &Source { buf: v.buf, base: value, k_stride: &v.strides[2], n_stride: &v.strides[3] });

@@ -112,7 +112,7 @@ impl Product {
     /// Packs all columns.
     pub(super) fn pack(&self, kb: &mut KernelBuilder, src: &Source<'_>) {
         let encode = |kb: &mut KernelBuilder, x: Reg| self.right.encode(kb, x);
-        let form = Form { shape: self.shape, group: self.right.group, encode: &encode };
+        let form = Form { shape: self.shape, group: self.right.group, depth: self.right.group.size(), encode: &encode };
         let panels = self.n.ceil_div(&self.shape.width().into());
         tile::each_panel(kb, &panels, self.shape, &self.depth(), &mut |kb, n0, at| {
             groups::pack_panel(kb, form, (&self.k, &self.n), src, n0, (self.panels, at));

@@ -130,11 +130,13 @@ pub struct Form<'a> {
     pub shape: TileShape,
     /// What stands in a group.
     pub group: Group,
+    /// Elements along `k` up to a multiple of which it is filled up with zeros.
+    pub depth: i64,
     /// Turns elements of the matrix into those of the panel.
     pub encode: &'a dyn Fn(&mut KernelBuilder, Reg) -> Reg,
 }
 
-/// Copies columns `n0..` of a `[k, n]` matrix to `dst[at..]` as one panel; a last group that is not whole is filled up with zeros. What
+/// Copies columns `n0..` of a `[k, n]` matrix to `dst[at..]` as one panel. What
 /// columns beyond the last one hold is not said.
 pub fn pack_panel(
     kb: &mut KernelBuilder,
@@ -151,6 +153,9 @@ pub fn pack_panel(
         p.pack_columns(kb);
     } else {
         p.pack_elements(kb);
+    }
+    if !k.modulo(&form.depth.into()).is(0) {
+        p.fill(kb);
     }
 }
 
@@ -281,6 +286,22 @@ impl Panel<'_> {
                     square(kb, j, whole, Some(left), (rest + len - 1) / len);
                 }
                 None => self.elements(kb, (j, lanes.into()), whole),
+            }
+        });
+    }
+
+    /// Groups of zeros behind the last one.
+    fn fill(&self, kb: &mut KernelBuilder) {
+        let (shape, len) = (self.form.shape, self.form.group.size());
+        let up_to = |by: i64| &self.k.ceil_div(&by.into()) * &by.into();
+        let (from, to) = (kb.dim(&up_to(len)), kb.dim(&up_to(self.form.depth)));
+        let none = kb.num(Ty::vector(kb.buf_dtype(self.dst), shape.lanes * len as u16), 0.0);
+        kb.for_(from, to, len, Unroll::No, |kb, k| {
+            let row = self.row(kb, k);
+            for v in shape.columns() {
+                let v = kb.index(v * len);
+                let at = kb.add(row, v);
+                kb.store(self.dst, at, none);
             }
         });
     }

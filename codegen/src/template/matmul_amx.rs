@@ -5,27 +5,23 @@
 //! ([`crate::Packing::Panels`], depth [`Schedule::depth`]). Every row takes the same instructions whatever the number of rows, so a result depends on nothing
 //! but its row and its column. What happens to a finished element is the caller's epilogue.
 //!
-//! **Schedule.** Two registers of rows by two of columns, which meet in four of sums (Intel 2024, "64 and IA-32 architectures optimization reference manual",
-//! section 20.5: loads and products overlap from four sums on). A unit is one panel of columns times `chunk` rows, in the order of the rows. Each thread packs
-//! the rows of a chunk once, register by register and with zeros up to whole ones; the tiles of a panel read the next one ahead ([`super::ahead`]).
+//! **Schedule.** Tiles of matrix registers ([`super::amx`]). A unit is one panel of columns times `chunk` rows, in the order of the rows. Each thread packs the
+//! rows of a chunk once, register by register and with zeros up to whole ones; the tiles of a panel read the next one ahead ([`super::ahead`]).
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, KernelBuilder, Matrix, MatrixDot, MatrixInst, Reg, Ty, Unroll};
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::scalar::BinOp;
-use transc_ir::types::{DType, Dim};
+use transc_ir::types::Dim;
 
-use super::ahead::{Asking, ReadAhead};
+use super::ahead::ReadAhead;
+use super::amx::{self, Panel, ROWS, Registers, SIDE};
 use super::groups::Group;
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Weight};
 use super::tile::{self, TileShape};
 
-/// Rows of a register.
-const ROWS: i64 = MatrixInst::ROWS as i64;
-/// Registers of rows, and most registers of columns, of a tile.
-const SIDE: usize = 2;
 /// Most bytes of a chunk of packed rows: what stays in a second-level cache beside a panel.
-const CHUNK_BYTES: i64 = 512 * 1024;
+const CHUNK_BYTES: i64 = 1024 * 1024;
 /// Lines of the next panel that a step of a tile asks for.
 const LINES: i64 = 8;
 
@@ -50,8 +46,7 @@ impl fmt::Display for Schedule {
 impl Schedule {
     /// The schedule for sums of `k` products of bytes or of `bf16` in `n` columns.
     pub fn choose(group: Group, n: &Dim, k: &Dim) -> Schedule {
-        let one = n.as_const().is_some_and(|n| n <= ROWS);
-        let tile = TileShape { lanes: ROWS as u16, rows: (SIDE as i64 * ROWS) as u16, vectors: if one { 1 } else { SIDE as u16 } };
+        let tile = amx::shape(n.as_const());
         let row = k.as_const().unwrap_or(1024) * group.dtypes()[0].size_bytes() as i64;
         let chunk = (0..4).map(|i| 512 >> i).find(|c| c * row <= CHUNK_BYTES);
         Schedule { group, tile, chunk: chunk.unwrap_or(2 * i64::from(tile.rows)) }
@@ -63,21 +58,10 @@ impl Schedule {
         p.batch.iter().fold(units, |a, d| &a * d)
     }
 
-    /// Elements along `k` that one product takes: a panel has whole multiples.
+    /// Elements along `k` of which a panel has whole multiples.
     pub fn depth(self) -> i64 {
-        MatrixInst::ROW_BYTES as i64 / self.group.dtypes()[0].size_bytes() as i64
+        amx::depth(self.group)
     }
-
-    fn dot(self) -> MatrixDot {
-        if self.group == Group::Bytes { MatrixDot::Bytes } else { MatrixDot::Bf16 }
-    }
-}
-
-/// The registers of a tile.
-struct Registers {
-    sums: [[Matrix; SIDE]; SIDE],
-    rows: [Matrix; SIDE],
-    columns: [Matrix; SIDE],
 }
 
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
@@ -87,10 +71,8 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
     let steps = p.k.ceil_div(&depth);
     let panel_len = &(&steps * &depth) * &shape.width().into();
     let rows = Rows { buf: kb.local(s.group.dtypes()[0], &(&steps * &depth) * &s.chunk.into()), steps: &steps, depth: s.depth() };
-    let sums = if s.group == Group::Bytes { DType::I32 } else { DType::F32 };
-    let stage = kb.local(sums, (shape.width() * i64::from(shape.rows)).into());
-    let mut pair = || [kb.matrix(), kb.matrix()];
-    let registers = Registers { sums: [pair(), pair()], rows: pair(), columns: pair() };
+    let stage = kb.local(amx::sums(s.group), (shape.width() * i64::from(shape.rows)).into());
+    let registers = Registers::new(kb);
     let (n_panels, chunks) = (p.n.ceil_div(&shape.width().into()), p.m.ceil_div(&s.chunk.into()));
     let none = kb.index(-1);
     let packed = kb.var(none);
@@ -124,10 +106,14 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             let (inside, zero, end) = (kb.sub(m, m0), kb.index(0), kb.dim(&(&steps * &depth)));
             let ahead = next.tile(kb, m, (zero, end));
             b.touched.ask(kb, (&p.m, &p.n), (m, shape.rows), (n0, shape.width()));
-            let at = rows.at(kb, inside);
+            let a = rows.registers(kb, inside);
+            let b = Panel { buf: b.buf, at: column, ahead: Some(ahead) };
+            let all = kb.dim(&steps);
             let multiply = |kb: &mut KernelBuilder, count: usize| {
-                registers.multiply(kb, s, (rows.buf, at, count), (b.buf, column, ahead), &steps);
-                registers.store(kb, shape, count, stage);
+                let count = [count, shape.vectors.into()];
+                registers.clear(kb, count);
+                registers.add_steps(kb, s.group, count, (&a, &b), (zero, all));
+                registers.store(kb, count, (stage, zero, width));
             };
             let (left, one) = (kb.sub(m1, m), kb.index(ROWS));
             let both = kb.bin(BinOp::Gt, left, one);
@@ -138,57 +124,6 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             tile::hand_on(kb, shape, stage, (m, end), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
         });
     });
-}
-
-impl Registers {
-    /// The sums of some registers of rows, packed from `at` on, by a panel.
-    fn multiply(
-        &self,
-        kb: &mut KernelBuilder,
-        s: Schedule,
-        (a, at, count): (Buf, Reg, usize),
-        (b, column, ahead): (Buf, Reg, Asking),
-        steps: &Dim,
-    ) {
-        let (columns, group, depth) = (usize::from(s.tile.vectors), s.group.size(), s.depth());
-        for sums in &self.sums[..count] {
-            sums[..columns].iter().for_each(|m| kb.matrix_zero(*m));
-        }
-        let (zero, end) = (kb.index(0), kb.dim(steps));
-        let row_block = kb.dim(&(steps * &Dim::from(ROWS * depth)));
-        kb.for_(zero, end, 1, Unroll::No, |kb, step| {
-            ahead.turn(kb);
-            let (row_len, group_len) = (kb.index(depth), kb.index(s.tile.width() * group));
-            let (per_rows, per_columns) = (kb.index(ROWS * depth), kb.index(depth * s.tile.width()));
-            let from = kb.mul(step, per_columns);
-            let from = kb.add(column, from);
-            for (j, matrix) in self.columns[..columns].iter().enumerate() {
-                let j = kb.index(j as i64 * ROWS * group);
-                let from = kb.add(from, j);
-                kb.matrix_load(*matrix, b, from, group_len);
-            }
-            let inside = kb.mul(step, per_rows);
-            let mut from = kb.add(at, inside);
-            for (rows, sums) in self.rows[..count].iter().zip(&self.sums) {
-                kb.matrix_load(*rows, a, from, row_len);
-                for (columns, sums) in self.columns[..columns].iter().zip(sums) {
-                    kb.matrix_dot(s.dot(), *sums, *rows, *columns);
-                }
-                from = kb.add(from, row_block);
-            }
-        });
-    }
-
-    /// The sums as rows of a panel.
-    fn store(&self, kb: &mut KernelBuilder, shape: TileShape, count: usize, stage: Buf) {
-        let width = kb.index(shape.width());
-        for (i, sums) in self.sums[..count].iter().enumerate() {
-            for (j, matrix) in sums[..usize::from(shape.vectors)].iter().enumerate() {
-                let at = kb.index(i as i64 * ROWS * shape.width() + j as i64 * ROWS);
-                kb.matrix_store(stage, at, width, *matrix);
-            }
-        }
-    }
 }
 
 /// The rows of a chunk as registers take them: `[row / 16][step][row % 16][depth]`.
@@ -205,6 +140,12 @@ impl Rows<'_> {
         let (block_len, row_len) = (kb.dim(&(self.steps * &Dim::from(ROWS * self.depth))), kb.index(self.depth));
         let (block, inside) = (kb.mul(block, block_len), kb.mul(inside, row_len));
         kb.add(block, inside)
+    }
+
+    /// Those of a tile.
+    fn registers(&self, kb: &mut KernelBuilder, row: Reg) -> amx::Rows {
+        let block = kb.dim(&(self.steps * &Dim::from(ROWS * self.depth)));
+        amx::Rows { buf: self.buf, at: self.at(kb, row), row: kb.index(self.depth), block, step: kb.index(ROWS * self.depth) }
     }
 
     /// Packs some rows, with zeros up to a whole register.

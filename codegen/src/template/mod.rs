@@ -1,6 +1,7 @@
 //! Kernel templates: one file each, with its contract, its schedule and the code that builds it.
 
 pub mod ahead;
+mod amx;
 pub mod attention;
 pub mod attention_int8;
 mod coded_product;

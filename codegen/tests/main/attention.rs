@@ -1,6 +1,6 @@
 //! Attention of floats and of codes.
 
-use super::{case, check, module, on_bytes, on_hosts, ways};
+use super::{BF16, BYTES, case, check, check_on, module, on_hosts, on_processors, ways};
 
 #[test]
 fn attention_with_masks_groups_and_causality() {
@@ -33,14 +33,14 @@ fn attention_of_16_bit_floats() {
             let params = format!(
                 "%0 \"q\": {dtype}[2,4,N,{d}], %1 \"k\": {dtype}[2,M,2,{d}], %2 \"v\": {dtype}[2,2,M,{e}], %3 \"m\": {mask}[2,1,N,M]"
             );
-            check(&module(&params, &heads_inside), &[&[2, 4, sq, d], &[2, sk, 2, d], &[2, 2, sk, e], &[2, 1, sq, sk]]);
+            check_on(BF16, &module(&params, &heads_inside), &[&[2, 4, sq, d], &[2, sk, 2, d], &[2, 2, sk, e], &[2, 1, sq, sk]]);
         }
         // Rounded as they are read.
         let body = format!(
             "%3: bf16[1,2,N,{d}] = map(%0) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%4: bf16[1,2,M,{d}] = map(%1) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%5: bf16[1,2,M,{e}] = map(%2) {{body = {{1: i0 = cast bf16 a0; i0}}}}\n%6: bf16[1,2,N,{e}] = attention(%3, %4, %5) {{scale = 0.3, causal = none, softcap = 0.0, clear = false}}\nreturn %6 \"y\""
         );
         let params = format!("%0 \"q\": f32[1,2,N,{d}], %1 \"k\": f32[1,2,M,{d}], %2 \"v\": f32[1,2,M,{e}]");
-        check(&module(&params, &body), &[&[1, 2, sq, d], &[1, 2, sk, d], &[1, 2, sk, e]]);
+        check_on(BF16, &module(&params, &body), &[&[1, 2, sq, d], &[1, 2, sk, d], &[1, 2, sk, e]]);
     }
 }
 
@@ -68,7 +68,7 @@ fn attention_of_codes() {
             let text = module(&params, &body);
             let (m, inputs, want) = case(&text, &[&[2, sq, 4, d], &[2, 2, sk, d], &[2, sk, 2, e], &shape]);
             on_hosts(&text, (&m, &inputs, &want), ways());
-            on_bytes(&text, (&m, &inputs, &want));
+            on_processors(BYTES, &text, (&m, &inputs, &want));
         }
     }
 }

@@ -229,7 +229,7 @@ fn integer_weights_with_an_epilogue() {
             let text = format!(
                 "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8{dims} = random(3)\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": u8[2,N,{k}]) {{\n%1: u8[2,N,{n}] = fused(%0) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}]) {{\n%1: i8{dims} = constant() {{id = @c0}}\n%2: f32[{n}] = constant() {{id = @c1}}\n%3: i32[2,N,{n}] = contract(%0, %1) {{lhs = [0,3,1], rhs = {rhs}, out = [0,3,2], out_dtype = i32}}\n%4: u8[2,N,{n}] = map(%3, %2) {{body = {{2: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; i3 = add i2 a1; i4 = round i3; i5 = cast u8 i4; i5}}}}\nreturn %4 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
             );
-            check(&text, &[&[2, m, k]]);
+            check_on(BYTES, &text, &[&[2, m, k]]);
         }
     }
 }
@@ -361,7 +361,7 @@ fn sparse_layers_hand_on_what_they_need_not_turn() {
             let shapes: [&[usize]; 2] = [&[2, m, k], &[2, m, n]];
             check(&text, &shapes);
             let (m, inputs, want) = case(&text, &shapes);
-            on_bytes(&text, (&m, &inputs, &want));
+            on_processors(BYTES, &text, (&m, &inputs, &want));
             let znver4 = Target::list("znver4").expect("a target").remove(0);
             let program = lower::lower(&m, &znver4).expect("it lowers").to_string();
             assert_eq!(program.contains("vpermi2b"), follows == coded);

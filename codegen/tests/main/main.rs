@@ -107,9 +107,14 @@ fn on_hosts(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor]), ways
     }
 }
 
-/// Simulated for processors with dot products of bytes, with and without look-up of bytes, and compiled where this machine has them.
-fn on_bytes(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {
-    for target in Target::list("znver4,cascadelake").expect("targets") {
+/// Processors with dot products of bytes: with matrix registers, with look-up of bytes, without either.
+const BYTES: &str = "sapphirerapids,znver4,cascadelake";
+/// Processors with products of `bf16`: with matrix registers, without.
+const BF16: &str = "sapphirerapids,cooperlake";
+
+/// Simulated for some processors, and compiled where this machine has what they have.
+fn on_processors(names: &str, text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {
+    for target in Target::list(names).expect("targets") {
         let program = lower::lower(m, &target).unwrap_or_else(|e| panic!("{e}\n{text}"));
         for (s, w) in simulated(&program, inputs).iter().zip(want) {
             let what = difference(s, w);
@@ -122,6 +127,13 @@ fn on_bytes(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {
             println!("skipped code for {}: no {}", target.name(), lacks.join(", "));
         }
     }
+}
+
+/// [`check`], then on some processors.
+fn check_on(names: &str, text: &str, shapes: &[&[usize]]) {
+    check(text, shapes);
+    let (m, inputs, want) = case(text, shapes);
+    on_processors(names, text, (&m, &inputs, &want));
 }
 
 /// Simulates the device code of a module, and has LLVM and the PTX assembler accept it.
