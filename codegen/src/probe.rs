@@ -2,7 +2,7 @@
 //!
 //! They are made by the backend that makes the models' code, so the peak is that of code as models can have it.
 
-use transc_ir::loops::{Access, KernelBuilder, ReduceOp, Reg, TargetInst, Ty, Unroll, Var};
+use transc_ir::loops::{Access, KernelBuilder, Matrix, MatrixDot, MatrixInst, ReduceOp, Reg, TargetInst, Ty, Unroll, Var};
 use transc_ir::scalar::Literal;
 use transc_ir::tensor::Loc;
 use transc_ir::types::{DType, Dim, Ranges, TensorType};
@@ -63,7 +63,45 @@ impl Arithmetic {
 
 /// Units of arithmetic in registers, and the multiply-adds of one.
 pub fn arithmetic(kind: Arithmetic, target: &Target, units: usize) -> (Program, u64) {
-    steps(kind, target, units, STEPS)
+    match kind {
+        Arithmetic::Bf16 if target.has_matrices() => matrix_steps(MatrixDot::Bf16, kind, units),
+        Arithmetic::Int8 if target.has_matrices() => matrix_steps(MatrixDot::Bytes, kind, units),
+        _ => steps(kind, target, units, STEPS),
+    }
+}
+
+/// Units of products of matrix registers, two by two.
+fn matrix_steps(dot: MatrixDot, kind: Arithmetic, units: usize) -> (Program, u64) {
+    const SIDE: usize = 2;
+    /// As long as [`STEPS`] of vectors, about.
+    const TURNS: i64 = STEPS / 10;
+    let (sum, left, right) = kind.types(MatrixInst::ROWS as u16);
+    let mut kb = KernelBuilder::new(&format!("peak_{}", kind.name()), Vec::new(), Dim::from(units));
+    let [a, b] = [("a", left), ("b", right)].map(|(n, ty)| kb.param(n, ty.dtype, Access::Read));
+    let y = kb.param("y", sum.dtype, Access::Write);
+    let matrices: Vec<Matrix> = (0..Matrix::COUNT).map(|_| kb.matrix()).collect();
+    let (sums, operands) = matrices.split_at(SIDE * SIDE);
+    let (rows, columns) = operands.split_at(SIDE);
+    let len = MatrixInst::ROWS * usize::from(sum.lanes);
+    let (lo, hi) = (kb.lo(), kb.hi());
+    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
+        let (zero, end) = (kb.index(0), kb.index(TURNS));
+        let (row, result, all) = (kb.index(left.lanes.into()), kb.index(sum.lanes.into()), kb.index(len as i64));
+        rows.iter().for_each(|m| kb.matrix_load(*m, a, zero, row));
+        columns.iter().for_each(|m| kb.matrix_load(*m, b, zero, row));
+        sums.iter().for_each(|m| kb.matrix_zero(*m));
+        kb.for_(zero, end, 1, Unroll::No, |kb, _| {
+            for (i, sum) in sums.iter().enumerate() {
+                kb.matrix_dot(dot, *sum, rows[i / SIDE], columns[i % SIDE]);
+            }
+        });
+        let at = kb.mul(unit, all);
+        kb.matrix_store(y, at, result, sums[0]);
+    });
+    let ty = |dtype, n: usize| TensorType::new(dtype, vec![Dim::from(n)]);
+    let operand = MatrixInst::ROWS * usize::from(left.lanes);
+    let inputs = vec![("a".to_string(), ty(left.dtype, operand)), ("b".to_string(), ty(right.dtype, operand))];
+    (program(kb, inputs, ty(sum.dtype, units * len)), (sums.len() * len * usize::from(left.lanes)) as u64 * TURNS as u64)
 }
 
 /// Units of `steps` steps in each chain.

@@ -181,7 +181,8 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         return None;
     }
     let macs = p.batch.iter().fold(&(&p.m * &p.n) * &p.k, |a, d| &a * d);
-    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&MACS_PER_NS.into()) })
+    let rate = matrices.map_or(MACS_PER_NS, matmul_amx::Schedule::macs_per_ns);
+    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&rate.into()) })
 }
 
 /// What an operand is rounded to `bf16` from, as its kernel reads it.

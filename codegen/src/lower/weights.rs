@@ -166,7 +166,7 @@ impl Dense {
     }
 }
 
-/// Cost of a product per row of the activation, in multiply-adds of the dense kernel.
+/// Cost of a product per row of the activation, in multiply-adds of the dense kernel of vectors.
 mod cost {
     use crate::program::Matrix;
     use crate::template::spmm::Schedule;
@@ -174,8 +174,11 @@ mod cost {
     /// What turning an element of the activation costs, and an element of the result.
     const TURN: [usize; 2] = [10, 40];
 
-    pub(super) fn dense(m: Matrix) -> f64 {
-        (m.k * m.n) as f64
+    /// How many times faster a product on matrix registers is than one of vectors: their instruction eight times, reading weights and finishing results not.
+    const MATRICES: f64 = 3.0;
+
+    pub(super) fn dense(m: Matrix, matrices: bool) -> f64 {
+        (m.k * m.n) as f64 / if matrices { MATRICES } else { 1.0 }
     }
 
     /// `macs` of a sparse kernel; `fill` is the share of a tile's rows that exist.
@@ -208,7 +211,7 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
         let sparse = Sparse::new(src, size, m, s);
-        let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m);
+        let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m, int8 && target.has_matrices());
         if cost < choice.sparse_cost {
             choice.sparse_cost = cost;
             best = Some((sparse, s));
@@ -450,7 +453,11 @@ fn kernel_of(
     if stuck.is_some() {
         return None;
     }
-    let rate = if int8 { INT8_MACS_PER_NS } else { F32_MACS_PER_NS };
+    let rate = match (int8, dense) {
+        (true, Dense::Matrices(s)) if choice.sparse == 0 => s.macs_per_ns(),
+        (true, _) => INT8_MACS_PER_NS,
+        (false, _) => F32_MACS_PER_NS,
+    };
     Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&rate.into()) })
 }
 
