@@ -129,6 +129,7 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[P
         TargetInst::VpDpWssd => by_lanes(e, DType::I32, 2, types, args),
         TargetInst::VDpBf16Ps => by_lanes(e, DType::F32, 2, types, args),
         TargetInst::VPermI2B => look_up(e, ty, args),
+        TargetInst::VCvtNePs2Bf16 => cast(e, ty, DType::Bf16, &args[0]),
     }
 }
 

@@ -433,6 +433,9 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
     if t == TargetInst::VDpBf16Ps {
         return dot_bf16(e, types, args);
     }
+    if t == TargetInst::VCvtNePs2Bf16 {
+        return to_bf16(e, types[0], &args[0]);
+    }
     if t == TargetInst::VPermI2B {
         return look_up(e, types[0], args);
     }
@@ -450,6 +453,27 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
         sum = bin(e, BinOp::Add, types[0], &sum, &product);
     }
     sum
+}
+
+/// `vcvtneps2bf16`, or without it on the bits.
+fn to_bf16(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
+    let (n, t, bits) = (ty.lanes, reg_type(ty), reg_type(ty.with_dtype(DType::Bf16)));
+    if !(e.bf16 && matches!(n, 16 | 32)) {
+        return cast(e, ty, DType::Bf16, x);
+    }
+    let pairs = vector_of("bfloat", n);
+    let y = if n == 16 {
+        e.call(&pairs, "llvm.x86.avx512bf16.cvtneps2bf16.512", &[(t, x.into())])
+    } else {
+        let half = |e: &mut Emitter<'_>, from: u16| {
+            let picks: Vec<String> = (from..from + 16).map(|i| format!("i32 {i}")).collect();
+            e.def(&format!("shufflevector {t} {x}, {t} poison, <16 x i32> <{}>", picks.join(", ")))
+        };
+        let (upper, lower) = (half(e, 16), half(e, 0));
+        let part = vector_of("float", 16);
+        e.call(&pairs, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", &[(part.clone(), upper), (part, lower)])
+    };
+    e.def(&format!("bitcast {pairs} {y} to {bits}"))
 }
 
 /// `vpermi2b`, or without it byte by byte.

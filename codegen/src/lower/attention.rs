@@ -15,8 +15,7 @@ use super::products::{MACS_PER_NS, finish, unrounded};
 use super::region::Region;
 use super::strided::strided;
 use crate::Target;
-use crate::template::attention::{self, AttentionProblem};
-use crate::template::attention_int8;
+use crate::template::attention::{self, AttentionProblem, floats, int8};
 
 /// The template's part: from operands, mask and epilogue.
 type Build<'a> =
@@ -35,20 +34,20 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
             }
             let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let p = AttentionProblem::new(a, dims);
-            let engine = attention::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
-            let s = attention::Schedule::choose(target.lanes(), engine, &p);
+            let engine = floats::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
+            let s = floats::Schedule::choose(target.lanes(), engine, &p);
             let named = (format!("{s}{}", flags(&p)), &p, s.rows());
             kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
-                attention::build(kb, &p, s, x, mask, epilogue);
+                floats::build(kb, &p, s, x, mask, epilogue);
             })
         }
         Op::IntAttention(a) => {
             let sizes = AttentionProblem::of_codes(a, dims);
-            let s = attention_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
-            let p = attention_int8::Problem { sizes, op: a, dtypes };
+            let s = int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
+            let p = int8::Problem { sizes, op: a, dtypes };
             let named = (format!("{s}{}", flags(&p.sizes)), &p.sizes, attention::ROWS);
             kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
-                attention_int8::build(kb, &p, s, x, mask, epilogue);
+                int8::build(kb, &p, s, x, mask, epilogue);
             })
         }
         _ => None,

@@ -400,6 +400,7 @@ fn look_up(t: &mut Text, ty: Ty, args: &[String]) -> String {
 pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[String]) -> String {
     let (product_dtype, per_lane) = match inst {
         TargetInst::VPermI2B => return look_up(t, types[0], args),
+        TargetInst::VCvtNePs2Bf16 => return cast(t, types[0], DType::Bf16, &args[0]),
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),

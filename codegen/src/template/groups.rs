@@ -123,6 +123,11 @@ impl Group {
     }
 }
 
+/// Floats as products of pairs take them, which count denormals as zero or not.
+pub fn to_bf16(kb: &mut KernelBuilder, x: Reg) -> Reg {
+    if kb.ty(x).dtype == DType::F32 { kb.target(TargetInst::VCvtNePs2Bf16, &[x]) } else { kb.cast(DType::Bf16, x) }
+}
+
 /// How a panel is made.
 #[derive(Clone, Copy)]
 pub struct Form<'a> {

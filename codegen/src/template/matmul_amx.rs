@@ -12,11 +12,11 @@ use std::fmt;
 
 use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::scalar::BinOp;
-use transc_ir::types::Dim;
+use transc_ir::types::{DType, Dim};
 
 use super::ahead::ReadAhead;
 use super::amx::{self, Panel, ROWS, Registers, SIDE};
-use super::groups::Group;
+use super::groups::{self, Group};
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Weight};
 use super::tile::{self, TileShape};
 
@@ -169,7 +169,7 @@ impl Rows<'_> {
                     Some(c) => kb.load_count(lhs.buf, from, self.depth as u16, c),
                     None => kb.load(lhs.buf, from, self.depth as u16),
                 };
-                let x = kb.cast(dtype, x);
+                let x = if dtype == DType::Bf16 { groups::to_bf16(kb, x) } else { x };
                 kb.store(self.buf, to, x);
             };
             if lhs.k_stride.is(1) {

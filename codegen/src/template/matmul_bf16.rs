@@ -15,7 +15,7 @@ use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::{LINES, ReadAhead};
-use super::groups::Group;
+use super::groups::{self, Group};
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Schedule, Weight, each_panel};
 use super::sums::Sums;
 use super::tile::{self, Part, TileInput, TileShape};
@@ -169,7 +169,7 @@ impl Rows<'_> {
                         Some(c) => kb.load_count(lhs.buf, from, shape.lanes, c),
                         None => kb.load(lhs.buf, from, shape.lanes),
                     };
-                    let mut x = kb.cast(DType::Bf16, x);
+                    let mut x = if native { groups::to_bf16(kb, x) } else { kb.cast(DType::Bf16, x) };
                     if !native {
                         x = kb.cast(DType::F32, x);
                         x = kb.push(Inst::Shuffle(x, x, (0..shape.lanes).map(|i| i ^ 1).collect()));

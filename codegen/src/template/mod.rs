@@ -3,7 +3,6 @@
 pub mod ahead;
 mod amx;
 pub mod attention;
-pub mod attention_int8;
 mod coded_product;
 pub mod device;
 pub mod groups;

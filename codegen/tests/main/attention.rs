@@ -44,6 +44,32 @@ fn attention_of_16_bit_floats() {
     }
 }
 
+/// Keys by row and by column, features that are no whole vectors, rows that see no key, and as many queries as the other form takes.
+#[test]
+fn attention_of_a_few_queries() {
+    let rows = "2,2,M,D";
+    for ((sq, sk, d, e), keys, turn, (causal, cap, clear, dtype)) in [
+        ((1, 1, 16, 16), rows, "[0,1,2,3]", ("none", "5.0", true, "f32")),
+        ((1, 300, 64, 70), rows, "[0,1,2,3]", ("299", "0.0", true, "f32")),
+        ((3, 37, 20, 21), "2,2,D,M", "[0,1,3,2]", ("34", "0.0", true, "f16")),
+        ((4, 130, 8, 140), "2,M,2,D", "[0,2,1,3]", ("-2", "0.0", false, "f32")),
+        ((5, 37, 20, 21), "2,2,D,M", "[0,1,3,2]", ("-2", "0.0", true, "f32")),
+    ] {
+        let keys = keys.replace('D', &d.to_string());
+        let body = format!(
+            "%4: {dtype}[2,2,M,{d}] = transpose(%1) {{perm = {turn}}}\n%5: {dtype}[2,4,N,{e}] = attention(%0, %4, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}, clear = {clear}}}\nreturn %5 \"y\""
+        );
+        let params =
+            format!("%0 \"q\": {dtype}[2,4,N,{d}], %1 \"k\": {dtype}[{keys}], %2 \"v\": {dtype}[2,2,M,{e}], %3 \"m\": f32[2,1,N,M]");
+        let key_dims: Vec<usize> = keys.split(',').map(|n| n.parse().unwrap_or(sk)).collect();
+        let shapes: [&[usize]; 4] = [&[2, 4, sq, d], &key_dims, &[2, 2, sk, e], &[2, 1, sq, sk]];
+        check(&module(&params, &body), &shapes);
+        // The number of queries is known.
+        let known = |text: &str| text.replace('N', &sq.to_string());
+        check(&module(&known(&params), &known(&body)), &shapes);
+    }
+}
+
 /// Integers, so every way must give the same ones. Programs for devices have no such op: it is taken apart before.
 #[test]
 fn attention_of_codes() {

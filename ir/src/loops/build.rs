@@ -124,6 +124,7 @@ impl KernelBuilder {
             Inst::Splat(n, a) => Ty { lanes: *n, ..self.ty(*a) },
             Inst::Extract(a, _) | Inst::Reduce(_, a) => Ty { lanes: 1, ..self.ty(*a) },
             Inst::Shuffle(a, _, lanes) => Ty { lanes: lanes.len() as u16, ..self.ty(*a) },
+            Inst::Target(TargetInst::VCvtNePs2Bf16, args) => self.ty(args[0]).with_dtype(DType::Bf16),
             Inst::Target(_, args) => self.ty(args[0]),
         }
     }

@@ -76,6 +76,8 @@ named_enum! {
         /// `vdpbf16ps(acc: f32xN, a: bf16x2N, b: bf16x2N)`: `acc[i] + a[2i+1]*b[2i+1]`, and to that `+ a[2i]*b[2i]`, each with one rounding to nearest
         /// even. Whether a denormal (operand, product or sum) counts as zero is open, so results may differ by `2^-126 * (4 + sum of |a| + sum of |b|)`.
         VDpBf16Ps = "vdpbf16ps",
+        /// `vcvtneps2bf16(x: f32xN)`: each element as `bf16`, rounded to nearest even. Whether a denormal counts as zero is open.
+        VCvtNePs2Bf16 = "vcvtneps2bf16",
         /// `vpermi2b(index: u8xN, a: u8xN, b: u8xN)`: element `index[i] mod 2N` of `a` followed by `b`.
         VPermI2B = "vpermi2b",
     }

@@ -251,6 +251,9 @@ impl Verifier<'_> {
 fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
     let acc = *types.first()?;
     let (d, a, b, per_lane) = match t {
+        TargetInst::VCvtNePs2Bf16 => {
+            return (acc.dtype == DType::F32 && types.len() == 1).then_some(acc.with_dtype(DType::Bf16));
+        }
         TargetInst::VPermI2B => (DType::U8, DType::U8, DType::U8, 1),
         TargetInst::VpDpBusd => (DType::I32, DType::U8, DType::I8, 4),
         TargetInst::VpDpWssd => (DType::I32, DType::I16, DType::I16, 2),

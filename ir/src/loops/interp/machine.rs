@@ -348,6 +348,7 @@ impl<'a> Machine<'a> {
                     *o = reduce(*op, d, a.to_vec());
                 }
             }
+            Inst::Target(TargetInst::VCvtNePs2Bf16, args) => ops::vcvtneps2bf16(out, self.reg(args[0])),
             Inst::Target(t, args) => {
                 let [acc, a, b] = [0, 1, 2].map(|i| self.reg(args[i]));
                 let n = a.len() / acc.len();
@@ -357,6 +358,7 @@ impl<'a> Machine<'a> {
                         TargetInst::VpDpBusd => ops::vpdpbusd(acc[i], x, y),
                         TargetInst::VpDpWssd => ops::vpdpwssd(acc[i], x, y),
                         TargetInst::VDpBf16Ps => ops::vdpbf16ps(acc[i], x, y),
+                        TargetInst::VCvtNePs2Bf16 => *o,
                         TargetInst::VPermI2B => {
                             let lanes = lanes_of(&args[0]);
                             ops::vpermi2b(acc[i], [a, b].map(|t| &t[i / lanes * lanes..][..lanes]))

@@ -103,6 +103,13 @@ pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
     u64::from(products.fold(acc as i32, i32::wrapping_add) as u32)
 }
 
+/// To `bf16`; denormals are zero here.
+pub(super) fn vcvtneps2bf16(out: &mut [u64], x: &[u64]) {
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = half::bf16::from_f32(flush(f(*x))).to_bits().into();
+    }
+}
+
 /// One element of [`crate::loops::MatrixDot::Bytes`]: quads of `u8` by quads of `i8`.
 pub(super) fn tdpbusd<'a>(acc: u32, quads: impl Iterator<Item = (&'a u32, &'a u32)>) -> u32 {
     quads.fold(acc, |sum, (x, y)| {

@@ -4,7 +4,7 @@
 //! what lies between them is rounded as `f32`, the softmax with one division per row.
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels of groups
-//! ([`super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, then row by row the
+//! ([`super::super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, then row by row the
 //! codes of the weights, then their product with the values.
 
 use std::fmt;
@@ -14,10 +14,12 @@ use transc_ir::op::{Code, IntAttention};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
-use super::attention::{self, AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, larger, largest_lane};
-use super::coded_product::{Product, Side};
-use super::groups::Group;
-use super::tile::{self, Source, TileShape};
+use super::super::coded_product::{Product, Side};
+use super::super::groups::Group;
+use super::super::tile::{self, Source, TileShape};
+use super::{
+    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, each_step, larger, largest_lane, masked, seen_keys, visible_keys,
+};
 
 /// How an attention of codes is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +85,7 @@ pub fn build(
         keys_len,
         mask,
     };
-    attention::each_step(kb, (sizes, ROWS), [k, v], &mut |kb, step| match step {
+    each_step(kb, (sizes, ROWS), [k, v], &mut |kb, step| match step {
         Step::Pack([key, value]) => {
             a.logits.pack(kb, &Source { buf: k.buf, base: key, k_stride: &k.strides[3], n_stride: &k.strides[2] });
             a.values.pack(kb, &Source { buf: v.buf, base: value, k_stride: &v.strides[2], n_stride: &v.strides[3] });
@@ -120,7 +122,7 @@ impl Parts<'_, '_, '_> {
             let lowest = kb.num(Ty::vector(DType::F32, self.s.logits.lanes), f64::NEG_INFINITY);
             kb.store(self.tops, j, lowest);
         });
-        let end = attention::seen_keys(kb, sizes, u);
+        let end = seen_keys(kb, sizes, u);
         let (depth, stride) = (kb.dim(&self.logits.depth()), kb.dim(&self.keys_len));
         kb.for_(zero, end, self.s.logits.width(), Unroll::No, |kb, n0| {
             let column = kb.mul(n0, depth);
@@ -195,7 +197,7 @@ impl Parts<'_, '_, '_> {
         let base = kb.mul(r, padded);
         let i = kb.add(u.row, r);
         // Keys below this bound are visible.
-        let bound = attention::visible_keys(kb, &self.p.sizes, i);
+        let bound = visible_keys(kb, &self.p.sizes, i);
         let bound = kb.bin(BinOp::Max, bound, zero);
         // A power of two commutes with the rounding of the codes' scale.
         let power_of_two = op.scale.0.abs().log2().fract() == 0.0;
@@ -219,7 +221,7 @@ impl Parts<'_, '_, '_> {
                 x = kb.mul(x, factor);
             }
             let visible = ragged.then(|| kb.sub(bound, j));
-            x = attention::masked(kb, &self.p.sizes, self.mask.as_deref_mut(), (&[u.b, u.h, i], j), x, visible);
+            x = masked(kb, &self.p.sizes, self.mask.as_deref_mut(), (&[u.b, u.h, i], j), x, visible);
             let bits = kb.push(Inst::Bitcast(DType::I32, x));
             kb.store(sums, at, bits);
         };

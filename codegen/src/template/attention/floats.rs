@@ -1,99 +1,32 @@
-//! Attention: logits, softmax and the weighted sum of one head in one kernel; no matrix of logits in memory.
+//! Attention of floats: logits, softmax and the weighted sum, block of keys by block.
 //!
 //! **Contract.** `softmax(cap(scale * q k^T) + mask) v` per batch and head as `ir`'s `attention` op states it, grouped heads included. The
 //! operands are strided, of any type of floats, and are widened to `f32` where they are packed. Key rows beyond the end and keys hidden by causality take no part; a row that
 //! sees no key gives NaN, or zeros on request. The sum of a row runs in a fixed order that does not depend on the partition. For operands of `bf16` and a
-//! target that multiplies pairs of them ([`super::groups`]) or has matrix registers ([`super::amx`]), queries times the factor of the logits and the weights
+//! target that multiplies pairs of them ([`super::super::groups`]) or has matrix registers ([`super::super::amx`]), queries times the factor of the logits and the weights
 //! before their division are rounded to `bf16`; sums and softmax stay in `f32`.
 //!
 //! **Schedule.** A unit is some query rows of one head. Keys and values of a key head are packed once per call into panels `[D][width]` and
 //! `[Sk][width]`. A unit takes the keys in blocks of [`KEYS`]: logits (register tile over `D`), softmax in scratch memory, weighted sum (register tile
 //! over the keys); each panel goes to the nearest cache once for all rows of the unit. Maximum and sum of a row are carried from block to block, as in
-//! FlashAttention-2 (Dao 2023, algorithm 1). Blocks of keys that causality hides from all rows of a unit are left out.
+//! FlashAttention-2 (Dao 2023, algorithm 1). Blocks of keys that causality hides from all rows of a unit are left out. A few queries take another way
+//! ([`super::few`]).
 
 use std::fmt;
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
-use transc_ir::op::{Attention, IntAttention};
+use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
-use super::amx::{self, Registers};
-use super::groups::{self, Form, Group};
-use super::matmul::pieces;
-use super::tile::{self, Source, TileInput, TileShape};
+use super::super::amx::{self, Registers};
+use super::super::groups::{self, Form, Group};
+use super::super::tile::{self, Source, TileInput, TileShape};
+use super::{
+    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, larger, largest_lane, masked, seen_keys, visible_keys,
+};
 
-/// Query rows of a unit, a multiple of the rows of every tile of vectors.
-pub const ROWS: i64 = 24;
 /// Keys of a block, a multiple of the width of every tile of logits.
 pub const KEYS: i64 = 128;
-
-/// The sizes of an attention.
-#[derive(Clone, Debug)]
-pub struct AttentionProblem {
-    /// Batch.
-    pub b: Dim,
-    /// Query heads.
-    pub h: Dim,
-    /// Key heads; divides `h`.
-    pub g: Dim,
-    /// Queries.
-    pub sq: Dim,
-    /// Keys.
-    pub sk: Dim,
-    /// Features of queries and keys.
-    pub d: Dim,
-    /// Features of values.
-    pub e: Dim,
-    /// Factor of the logits.
-    pub scale: f64,
-    /// Soft cap, 0 for none.
-    pub softcap: f64,
-    /// Offset of the causal diagonal.
-    pub causal: Option<Dim>,
-    /// A row that sees no key gives zeros.
-    pub clear: bool,
-}
-
-impl AttentionProblem {
-    /// An attention on operands of these dims.
-    pub fn new(a: &Attention, dims: [&[Dim]; 3]) -> AttentionProblem {
-        let softcap = a.softcap.0;
-        AttentionProblem { softcap, ..AttentionProblem::sized(dims, a.scale.0, a.causal.as_ref(), a.clear) }
-    }
-
-    /// An attention on codes of these dims.
-    pub fn of_codes(a: &IntAttention, dims: [&[Dim]; 3]) -> AttentionProblem {
-        AttentionProblem::sized(dims, a.scale.0, a.causal.as_ref(), a.clear)
-    }
-
-    fn sized([q, k, v]: [&[Dim]; 3], scale: f64, causal: Option<&Dim>, clear: bool) -> AttentionProblem {
-        AttentionProblem {
-            b: q[0].clone(),
-            h: q[1].clone(),
-            g: k[1].clone(),
-            sq: q[2].clone(),
-            sk: k[2].clone(),
-            d: q[3].clone(),
-            e: v[3].clone(),
-            scale,
-            softcap: 0.0,
-            causal: causal.cloned(),
-            clear,
-        }
-    }
-
-    /// Number of independent units of a kernel, of so many query rows.
-    pub fn extent(&self, rows: i64) -> Dim {
-        &(&self.b * &self.h) * &self.sq.ceil_div(&rows.into())
-    }
-
-    /// What the name of a kernel says beside its schedule: causal, with a mask, NaN for a row that sees no key.
-    pub fn flags(&self, masked: bool) -> String {
-        let flags = [(self.causal.is_some(), "c"), (masked, "m"), (!self.clear, "n")];
-        flags.iter().filter(|f| f.0).map(|f| f.1).collect()
-    }
-}
 
 /// What computes the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,34 +108,6 @@ impl Schedule {
     }
 }
 
-/// A strided operand `[batch, head, row, feature]`.
-#[derive(Clone, Debug)]
-pub struct Operand {
-    /// Where it lies.
-    pub buf: Buf,
-    /// Element offset of `[0, 0, 0, 0]`.
-    pub offset: Dim,
-    /// Distance along each axis, in elements.
-    pub strides: [Dim; 4],
-}
-
-impl Operand {
-    pub(super) fn at(&self, kb: &mut KernelBuilder, index: &[Reg]) -> Reg {
-        let mut sum = kb.dim(&self.offset);
-        for (i, stride) in index.iter().zip(&self.strides) {
-            let stride = kb.dim(stride);
-            let step = kb.mul(*i, stride);
-            sum = kb.add(sum, step);
-        }
-        sum
-    }
-}
-
-/// Gives a vector of mask values to add, for `[batch, head, query]` and the first key; lanes beyond the count are not used.
-pub type Mask<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a;
-/// Consumes finished elements: `[batch, head, query]`, first feature, vector of values, active lanes.
-pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a;
-
 /// Scratch memory. What a row carries is a vector with an element per row of the unit, up to a multiple of the lanes.
 struct Scratch {
     /// Panels of all keys, `[panel][D][width]`.
@@ -229,51 +134,6 @@ struct Scratch {
     block: Buf,
 }
 
-/// The rows of a unit.
-pub(super) struct Unit {
-    pub(super) b: Reg,
-    pub(super) h: Reg,
-    /// First row.
-    pub(super) row: Reg,
-    /// Number of rows.
-    pub(super) rows: Reg,
-}
-
-/// A step of a kernel.
-pub(super) enum Step {
-    /// Packs keys and values of a head, given where those of its first row lie.
-    Pack([Reg; 2]),
-    /// Computes a unit of it.
-    Compute(Unit),
-}
-
-/// Takes the steps of this call's share of units of so many rows, of keys and values `of`.
-pub(super) fn each_step(
-    kb: &mut KernelBuilder,
-    (p, rows): (&AttentionProblem, i64),
-    of: [&Operand; 2],
-    step: &mut dyn FnMut(&mut KernelBuilder, Step),
-) {
-    let group = p.h.floor_div(&p.g);
-    let blocks = p.sq.ceil_div(&rows.into());
-    let (lo, hi, len) = (kb.lo(), kb.hi(), kb.dim(&(&blocks * &group)));
-    pieces(kb, (lo, hi), len, &mut |kb, key_head, (from, to)| {
-        let (b, g) = tile::div_rem(kb, key_head, &p.g);
-        let zero = kb.index(0);
-        let base = of.map(|x| x.at(kb, &[b, g, zero, zero]));
-        step(kb, Step::Pack(base));
-        kb.for_(from, to, 1, Unroll::No, |kb, unit| {
-            let (head, block) = tile::div_rem(kb, unit, &blocks);
-            let (group, most, end) = (kb.dim(&group), kb.index(rows), kb.dim(&p.sq));
-            let first = kb.mul(g, group);
-            let (h, row) = (kb.add(first, head), kb.mul(block, most));
-            let left = kb.sub(end, row);
-            let rows = kb.bin(BinOp::Min, left, most);
-            step(kb, Step::Compute(Unit { b, h, row, rows }));
-        });
-    });
-}
-
 /// A block of keys.
 struct KeyBlock {
     first: Reg,
@@ -285,6 +145,31 @@ struct KeyBlock {
 
 /// Builds the kernel's body. The kernel's extent must be [`AttentionProblem::extent`].
 pub fn build(
+    kb: &mut KernelBuilder,
+    p: &AttentionProblem,
+    s: Schedule,
+    of: [&Operand; 3],
+    mut mask: Option<&mut Mask<'_>>,
+    epilogue: &mut Epilogue<'_>,
+) {
+    let as_few = |kb: &mut KernelBuilder, mask: Option<&mut Mask<'_>>, epilogue: &mut Epilogue<'_>| {
+        few::build(kb, (p, s.rows(), s.logits.lanes), of, mask, epilogue);
+    };
+    match p.sq.as_const().map(|n| n <= few::FEW) {
+        Some(true) if few::fits(of) => as_few(kb, mask, epilogue),
+        None if few::fits(of) => {
+            let (queries, most) = (kb.dim(&p.sq), kb.index(few::FEW));
+            let small = kb.bin(BinOp::Le, queries, most);
+            kb.if_(small, |kb| as_few(kb, mask.as_deref_mut(), epilogue), |_| {});
+            let large = kb.bin(BinOp::Gt, queries, most);
+            kb.if_(large, |kb| many(kb, p, s, of, mask, epilogue), |_| {});
+        }
+        _ => many(kb, p, s, of, mask, epilogue),
+    }
+}
+
+/// With keys and values packed.
+fn many(
     kb: &mut KernelBuilder,
     p: &AttentionProblem,
     s: Schedule,
@@ -322,9 +207,9 @@ pub fn build(
             Step::Compute(unit) => return a.unit(kb, q, &unit, epilogue),
         };
         let pack = |kb: &mut KernelBuilder, shape: TileShape, dims: (&Dim, &Dim), src: &Source<'_>, n0: Reg, to: (Buf, Reg)| {
-            let encode = |kb: &mut KernelBuilder, x: Reg| kb.cast(DType::Bf16, x);
             if narrow {
-                groups::pack_panel(kb, Form { shape, group: Group::Bf16, depth: s.depth(), encode: &encode }, dims, src, n0, to);
+                let form = Form { shape, group: Group::Bf16, depth: s.depth(), encode: &groups::to_bf16 };
+                groups::pack_panel(kb, form, dims, src, n0, to);
             } else {
                 tile::pack_panel(kb, shape, dims, src, n0, to);
             }
@@ -338,75 +223,6 @@ pub fn build(
             pack(kb, s.values, (&p.sk, &p.e), &src, n0, (a.memory.values, at));
         });
     });
-}
-
-/// The key beyond which no row of a unit sees one.
-pub(super) fn seen_keys(kb: &mut KernelBuilder, p: &AttentionProblem, u: &Unit) -> Reg {
-    let (zero, keys) = (kb.index(0), kb.dim(&p.sk));
-    let Some(offset) = &p.causal else { return keys };
-    // Whole turns of the products.
-    let (offset, unroll) = (kb.dim(&(offset + &Dim::from(tile::UNROLL - 1))), kb.index(tile::UNROLL));
-    let last = kb.add(u.row, u.rows);
-    let last = kb.add(last, offset);
-    let last = kb.bin(BinOp::Max, last, zero);
-    let turns = kb.bin(BinOp::Div, last, unroll);
-    let last = kb.mul(turns, unroll);
-    kb.bin(BinOp::Min, last, keys)
-}
-
-/// Query `i` sees the keys below this one, which may be negative.
-pub(super) fn visible_keys(kb: &mut KernelBuilder, p: &AttentionProblem, i: Reg) -> Reg {
-    let keys = kb.dim(&p.sk);
-    let Some(offset) = &p.causal else { return keys };
-    let offset = kb.dim(&(offset + &Dim::from(1)));
-    let last = kb.add(i, offset);
-    kb.bin(BinOp::Min, last, keys)
-}
-
-/// Logits of `[batch, head, query]` from a key on, with their mask; all but the first `visible` ones, if that is given, are `-inf`.
-pub(super) fn masked(
-    kb: &mut KernelBuilder,
-    p: &AttentionProblem,
-    mask: Option<&mut Mask<'_>>,
-    (at, key): (&[Reg; 3], Reg),
-    mut x: Reg,
-    visible: Option<Reg>,
-) -> Reg {
-    let ty = kb.ty(x);
-    if let Some(mask) = mask {
-        let count = visible.map(|_| {
-            let keys = kb.dim(&p.sk);
-            let left = kb.sub(keys, key);
-            tile::active(kb, left, ty.lanes.into())
-        });
-        let m = mask(kb, at, key, ty.lanes, count);
-        x = kb.add(x, m);
-    }
-    match visible {
-        Some(visible) => {
-            let lowest = kb.num(ty, f64::NEG_INFINITY);
-            tile::keep_lanes(kb, x, visible, lowest)
-        }
-        None => x,
-    }
-}
-
-/// The larger one; of NaN and a number the number.
-pub(super) fn larger(kb: &mut KernelBuilder, a: Reg, b: Reg) -> Reg {
-    let c = kb.bin(BinOp::Gt, a, b);
-    kb.select(c, a, b)
-}
-
-/// The largest lane but for NaN, in half as many lanes at each step.
-pub(super) fn largest_lane(kb: &mut KernelBuilder, mut x: Reg) -> Reg {
-    let lanes = kb.ty(x).lanes;
-    let mut half = lanes / 2;
-    while half > 0 {
-        let upper = kb.push(Inst::Shuffle(x, x, (0..lanes).map(|i| (i + half) % lanes).collect()));
-        x = larger(kb, x, upper);
-        half /= 2;
-    }
-    kb.push(Inst::Extract(x, 0))
 }
 
 /// What a kernel is built from.
@@ -465,7 +281,7 @@ impl Parts<'_, '_, '_> {
             let x = kb.cast(DType::F32, x);
             let scale = kb.num(kb.ty(x), p.scale);
             let x = kb.mul(x, scale);
-            kb.cast(operand, x)
+            if operand == DType::Bf16 { groups::to_bf16(kb, x) } else { x }
         };
         kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
             let i = kb.add(u.row, r);
@@ -594,7 +410,7 @@ impl Parts<'_, '_, '_> {
                 let e = kb.un(UnOp::Exp, x);
                 kb.store(m.logits, at, e);
                 if m.weights != m.logits {
-                    let e = kb.cast(kb.buf_dtype(m.weights), e);
+                    let e = groups::to_bf16(kb, e);
                     kb.store(m.weights, at, e);
                 }
             });
@@ -632,15 +448,9 @@ impl Parts<'_, '_, '_> {
         let lowest = kb.num(Ty::vector(DType::F32, lanes), f64::NEG_INFINITY);
         let top = kb.var(lowest);
         let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
-            let ty = Ty::vector(DType::F32, lanes);
             let at = kb.add(base, j);
             let mut x = kb.load(buf, at, lanes);
-            if p.softcap != 0.0 {
-                let (cap, inv) = (kb.num(ty, p.softcap), kb.num(ty, 1.0 / p.softcap));
-                let y = kb.mul(x, inv);
-                let y = kb.un(UnOp::Tanh, y);
-                x = kb.mul(y, cap);
-            }
+            x = capped(kb, p, x);
             let (key, visible) = (kb.add(block.first, j), ragged.then(|| kb.sub(bound, j)));
             x = masked(kb, p, self.mask.as_deref_mut(), (&[u.b, u.h, i], key), x, visible);
             if ragged || p.softcap != 0.0 || self.mask.is_some() {
