@@ -16,6 +16,7 @@ use super::index::Index;
 use super::nest::{all_indices, cost, flat_index, results, store, vector_range};
 use super::region::Region;
 use crate::Target;
+use crate::math::softmax_exp;
 use crate::template::tile;
 
 type Result<T> = std::result::Result<T, Stuck>;
@@ -216,7 +217,7 @@ fn one_row(
             let sum = row.fold(kb, (ReduceKind::Sum, acc_ty), &mut |kb, x, place, lanes| {
                 let m = kb.splat(lanes.n, max);
                 let d = kb.sub(x, m);
-                let v = kb.un(UnOp::Exp, d);
+                let v = softmax_exp(kb, d);
                 row.store(kb, place, if log { d } else { v }, lanes);
                 v
             });

@@ -7,12 +7,13 @@
 //! weighted sum, in which [`VECTORS`] vectors of features go over all keys side by side. The order of all sums is fixed.
 
 use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
-use transc_ir::scalar::{BinOp, UnOp};
+use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::super::tile;
 use super::super::transpose::transpose;
 use super::{AttentionProblem, Epilogue, Mask, Operand, Step, Unit, capped, each_step, larger, largest_lane, masked, visible_keys};
+use crate::math::softmax_exp;
 
 /// Most query rows.
 pub const FEW: i64 = 4;
@@ -245,7 +246,7 @@ impl Parts<'_, '_, '_> {
         kb.for_(zero, end, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
             let x = kb.load(buf, j, lanes);
             let x = kb.sub(x, shift);
-            let e = kb.un(UnOp::Exp, x);
+            let e = softmax_exp(kb, x);
             kb.store(buf, j, e);
         });
         let nothing = kb.num(ty, 0.0);

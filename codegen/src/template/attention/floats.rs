@@ -15,7 +15,7 @@
 use std::fmt;
 
 use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll, Var};
-use transc_ir::scalar::{BinOp, UnOp};
+use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::super::amx::{self, Registers};
@@ -24,6 +24,7 @@ use super::super::tile::{self, Source, TileInput, TileShape};
 use super::{
     AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, larger, largest_lane, masked, seen_keys, visible_keys,
 };
+use crate::math::softmax_exp;
 
 /// Keys of a block, a multiple of the width of every tile of logits.
 pub const KEYS: i64 = 128;
@@ -395,25 +396,27 @@ impl Parts<'_, '_, '_> {
             let shift = kb.select(hidden, none, top);
             kb.store(m.shift, j, shift);
             let fall = kb.sub(before, shift);
-            let factor = kb.un(UnOp::Exp, fall);
+            let factor = softmax_exp(kb, fall);
             kb.store(m.factor, j, factor);
         });
         let m = &self.memory;
-        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
-            let base = kb.mul(r, stride);
-            let shift = kb.load(m.shift, r, 1);
-            let shift = kb.splat(lanes, shift);
-            kb.for_(zero, block.padded, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
-                let at = kb.add(base, j);
+        // Side by side go rows, of which there are usually a multiple of so many; vectors of a row are not.
+        kb.for_(zero, block.padded, lanes.into(), Unroll::No, |kb, j| {
+            kb.for_(zero, u.rows, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, r| {
+                let (base, shift) = (kb.mul(r, stride), kb.load(m.shift, r, 1));
+                let (at, shift) = (kb.add(base, j), kb.splat(lanes, shift));
                 let x = kb.load(m.logits, at, lanes);
                 let x = kb.sub(x, shift);
-                let e = kb.un(UnOp::Exp, x);
+                let e = softmax_exp(kb, x);
                 kb.store(m.logits, at, e);
                 if m.weights != m.logits {
                     let e = groups::to_bf16(kb, e);
                     kb.store(m.weights, at, e);
                 }
             });
+        });
+        kb.for_(zero, u.rows, 1, Unroll::No, |kb, r| {
+            let base = kb.mul(r, stride);
             let nothing = kb.num(Ty::vector(DType::F32, lanes), 0.0);
             let sum = kb.var(nothing);
             kb.for_(zero, block.padded, lanes.into(), Unroll::No, |kb, j| {

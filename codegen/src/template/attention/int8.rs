@@ -20,6 +20,7 @@ use super::super::tile::{self, Source, TileShape};
 use super::{
     AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, each_step, larger, largest_lane, masked, seen_keys, visible_keys,
 };
+use crate::math::softmax_exp;
 
 /// How an attention of codes is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -289,7 +290,7 @@ impl Parts<'_, '_, '_> {
                 let at = kb.add(base, j);
                 let x = self.logit(kb, at);
                 let x = kb.sub(x, shift);
-                let x = kb.un(UnOp::Exp, x);
+                let x = softmax_exp(kb, x);
                 let bits = kb.push(Inst::Bitcast(DType::I32, x));
                 kb.store(self.logits.sums, at, bits);
             });
