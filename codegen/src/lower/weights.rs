@@ -442,8 +442,9 @@ fn kernel_of(
                     let mut row = |kb: &mut KernelBuilder, _: &[Reg], m: Reg| layer.row(kb, m);
                     let mut lhs = Lhs { buf: a, row: &mut row, k_stride: Dim::from(1) };
                     let b = Weight { buf: b, batched: false, touched };
-                    let mut finish =
-                        |kb: &mut KernelBuilder, _: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| finish(kb, m, n, x, count);
+                    let mut finish = |kb: &mut KernelBuilder, _: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
+                        finish(kb, m, n, x, count)
+                    };
                     matmul_amx::build(&mut kb, &layer.problem(), s, &mut lhs, &b, &mut finish);
                 }
             }

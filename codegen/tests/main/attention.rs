@@ -59,8 +59,9 @@ fn attention_of_a_few_queries() {
         let body = format!(
             "%4: {dtype}[2,2,M,{d}] = transpose(%1) {{perm = {turn}}}\n%5: {dtype}[2,4,N,{e}] = attention(%0, %4, %2, %3) {{scale = 0.25, causal = {causal}, softcap = {cap}, clear = {clear}}}\nreturn %5 \"y\""
         );
-        let params =
-            format!("%0 \"q\": {dtype}[2,4,N,{d}], %1 \"k\": {dtype}[{keys}], %2 \"v\": {dtype}[2,2,M,{e}], %3 \"m\": f32[2,1,N,M]");
+        let params = format!(
+            "%0 \"q\": {dtype}[2,4,N,{d}], %1 \"k\": {dtype}[{keys}], %2 \"v\": {dtype}[2,2,M,{e}], %3 \"m\": f32[2,1,N,M]"
+        );
         let key_dims: Vec<usize> = keys.split(',').map(|n| n.parse().unwrap_or(sk)).collect();
         let shapes: [&[usize]; 4] = [&[2, 4, sq, d], &key_dims, &[2, 2, sk, e], &[2, 1, sq, sk]];
         check(&module(&params, &body), &shapes);

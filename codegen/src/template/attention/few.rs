@@ -12,7 +12,9 @@ use transc_ir::types::{DType, Dim};
 
 use super::super::tile;
 use super::super::transpose::transpose;
-use super::{AttentionProblem, Epilogue, Mask, Operand, Step, Unit, capped, each_step, larger, largest_lane, masked, visible_keys};
+use super::{
+    AttentionProblem, Epilogue, Mask, Operand, Step, Unit, capped, each_step, larger, largest_lane, masked, visible_keys,
+};
 use crate::math::softmax_exp;
 
 /// Most query rows.

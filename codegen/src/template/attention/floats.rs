@@ -22,7 +22,8 @@ use super::super::amx::{self, Registers};
 use super::super::groups::{self, Form, Group};
 use super::super::tile::{self, Source, TileInput, TileShape};
 use super::{
-    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, larger, largest_lane, masked, seen_keys, visible_keys,
+    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, larger, largest_lane, masked, seen_keys,
+    visible_keys,
 };
 use crate::math::softmax_exp;
 
