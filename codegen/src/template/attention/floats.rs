@@ -331,8 +331,7 @@ impl Parts<'_, '_, '_> {
     fn multiply(
         &self,
         kb: &mut KernelBuilder,
-        registers: &Registers,
-        (u, shape): (&Unit, TileShape),
+        (registers, u, shape): (&Registers, &Unit, TileShape),
         (a, stride): (Buf, Reg),
         (b, column): (Buf, Reg),
         (end, later): (Reg, Option<Reg>),
@@ -366,7 +365,7 @@ impl Parts<'_, '_, '_> {
             if let Some(registers) = &self.registers {
                 let stride = kb.index(KEYS);
                 let (a, b) = ((m.queries, depth), (m.keys, column));
-                return self.multiply(kb, registers, (u, shape), a, b, (depth, None), (m.logits, n0, stride));
+                return self.multiply(kb, (registers, u, shape), a, b, (depth, None), (m.logits, n0, stride));
             }
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let acc = tile::accumulators(kb, shape, rows.into(), None);
@@ -492,7 +491,7 @@ impl Parts<'_, '_, '_> {
             if let Some(registers) = &self.registers {
                 kb.if_(later, |kb| self.scale_sums(kb, u, (sum_stride, n0)), |_| {});
                 let (a, b) = ((m.weights, weight_stride), (m.values, column));
-                return self.multiply(kb, registers, (u, shape), a, b, (count, Some(later)), (m.sums, n0, sum_stride));
+                return self.multiply(kb, (registers, u, shape), a, b, (count, Some(later)), (m.sums, n0, sum_stride));
             }
             tile::sweep_rows(kb, zero, u.rows, shape.rows, &mut |kb, row, rows| {
                 let weights = tile::tile_rows(kb, row, rows, weight_stride);
