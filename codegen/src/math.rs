@@ -3,7 +3,7 @@
 //!
 //! Polynomials are minimax fits made for these ranges. Bounds over all finite inputs: exp, tanh and log 4 ulp; sigmoid 4 ulp above `-87`;
 //! erf 8 ulp; powers one rounding per multiplication. Infinities and NaN behave as in C's library; results of exp below the smallest normal
-//! number are rounded as denormals, but those of a softmax are zero ([`softmax_exp`]). Divisions by a constant become multiplications that round the same (`quotient`), and codes are
+//! number are rounded as denormals, but those of a softmax are zero (`softmax_exp`). Divisions by a constant become multiplications that round the same (`quotient`), and codes are
 //! clamped before they are rounded (`codes`); neither changes a bit.
 //!
 //! Targets with no library of functions get all others from `full`.

@@ -1,7 +1,7 @@
 //! Kernel templates: one file each, with its contract, its schedule and the code that builds it.
 
 pub mod ahead;
-mod amx;
+pub mod amx;
 pub mod attention;
 mod coded_product;
 pub mod device;

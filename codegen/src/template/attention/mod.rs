@@ -8,7 +8,7 @@ use transc_ir::types::Dim;
 use super::matmul::pieces;
 use super::tile;
 
-mod few;
+pub mod few;
 pub mod floats;
 pub mod int8;
 
