@@ -4,7 +4,7 @@
 //! and so are features of values ([`fits`]).
 //!
 //! **Schedule.** A unit is the rows of one head. Packing keys and values would cost more than all products with them. Logits of all keys, then softmax, then the
-//! weighted sum, in which [`VECTORS`] vectors of features go over all keys side by side. The order of all sums is fixed.
+//! weighted sum, in which some vectors of features go over all keys side by side. The order of all sums is fixed.
 
 use transc_ir::loops::{Buf, KernelBuilder, ReduceOp, Reg, Ty, Unroll};
 use transc_ir::scalar::BinOp;
