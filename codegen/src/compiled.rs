@@ -71,6 +71,9 @@ pub fn compile_all(programs: &[(Program, Target)], options: &EmitOptions) -> Res
         if target.is_device() && options.backend != Backend::Llvm {
             return Err(CodegenError::NotOffered { backend: options.backend.name(), what: "code for devices" });
         }
+        if program.kernels.iter().any(|k| k.matrices > 0) && !options.backend.target(target).has_matrices() {
+            return Err(CodegenError::NotOffered { backend: options.backend.name(), what: "matrix registers for this target" });
+        }
         let mut program = program.expanded()?;
         if programs.len() > 1 {
             // The kernels of all targets stand side by side in one library.

@@ -108,8 +108,11 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     } else if matrices.is_none() {
         r.tunable.set(Some(Tunable { problem, schedule: tuning::short(s) }));
     }
-    let name = matrices.map_or_else(|| if bf16 { matmul_bf16::name(s) } else { s.to_string() }, |s| s.to_string());
-    let extent = matrices.map_or_else(|| s.extent(&p), |s| s.extent(&p));
+    let (name, extent) = match matrices {
+        Some(s) => (s.to_string(), s.extent(&p)),
+        None if bf16 => (matmul_bf16::name(s), s.extent(&p)),
+        None => (s.to_string(), s.extent(&p)),
+    };
     let mut kb = KernelBuilder::new(&format!("{name}{kind}"), r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a_buf = e.buffer(&mut kb, a.view.base)?;

@@ -3,6 +3,7 @@
 //! Loads and products overlap from four sums on (Intel 2024, "64 and IA-32 architectures optimization reference manual", chapter 20).
 
 use transc_ir::loops::{Buf, KernelBuilder, Matrix, MatrixDot, MatrixInst, Reg, Unroll};
+use transc_ir::scalar::BinOp;
 use transc_ir::types::DType;
 
 use super::ahead::Asking;
@@ -85,34 +86,42 @@ impl Registers {
         }
     }
 
-    /// Sums start from zero.
-    pub fn clear(&self, kb: &mut KernelBuilder, [rows, columns]: [usize; 2]) {
-        for sums in &self.sums[..rows] {
-            sums[..columns].iter().for_each(|m| kb.matrix_zero(*m));
-        }
-    }
-
-    /// Sums start from memory.
-    pub fn load(&self, kb: &mut KernelBuilder, count: [usize; 2], (buf, at, stride): Place) {
-        self.each_sum(kb, count, (at, stride), &mut |kb, matrix, at| kb.matrix_load(matrix, buf, at, stride));
-    }
-
-    /// Sums go to memory.
-    pub fn store(&self, kb: &mut KernelBuilder, count: [usize; 2], (buf, at, stride): Place) {
-        self.each_sum(kb, count, (at, stride), &mut |kb, matrix, at| kb.matrix_store(buf, at, stride, matrix));
-    }
-
-    /// Adds the steps `from..to` of rows times a panel, which is as wide as its registers.
-    pub fn add_steps(
+    /// Leaves the sums of `steps` steps of the rows of a tile, of which `left` are left, times a panel of so many registers of columns in memory: whole
+    /// registers of rows. They start from zero or, if a condition is given and holds, from what is there.
+    pub fn multiply(
         &self,
         kb: &mut KernelBuilder,
-        group: Group,
-        [rows, columns]: [usize; 2],
+        (group, columns): (Group, u16),
         (a, b): (&Rows, &Panel),
-        (from, to): (Reg, Reg),
+        (left, steps): (Reg, Reg),
+        (sums, later): (Place, Option<Reg>),
     ) {
+        let (buf, at, stride) = sums;
+        let some = |kb: &mut KernelBuilder, rows: usize| {
+            let count = [rows, columns.into()];
+            let clear = |kb: &mut KernelBuilder| self.each_sum(kb, count, (at, stride), &mut |kb, m, _| kb.matrix_zero(m));
+            match later {
+                Some(later) => {
+                    let load = |kb: &mut KernelBuilder| {
+                        self.each_sum(kb, count, (at, stride), &mut |kb, m, at| kb.matrix_load(m, buf, at, stride));
+                    };
+                    kb.if_(later, load, clear);
+                }
+                None => clear(kb),
+            }
+            self.add_steps(kb, group, count, (a, b), steps);
+            self.each_sum(kb, count, (at, stride), &mut |kb, m, at| kb.matrix_store(buf, at, stride, m));
+        };
+        let one = kb.index(ROWS);
+        let both = kb.bin(BinOp::Gt, left, one);
+        kb.if_(both, |kb| some(kb, SIDE), |kb| some(kb, 1));
+    }
+
+    /// Adds steps of rows times a panel, which is as wide as its registers.
+    fn add_steps(&self, kb: &mut KernelBuilder, group: Group, [rows, columns]: [usize; 2], (a, b): (&Rows, &Panel), steps: Reg) {
         let (dot, width) = (if group == Group::Bytes { MatrixDot::Bytes } else { MatrixDot::Bf16 }, columns as i64 * ROWS);
-        kb.for_(from, to, 1, Unroll::No, |kb, step| {
+        let zero = kb.index(0);
+        kb.for_(zero, steps, 1, Unroll::No, |kb, step| {
             if let Some(ahead) = b.ahead {
                 ahead.turn(kb);
             }

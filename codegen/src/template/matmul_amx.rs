@@ -15,7 +15,7 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::ReadAhead;
-use super::amx::{self, Panel, ROWS, Registers, SIDE};
+use super::amx::{self, Panel, ROWS, Registers};
 use super::groups::{self, Group};
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Weight};
 use super::tile::{self, TileShape};
@@ -113,16 +113,8 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             b.touched.ask(kb, (&p.m, &p.n), (m, shape.rows), (n0, shape.width()));
             let a = rows.registers(kb, inside);
             let b = Panel { buf: b.buf, at: column, ahead: Some(ahead) };
-            let all = kb.dim(&steps);
-            let multiply = |kb: &mut KernelBuilder, count: usize| {
-                let count = [count, shape.vectors.into()];
-                registers.clear(kb, count);
-                registers.add_steps(kb, s.group, count, (&a, &b), (zero, all));
-                registers.store(kb, count, (stage, zero, width));
-            };
-            let (left, one) = (kb.sub(m1, m), kb.index(ROWS));
-            let both = kb.bin(BinOp::Gt, left, one);
-            kb.if_(both, |kb| multiply(kb, SIDE), |kb| multiply(kb, 1));
+            let (left, all) = (kb.sub(m1, m), kb.dim(&steps));
+            registers.multiply(kb, (s.group, shape.vectors), (&a, &b), (left, all), ((stage, zero, width), None));
             let most = kb.index(shape.rows.into());
             let end = kb.add(m, most);
             let end = kb.bin(BinOp::Min, end, m1);

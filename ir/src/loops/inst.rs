@@ -140,14 +140,6 @@ impl MatrixInst {
     pub const ROWS: usize = 16;
     /// Bytes of a row.
     pub const ROW_BYTES: usize = 64;
-
-    /// The index registers that it reads.
-    pub fn operands_mut(&mut self) -> Vec<&mut Reg> {
-        match self {
-            MatrixInst::Zero(_) | MatrixInst::Dot { .. } => Vec::new(),
-            MatrixInst::Load { index, stride, .. } | MatrixInst::Store { index, stride, .. } => vec![index, stride],
-        }
-    }
 }
 
 impl fmt::Display for MatrixInst {

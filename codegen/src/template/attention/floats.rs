@@ -337,23 +337,12 @@ impl Parts<'_, '_, '_> {
         (end, later): (Reg, Option<Reg>),
         sums: amx::Place,
     ) {
-        let (zero, one) = (kb.index(0), kb.index(amx::ROWS));
-        let depth = kb.index(self.s.depth());
-        let block = kb.mul(one, stride);
+        let (zero, height, depth) = (kb.index(0), kb.index(amx::ROWS), kb.index(self.s.depth()));
+        let block = kb.mul(height, stride);
         let rows = amx::Rows { buf: a, at: zero, row: stride, block, step: depth };
         let panel = amx::Panel { buf: b, at: column, ahead: None };
         let steps = kb.bin(BinOp::Div, end, depth);
-        let go = |kb: &mut KernelBuilder, count: usize| {
-            let count = [count, shape.vectors.into()];
-            registers.clear(kb, count);
-            if let Some(later) = later {
-                kb.if_(later, |kb| registers.load(kb, count, sums), |_| {});
-            }
-            registers.add_steps(kb, Group::Bf16, count, (&rows, &panel), (zero, steps));
-            registers.store(kb, count, sums);
-        };
-        let both = kb.bin(BinOp::Gt, u.rows, one);
-        kb.if_(both, |kb| go(kb, amx::SIDE), |kb| go(kb, 1));
+        registers.multiply(kb, (Group::Bf16, shape.vectors), (&rows, &panel), (u.rows, steps), (sums, later));
     }
 
     fn logits(&self, kb: &mut KernelBuilder, u: &Unit, block: &KeyBlock) {

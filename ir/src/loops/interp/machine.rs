@@ -221,36 +221,23 @@ impl<'a> Machine<'a> {
         match inst {
             MatrixInst::Zero(m) => self.matrices[m.0 as usize].fill(0),
             MatrixInst::Load { matrix, buf, index, stride } => {
-                let mut rows = std::mem::take(&mut self.matrices[matrix.0 as usize]);
-                let done = self.matrix_rows((buf, index, stride), |m, first, r| {
-                    let (at, size) = (m.place(0), m.k.buf_dtype(buf).size_bytes());
-                    let (buffer, _, start) = m.open(buf, 0);
-                    for (i, to) in rows[r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES].chunks_mut(size).enumerate() {
-                        let index = first + i;
-                        let bits = buffer.get(start + index, size).ok_or(LoopError::Undefined { buf, index, at })?;
-                        to.copy_from_slice(&bits.to_le_bytes()[..size]);
-                    }
-                    Ok(())
-                });
-                self.matrices[matrix.0 as usize] = rows;
-                return done;
+                let size = self.k.buf_dtype(buf).size_bytes();
+                let mut elements = vec![0; MatrixInst::ROW_BYTES / size];
+                for r in 0..MatrixInst::ROWS {
+                    self.read(buf, self.row_of(index, stride, r), 0, &mut elements)?;
+                    let bytes = elements.iter().flat_map(|e| e.to_le_bytes().into_iter().take(size));
+                    let row = &mut self.matrices[matrix.0 as usize][r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES];
+                    row.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+                }
             }
             MatrixInst::Store { matrix, buf, index, stride } => {
-                let rows = self.matrices[matrix.0 as usize].clone();
-                return self.matrix_rows((buf, index, stride), |m, first, r| {
-                    let (at, size, epoch) = (m.place(0), m.k.buf_dtype(buf).size_bytes(), m.epoch);
-                    let (buffer, mut shadow, start) = m.open(buf, 0);
-                    for (i, from) in rows[r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES].chunks(size).enumerate() {
-                        let index = first + i;
-                        if let Some(s) = &mut shadow {
-                            s.write(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
-                        }
-                        let mut bits = [0; 8];
-                        bits[..size].copy_from_slice(from);
-                        buffer.set(start + index, size, u64::from_le_bytes(bits));
-                    }
-                    Ok(())
-                });
+                let size = self.k.buf_dtype(buf).size_bytes();
+                for r in 0..MatrixInst::ROWS {
+                    let row = &self.matrices[matrix.0 as usize][r * MatrixInst::ROW_BYTES..][..MatrixInst::ROW_BYTES];
+                    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+                    let elements: Vec<u64> = row.chunks(size).map(number).collect();
+                    self.write(buf, self.row_of(index, stride, r), 0, &elements)?;
+                }
             }
             MatrixInst::Dot { dot, acc, a, b } => {
                 let words = |m: Matrix| -> Vec<u32> {
@@ -274,19 +261,10 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Calls `body` with the first element and the number of each row of an access.
-    fn matrix_rows(
-        &mut self,
-        (buf, index, stride): (Buf, Reg, Reg),
-        mut body: impl FnMut(&mut Self, usize, usize) -> Result,
-    ) -> Result {
-        let elements = MatrixInst::ROW_BYTES / self.k.buf_dtype(buf).size_bytes();
-        for r in 0..MatrixInst::ROWS {
-            let row = (self.reg(stride)[0] as i64).wrapping_mul(r as i64);
-            let first = self.window(buf, (self.reg(index)[0] as i64).wrapping_add(row), elements, 0)?;
-            body(self, first, r)?;
-        }
-        Ok(())
+    /// The first element of row `r` of a matrix in memory.
+    fn row_of(&self, index: Reg, stride: Reg, r: usize) -> i64 {
+        let [index, stride] = [index, stride].map(|r| self.reg(r)[0] as i64);
+        index.wrapping_add(stride.wrapping_mul(r as i64))
     }
 
     /// Computes an instruction into `out`, which is not among its operands.
@@ -407,48 +385,61 @@ impl<'a> Machine<'a> {
     }
 
     fn load(&mut self, buf: Buf, index: Reg, ty: Ty, count: Option<Reg>, out: &mut [u64], on: &[bool]) -> Result {
-        let (lanes, size, epoch) = (usize::from(ty.lanes), ty.dtype.size_bytes(), self.epoch);
+        let lanes = usize::from(ty.lanes);
         for t in (0..self.threads).filter(|t| on[*t]) {
             let n = self.active(count, lanes, t);
             let out = &mut out[t * lanes..][..lanes];
             out[n..].fill(0);
-            if n == 0 {
-                continue;
-            }
-            let first = self.window(buf, self.reg(index)[t] as i64, n, t)?;
-            let at = self.place(t);
-            let (buffer, mut shadow, start) = self.open(buf, t);
-            for (l, o) in out[..n].iter_mut().enumerate() {
-                let index = first + l;
-                if let Some(s) = &mut shadow {
-                    s.read(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
-                }
-                let bits = buffer.get(start + index, size).ok_or(LoopError::Undefined { buf, index, at })?;
-                *o = if ty.dtype == DType::Bool { u64::from(bits != 0) } else { bits };
+            self.read(buf, self.reg(index)[t] as i64, t, &mut out[..n])?;
+            if ty.dtype == DType::Bool {
+                out[..n].iter_mut().for_each(|o| *o = u64::from(*o != 0));
             }
         }
         Ok(())
     }
 
+    /// Neighbouring elements as one thread reads them; of none nothing is touched.
+    fn read(&mut self, buf: Buf, index: i64, thread: usize, out: &mut [u64]) -> Result {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let first = self.window(buf, index, out.len(), thread)?;
+        let (at, size, epoch) = (self.place(thread), self.k.buf_dtype(buf).size_bytes(), self.epoch);
+        let (buffer, mut shadow, start) = self.open(buf, thread);
+        for (l, o) in out.iter_mut().enumerate() {
+            let index = first + l;
+            if let Some(s) = &mut shadow {
+                s.read(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
+            }
+            *o = buffer.get(start + index, size).ok_or(LoopError::Undefined { buf, index, at })?;
+        }
+        Ok(())
+    }
+
     fn store(&mut self, buf: Buf, index: Reg, value: Reg, count: Option<Reg>, on: &[bool]) -> Result {
-        let ty = self.k.reg_ty(value);
-        let (lanes, size, epoch) = (usize::from(ty.lanes), ty.dtype.size_bytes(), self.epoch);
+        let lanes = usize::from(self.k.reg_ty(value).lanes);
         let values = self.reg(value).to_vec();
         for t in (0..self.threads).filter(|t| on[*t]) {
             let n = self.active(count, lanes, t);
-            if n == 0 {
-                continue;
+            self.write(buf, self.reg(index)[t] as i64, t, &values[t * lanes..][..n])?;
+        }
+        Ok(())
+    }
+
+    /// Neighbouring elements as one thread writes them; of none nothing is touched.
+    fn write(&mut self, buf: Buf, index: i64, thread: usize, values: &[u64]) -> Result {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let first = self.window(buf, index, values.len(), thread)?;
+        let (at, size, epoch) = (self.place(thread), self.k.buf_dtype(buf).size_bytes(), self.epoch);
+        let (buffer, mut shadow, start) = self.open(buf, thread);
+        for (l, bits) in values.iter().enumerate() {
+            let index = first + l;
+            if let Some(s) = &mut shadow {
+                s.write(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
             }
-            let first = self.window(buf, self.reg(index)[t] as i64, n, t)?;
-            let at = self.place(t);
-            let (buffer, mut shadow, start) = self.open(buf, t);
-            for (l, bits) in values[t * lanes..][..n].iter().enumerate() {
-                let index = first + l;
-                if let Some(s) = &mut shadow {
-                    s.write(index, at, epoch).map_err(|first| LoopError::Race { buf, index, first, second: at })?;
-                }
-                buffer.set(start + index, size, *bits);
-            }
+            buffer.set(start + index, size, *bits);
         }
         Ok(())
     }
