@@ -75,8 +75,8 @@ impl Rewrite<'_> {
                 stmt
             })
             .collect();
-        out.push(Stmt::For { iv: first, lo, hi: middle, step: n * step, unroll: Unroll::No, body: mixed });
-        out.push(Stmt::For { iv, lo: middle, hi, step, unroll: Unroll::No, body: rest });
+        out.push(Stmt::For { iv: first, lo, hi: middle, step: n * step, unroll: Unroll::Few, body: mixed });
+        out.push(Stmt::For { iv, lo: middle, hi, step, unroll: Unroll::Few, body: rest });
     }
 
     /// A copy of a statement for one turn; `None` if it is the same in all turns.

@@ -73,7 +73,7 @@ pub(crate) fn softmax_exp(kb: &mut KernelBuilder, x: Reg) -> Reg {
 }
 
 /// True for the operations that [`expand`] replaces.
-fn known(op: UnOp) -> bool {
+pub(crate) fn known(op: UnOp) -> bool {
     matches!(op, UnOp::Exp | UnOp::Tanh | UnOp::Erf | UnOp::Sigmoid | UnOp::Log)
 }
 

@@ -225,18 +225,26 @@ impl<'a> Emitter<'a> {
         self.start(&head);
         let _ = writeln!(self.body, "  %r{} = phi i64 [ {}, %{before} ], [ {next}, %{latch} ]", iv.0, reg(lo));
         let go = self.def(&format!("icmp slt i64 %r{}, {}", iv.0, reg(hi)));
-        let _ = writeln!(self.body, "  br i1 {go}, label %{inside}, label %{end}");
+        // Without a count, a loop inside others is taken for the hottest, and its constants for what registers are for.
+        let weights = if unroll == Unroll::Few { self.few_turns() } else { String::new() };
+        let _ = writeln!(self.body, "  br i1 {go}, label %{inside}, label %{end}{weights}");
         self.start(&inside);
         self.block(body);
         let _ = writeln!(self.body, "  br label %{latch}");
         self.start(&latch);
         let hint = match unroll {
             Unroll::Auto => String::new(),
-            Unroll::No | Unroll::Interleave(_) => self.loop_metadata("llvm.loop.unroll.disable"),
+            Unroll::No | Unroll::Few | Unroll::Interleave(_) => self.loop_metadata("llvm.loop.unroll.disable"),
             Unroll::Full => self.loop_metadata("llvm.loop.unroll.full"),
         };
         let _ = writeln!(self.body, "  {next} = add nsw i64 %r{}, {step}\n  br label %{head}{hint}", iv.0);
         self.start(&end);
+    }
+
+    fn few_turns(&mut self) -> String {
+        let n = self.metadata.len();
+        self.metadata.push(format!("!{n} = !{{!\"branch_weights\", i32 2, i32 1}}"));
+        format!(", !prof !{n}")
     }
 
     fn loop_metadata(&mut self, hint: &str) -> String {

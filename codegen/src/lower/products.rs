@@ -170,7 +170,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     if bf16 {
         let weight = Weight { buf: b_buf, batched, touched };
         match matrices {
-            Some(s) => matmul_amx::build(&mut kb, &p, s, &mut lhs, &weight, &mut epilogue),
+            Some(s) => matmul_amx::build(&mut kb, &p, s, &mut lhs, &weight, &mut epilogue, None),
             None => matmul_bf16::build(&mut kb, &p, s, &mut lhs, &weight, &mut epilogue),
         }
     } else {

@@ -12,9 +12,10 @@ use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::types::DType;
 
 use super::region::Region;
+use crate::math;
 
-/// Fewest instructions that a look-up replaces.
-const MIN_INSTS: usize = 4;
+/// Cost of an exponential and its like, in simple instructions.
+const TRANSCENDENTAL: usize = 16;
 /// Values of a byte.
 const BYTES: usize = 256;
 
@@ -28,14 +29,15 @@ pub(super) struct Split {
     pub(super) table: ConstData,
 }
 
-/// Splits a region whose result depends on one code of its anchor's element and on constants of the `n` columns; `None` for others.
-pub(super) fn split(r: &Region, anchor: Value, n: usize) -> Option<Split> {
+/// Splits a region whose result depends on one code of its anchor's element and on constants of the `n` columns; `None` for others, and where the look-up
+/// replaces less than `least` simple instructions.
+pub(super) fn split(r: &Region, anchor: Value, n: usize, least: usize) -> Option<Split> {
     let root = r.roots()[0];
     let node = r.body.def_node(root)?;
     let Op::Map(Map { body }) = &node.op else { return None };
     let mut at = node.operands.iter().enumerate().filter(|(_, v)| **v == anchor).map(|(i, _)| i as u32);
     let element = at.next().filter(|_| at.next().is_none())?;
-    let cut = cut(body, element, r.ty(root).dtype)?;
+    let cut = cut(body, element, r.ty(root).dtype, least)?;
     let columns = node
         .operands
         .iter()
@@ -83,12 +85,18 @@ fn dependent(body: &Body, element: u32, but: Option<usize>) -> Vec<bool> {
 }
 
 /// The first instruction that gives bytes of a type and is all that the result takes from an argument.
-fn cut(body: &Body, element: u32, dtype: DType) -> Option<usize> {
+fn cut(body: &Body, element: u32, dtype: DType, least: usize) -> Option<usize> {
     let Ref::Inst(result) = body.result else { return None };
+    let cost = |i: &Inst| match i {
+        Inst::Const(_) => 0,
+        Inst::Un(op, _) if math::known(*op) => TRANSCENDENTAL,
+        _ => 1,
+    };
+    let pays = |p: &usize| body.insts[p + 1..].iter().map(cost).sum::<usize>() >= least;
     let codes = |p: &usize| matches!(body.insts[*p], Inst::Cast(to, _) if to == dtype);
     let of_it_alone = |p: &usize| !dependent(body, element, Some(*p))[result as usize];
     let bytes = matches!(dtype, DType::U8 | DType::I8);
-    (0..body.insts.len().saturating_sub(MIN_INSTS)).filter(|_| bytes).filter(codes).find(of_it_alone)
+    (0..body.insts.len()).filter(|_| bytes).filter(codes).find(of_it_alone).filter(pays)
 }
 
 /// What follows instruction `cut`, with codes of a type as the element.

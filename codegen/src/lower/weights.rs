@@ -21,6 +21,7 @@ use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
+use crate::template::bytes::Waiting;
 use crate::template::groups::Group;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
 use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
@@ -29,6 +30,9 @@ use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
 const INT8_MACS_PER_NS: i64 = 160;
 /// The same of floats.
 const F32_MACS_PER_NS: i64 = 40;
+/// Fewest simple instructions that are worth a look-up of bytes which stand along the columns, and of those that have to be turned for it.
+const LOOK_UP: usize = 4;
+const TURNED_LOOK_UP: usize = 20;
 
 /// A contraction of an activation by one matrix of weights.
 struct Layer<'a> {
@@ -152,6 +156,14 @@ impl Dense {
             return Dense::Matrices(matmul_amx::Schedule::choose(Group::Bytes, &n.into(), &k.into()));
         }
         Dense::Vectors(matmul_int8::Schedule::choose(target.lanes(), target.has_byte_dot(), n, k))
+    }
+
+    /// Rows and columns whose results are complete at once.
+    fn blocks(self) -> (i64, i64) {
+        match self {
+            Dense::Vectors(s) => (s.chunk, s.tile.width()),
+            Dense::Matrices(s) => (s.chunk, s.tile.width()),
+        }
     }
 
     /// Element type and layout of the weight.
@@ -320,10 +332,10 @@ fn element(
     y
 }
 
-/// True if what follows makes bytes of the sums of a column each, and the kernel takes them.
-fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, s: spmm::Schedule) -> bool {
+/// True if what follows makes bytes of the sums of a column each, and the target's kernels of bytes take them.
+fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, target: &Target) -> bool {
     let bytes = matches!(r.ty(r.roots()[0]).dtype, DType::U8 | DType::I8);
-    bytes && s.int8 && !s.words && s.lanes == 16 && !layer.turned && follows_columns(r, anchor)
+    bytes && target.has_byte_dot() && target.lanes() == 16 && !layer.turned && follows_columns(r, anchor)
 }
 
 /// True if what follows the anchor depends on its value and on the column alone.
@@ -338,31 +350,37 @@ fn follows_columns(r: &Region, anchor: Value) -> bool {
         .all(|(_, n)| n.operands.iter().all(|v| chained(*v) || by_column(*v)))
 }
 
+/// How a layer is computed.
+struct Plan {
+    choice: LayerChoice,
+    /// Where the sparse kernel is faster.
+    sparse: Option<(Sparse, spmm::Schedule)>,
+    /// Sums become bytes that depend on the column alone.
+    bytes: bool,
+    /// Of these bytes, a table gives the result.
+    looks_up: bool,
+}
+
 /// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
 pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
     let (layer, int8) = layer_of(r, anchor, node)?;
     let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
     r.layer.set(Some(choice));
-    let bytes = sparse.as_ref().is_some_and(|(_, s)| becomes_bytes(r, anchor, &layer, *s));
-    let looks_up = bytes && target.looks_up_bytes();
-    if let Some(split) = looks_up.then(|| table::split(r, anchor, layer.matrix.n)).flatten() {
-        let node = split.region.body.def_node(split.anchor)?;
-        let (layer, _) = layer_of(&split.region, split.anchor, node)?;
-        let lowered = kernel_of(&split.region, split.anchor, &layer, (choice, sparse, true), target);
-        r.table.replace(Some(split.table));
-        return lowered;
-    }
-    kernel_of(r, anchor, &layer, (choice, sparse, false), target)
+    let bytes = int8 && becomes_bytes(r, anchor, &layer, target);
+    let least = if sparse.is_some() { LOOK_UP } else { TURNED_LOOK_UP };
+    let split = (bytes && target.looks_up_bytes()).then(|| table::split(r, anchor, layer.matrix.n, least)).flatten();
+    let plan = Plan { choice, sparse, bytes, looks_up: split.is_some() };
+    let Some(split) = split else { return kernel_of(r, anchor, &layer, plan, target) };
+    let node = split.region.body.def_node(split.anchor)?;
+    let (layer, _) = layer_of(&split.region, split.anchor, node)?;
+    let lowered = kernel_of(&split.region, split.anchor, &layer, plan, target);
+    r.table.replace(Some(split.table));
+    lowered
 }
 
-/// The kernel for the choice that was made, with the table of the region or without one.
-fn kernel_of(
-    r: &Region,
-    anchor: Value,
-    layer: &Layer<'_>,
-    (choice, sparse, looks_up): (LayerChoice, Option<(Sparse, spmm::Schedule)>, bool),
-    target: &Target,
-) -> Option<Lowered> {
+/// The kernel of a plan.
+fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &Target) -> Option<Lowered> {
+    let Plan { choice, sparse, bytes, looks_up } = plan;
     let (root, int8) = (r.roots()[0], choice.int8);
     if sparse.is_none() && !int8 && !layer.turned {
         return coded(r, (anchor, root), layer, choice, target);
@@ -399,7 +417,7 @@ fn kernel_of(
             };
             let table = looks_up.then(|| e.table(&mut kb));
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-            let (handed, bytes) = (layer.handed.result, becomes_bytes(r, anchor, layer, s));
+            let handed = layer.handed.result;
             let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                 let index = layer.index(kb, m, n, true);
                 let y = element(&mut e, kb, (anchor, root), &index, (x, None));
@@ -429,14 +447,22 @@ fn kernel_of(
             let b = e.packed(&mut kb, dtype, layer.id, packing);
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             let touched = products::touched(r, anchor, &mut kb, &mut e, out);
+            let waiting = looks_up.then(|| {
+                let table = e.table(&mut kb);
+                Waiting::new(&mut kb, (table, out), columns, dense.blocks())
+            });
             let mut finish = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
                 let index = layer.index(kb, m, n, false);
-                stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+                let done = match &waiting {
+                    Some(w) => element(&mut e, kb, (anchor, root), &index, (x, count)).map(|y| w.put(kb, (m, n), y)),
+                    None => products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count),
+                };
+                stuck = done.err().or(stuck);
             };
             match dense {
                 Dense::Vectors(s) => {
                     let p = matmul_int8::Problem { m: &layer.m, n: columns, k, a, b, touched };
-                    matmul_int8::build(&mut kb, &p, s, &mut row, &mut finish);
+                    matmul_int8::build(&mut kb, &p, s, &mut row, &mut finish, waiting.as_ref());
                 }
                 Dense::Matrices(s) => {
                     let mut row = |kb: &mut KernelBuilder, _: &[Reg], m: Reg| layer.row(kb, m);
@@ -445,7 +471,7 @@ fn kernel_of(
                     let mut finish = |kb: &mut KernelBuilder, _: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
                         finish(kb, m, n, x, count)
                     };
-                    matmul_amx::build(&mut kb, &layer.problem(), s, &mut lhs, &b, &mut finish);
+                    matmul_amx::build(&mut kb, &layer.problem(), s, &mut lhs, &b, &mut finish, waiting.as_ref());
                 }
             }
             layer.macs()

@@ -263,7 +263,9 @@ impl<'a> Emitter<'a> {
                 self.yield_(&vars);
                 let hint = match unroll {
                     Unroll::Auto => "",
-                    Unroll::No | Unroll::Interleave(_) => " {loop_annotation = #llvm.loop_annotation<unroll = <disable = true>>}",
+                    Unroll::No | Unroll::Few | Unroll::Interleave(_) => {
+                        " {loop_annotation = #llvm.loop_annotation<unroll = <disable = true>>}"
+                    }
                     Unroll::Full => " {loop_annotation = #llvm.loop_annotation<unroll = <full = true>>}",
                 };
                 self.t.close(&format!("}}{hint}"));

@@ -16,6 +16,7 @@ use transc_ir::types::{DType, Dim};
 
 use super::ahead::ReadAhead;
 use super::amx::{self, Panel, ROWS, Registers};
+use super::bytes::Waiting;
 use super::groups::{self, Group};
 use super::matmul::{Epilogue, Lhs, MatmulProblem, Weight};
 use super::tile::{self, TileShape};
@@ -69,8 +70,16 @@ impl Schedule {
     }
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
-pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut Lhs<'_>, b: &Weight, epilogue: &mut Epilogue<'_>) {
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. What waits for tables is stored chunk by chunk.
+pub fn build(
+    kb: &mut KernelBuilder,
+    p: &MatmulProblem,
+    s: Schedule,
+    lhs: &mut Lhs<'_>,
+    b: &Weight,
+    epilogue: &mut Epilogue<'_>,
+    waiting: Option<&Waiting>,
+) {
     let shape = s.tile;
     let depth = Dim::from(s.depth());
     let steps = p.k.ceil_div(&depth);
@@ -111,6 +120,9 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             let (inside, zero, end) = (kb.sub(m, m0), kb.index(0), kb.dim(&(&steps * &depth)));
             let ahead = next.tile(kb, m, (zero, end));
             b.touched.ask(kb, (&p.m, &p.n), (m, shape.rows), (n0, shape.width()));
+            if let Some(waiting) = waiting {
+                waiting.ask(kb, (m, shape.rows), m0, n0);
+            }
             let a = rows.registers(kb, inside);
             let b = Panel { buf: b.buf, at: column, ahead: Some(ahead) };
             let (left, all) = (kb.sub(m1, m), kb.dim(&steps));
@@ -120,6 +132,9 @@ pub fn build(kb: &mut KernelBuilder, p: &MatmulProblem, s: Schedule, lhs: &mut L
             let end = kb.bin(BinOp::Min, end, m1);
             tile::hand_on(kb, shape, stage, (m, end), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
         });
+        if let Some(waiting) = waiting {
+            waiting.store(kb, (m0, m1), n0);
+        }
     });
 }
 

@@ -16,6 +16,7 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::{Asking, LINES, ReadAhead, Touched};
+use super::bytes::Waiting;
 use super::groups::Group;
 use super::tile::{self, TileShape};
 
@@ -89,8 +90,15 @@ pub struct Problem<'a> {
     pub touched: Touched,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`].
-pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, epilogue: &mut Epilogue<'_>) {
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. What waits for tables is stored chunk by chunk.
+pub fn build(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    row: &mut RowOffset<'_>,
+    epilogue: &mut Epilogue<'_>,
+    waiting: Option<&Waiting>,
+) {
     let (shape, n, group) = (s.tile, Dim::from(p.n), s.group().size());
     let n_panels = n.ceil_div(&shape.width().into());
     let stage = kb.local(DType::I32, Dim::from(shape.width() * i64::from(shape.rows)));
@@ -140,11 +148,17 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             let (start, end) = (kb.index(0), kb.index(p.k));
             let ahead = next.tile(kb, m, (start, end));
             p.touched.ask(kb, (p.m, &n), (m, rows), (n0, shape.width()));
+            if let Some(waiting) = waiting {
+                waiting.ask(kb, (m, rows), m0, n0);
+            }
             accumulate(kb, p, s, (wide.map_or(p.a, |w| w.0), &offsets), (column, ahead), stage);
             let rows = kb.index(rows.into());
             let end = kb.add(m, rows);
             tile::hand_on(kb, shape, stage, (m, end), (n0, &n), epilogue);
         });
+        if let Some(waiting) = waiting {
+            waiting.store(kb, (m0, m1), n0);
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 pub mod ahead;
 pub mod amx;
 pub mod attention;
+pub mod bytes;
 mod coded_product;
 pub mod device;
 pub mod groups;

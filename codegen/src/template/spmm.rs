@@ -19,8 +19,9 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Va
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::bytes::ask_for_tables;
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::spmm_turn::{ask_for_tables, copy_panel, store_bytes, turn_back, turn_panel};
+use super::spmm_turn::{copy_panel, store_bytes, turn_back, turn_panel};
 use super::tile;
 use super::transpose::{interleave, unpack};
 
@@ -90,7 +91,7 @@ impl Schedule {
     }
 
     /// Columns of a strip.
-    fn strip(self) -> i64 {
+    pub(super) fn strip(self) -> i64 {
         self.rows()
     }
 

@@ -1,114 +1,14 @@
 //! Sparse products: how the activation becomes a panel, and what becomes of the sums, with rows and columns exchanged or not.
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Unroll};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
-use transc_ir::types::{DType, Dim};
+use transc_ir::types::Dim;
 
-use super::ahead::LINE;
+use super::bytes::{self, Strip};
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm::{Bytes, Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
-use super::transpose::{interleave, transpose};
-
-/// Bytes of a column's table.
-const TABLE: i64 = 256;
-
-/// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
-pub(super) fn store_bytes(
-    kb: &mut KernelBuilder,
-    p: &Problem<'_>,
-    s: Schedule,
-    b: &Bytes<'_>,
-    ((from, scratch), m0, n0): ((Buf, Buf), Reg, Reg),
-) {
-    let rows = s.rows() as u16;
-    let (zero, columns, m_end, width) = (kb.index(0), kb.index(p.n), kb.dim(p.m), kb.index(s.rows()));
-    let (rows_left, columns_left) = (kb.sub(m_end, m0), kb.sub(columns, n0));
-    let columns_left = kb.bin(BinOp::Min, columns_left, width);
-    let looked_up = |kb: &mut KernelBuilder, c: Reg| {
-        let at = kb.mul(c, width);
-        let x = kb.load(from, at, rows);
-        match b.table {
-            None => x,
-            Some(table) => {
-                let n = kb.add(n0, c);
-                look_up(kb, (table, n), x)
-            }
-        }
-    };
-    if s.turned_out {
-        let count = clipped(kb, p.m, s, rows_left, (zero, s.rows()));
-        kb.for_(zero, columns_left, 1, Unroll::No, |kb, c| {
-            let (y, n) = (looked_up(kb, c), kb.add(n0, c));
-            let at = kb.mul(n, m_end);
-            let at = kb.add(at, m0);
-            match count {
-                Some(count) => kb.store_count(b.out, at, y, count),
-                None => kb.store(b.out, at, y),
-            }
-        });
-        return;
-    }
-    let last = kb.index(p.n - 1);
-    let last = kb.sub(last, n0);
-    let natural = |kb: &mut KernelBuilder, j: Reg| {
-        let four = kb.index(4);
-        kb.mul(j, four)
-    };
-    let mut load = |kb: &mut KernelBuilder, c: Reg| {
-        // Columns beyond the end repeat the last one.
-        let c = if p.n % s.rows() == 0 { c } else { kb.bin(BinOp::Min, c, last) };
-        looked_up(kb, c)
-    };
-    turn_bytes(kb, s, scratch, &natural, &mut load, &mut |kb, r, x| {
-        let exists = kb.bin(BinOp::Lt, r, rows_left);
-        kb.if_(
-            exists,
-            |kb| {
-                let m = kb.add(m0, r);
-                let at = kb.mul(m, columns);
-                let at = kb.add(at, n0);
-                let x = kb.push(Inst::Bitcast(kb.buf_dtype(b.out), x));
-                if p.n % s.rows() == 0 {
-                    kb.store(b.out, at, x);
-                } else {
-                    kb.store_count(b.out, at, x, columns_left);
-                }
-            },
-            |_| {},
-        );
-    });
-}
-
-/// Asks for the tables of the columns of a block row, which are read when its strip ends.
-pub(super) fn ask_for_tables(kb: &mut KernelBuilder, table: Buf, (block, height): (Reg, i64)) {
-    let size = kb.index(height * TABLE);
-    let from = kb.mul(block, size);
-    for line in (0..height * TABLE).step_by(LINE as usize) {
-        let line = kb.index(line);
-        let at = kb.add(from, line);
-        kb.prefetch(table, at);
-    }
-}
-
-/// What the table of column `n` says of some bytes.
-fn look_up(kb: &mut KernelBuilder, (table, n): (Buf, Reg), x: Reg) -> Reg {
-    let (ty, size) = (kb.ty(x), kb.index(TABLE));
-    let from = kb.mul(n, size);
-    let index = kb.push(Inst::Bitcast(DType::U8, x));
-    let parts: Vec<Reg> = (0..TABLE / i64::from(ty.lanes))
-        .map(|i| {
-            let i = kb.index(i * i64::from(ty.lanes));
-            let at = kb.add(from, i);
-            kb.load(table, at, ty.lanes)
-        })
-        .collect();
-    let halves: Vec<Reg> = parts.chunks_exact(2).map(|t| kb.target(TargetInst::VPermI2B, &[index, t[0], t[1]])).collect();
-    let upper = kb.num(kb.ty(index), 128.0);
-    let lower = kb.bin(BinOp::Lt, index, upper);
-    let y = kb.select(lower, halves[0], halves[1]);
-    kb.push(Inst::Bitcast(ty.dtype, y))
-}
+use super::transpose::transpose;
 
 impl Schedule {
     /// Which four rows of a tile stand at place `j` of a row of the panel, such that unpacking brings them into order.
@@ -121,6 +21,37 @@ impl Schedule {
             j % 4 * per_vector + j / 4
         }
     }
+}
+
+/// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
+pub(super) fn store_bytes(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    b: &Bytes<'_>,
+    ((from, scratch), m0, n0): ((Buf, Buf), Reg, Reg),
+) {
+    let strip = Strip { table: b.table, out: b.out, n: p.n, width: s.strip() };
+    let (m_end, width) = (kb.dim(p.m), kb.index(s.rows()));
+    let rows_left = kb.sub(m_end, m0);
+    if !s.turned_out {
+        strip.store(kb, (from, scratch), (m0, rows_left), n0);
+        return;
+    }
+    let (zero, columns) = (kb.index(0), kb.index(p.n));
+    let columns_left = kb.sub(columns, n0);
+    let columns_left = kb.bin(BinOp::Min, columns_left, width);
+    let count = clipped(kb, p.m, s, rows_left, (zero, s.rows()));
+    kb.for_(zero, columns_left, 1, Unroll::No, |kb, c| {
+        let (at, n) = (kb.mul(c, width), kb.add(n0, c));
+        let y = strip.load(kb, (from, at), n, s.rows());
+        let at = kb.mul(n, m_end);
+        let at = kb.add(at, m0);
+        match count {
+            Some(count) => kb.store_count(b.out, at, y, count),
+            None => kb.store(b.out, at, y),
+        }
+    });
 }
 
 /// Copies columns `m0..` of an activation `[k, m]` into the panel; bytes in the order of [`Schedule::quad_at`].
@@ -146,55 +77,6 @@ pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, p
                 x = kb.cast(s.dtype(), x);
             }
             kb.store(panel, to, x);
-        }
-    });
-}
-
-/// Turns a square of bytes. `first` says which four rows are group `j` of the columns that result, in [`Schedule::quad_at`]'s order or as they are; `load`
-/// gives a row, `store` takes a column. All columns are stored one after the other.
-fn turn_bytes(
-    kb: &mut KernelBuilder,
-    s: Schedule,
-    scratch: Buf,
-    first: &dyn Fn(&mut KernelBuilder, Reg) -> Reg,
-    load: &mut dyn FnMut(&mut KernelBuilder, Reg) -> Reg,
-    store: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg),
-) {
-    let (rows, lanes) = (s.rows(), i64::from(s.lanes));
-    let (zero, end, four, stride) = (kb.index(0), kb.index(lanes), kb.index(4), kb.index(rows));
-    let square_len = kb.index(lanes * rows);
-    // Quads of rows first.
-    kb.for_(zero, end, 1, Unroll::No, |kb, j| {
-        let first = first(kb, j);
-        let bytes = [0, 1, 2, 3].map(|i| {
-            let i = kb.index(i);
-            let r = kb.add(first, i);
-            let x = load(kb, r);
-            kb.push(Inst::Bitcast(DType::U8, x))
-        });
-        let to = kb.mul(j, stride);
-        for (v, x) in interleave(kb, bytes).into_iter().enumerate() {
-            let v = kb.index(v as i64);
-            let square = kb.mul(v, square_len);
-            let to = kb.add(square, to);
-            kb.store(scratch, to, x);
-        }
-    });
-    kb.for_(zero, four, 1, Unroll::No, |kb, v| {
-        let from = kb.mul(v, square_len);
-        let square: Vec<Reg> = (0..lanes)
-            .map(|j| {
-                let j = kb.index(j * rows);
-                let at = kb.add(from, j);
-                kb.load(scratch, at, rows as u16)
-            })
-            .collect();
-        let column = kb.mul(v, four);
-        for (d, x) in transpose(kb, &square, 4).into_iter().enumerate() {
-            let d = d as i64;
-            let inside = kb.index(16 * (d / 4) + d % 4);
-            let k = kb.add(column, inside);
-            store(kb, k, x);
         }
     });
 }
@@ -263,7 +145,7 @@ pub(super) fn turn_panel(
             let first = kb.add(t, l);
             kb.add(base, first)
         };
-        turn_bytes(kb, s, scratch, &in_order, &mut load, &mut |kb, k, x| {
+        bytes::turn(kb, s.lanes, (scratch, rows), &in_order, &mut load, &mut |kb, k, x| {
             let k = kb.mul(k, stride);
             let to = kb.add(base, k);
             let x = kb.cast(s.dtype(), x);

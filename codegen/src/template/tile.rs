@@ -131,16 +131,19 @@ pub fn hand_on(
     epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Option<Reg>),
 ) {
     let (zero, lanes, vectors, end) = (kb.index(0), kb.index(shape.lanes.into()), kb.index(shape.vectors.into()), kb.dim(n));
-    let rows = kb.sub(m1, m0);
-    let count = kb.mul(rows, vectors);
-    kb.for_(zero, count, 1, Unroll::Interleave(SIDE_BY_SIDE), |kb, i| {
-        let (r, v) = div_rem(kb, i, &i64::from(shape.vectors).into());
-        let (m, at, from) = (kb.add(m0, r), kb.mul(v, lanes), kb.mul(i, lanes));
-        let first = kb.add(n0, at);
+    let (rows, width) = (kb.sub(m1, m0), kb.index(shape.width()));
+    // Vector by vector: what the epilogue knows of a column serves all rows.
+    kb.for_(zero, vectors, 1, Unroll::Few, |kb, v| {
+        let column = kb.mul(v, lanes);
+        let first = kb.add(n0, column);
         let left = kb.sub(end, first);
         let live = (!n.modulo(&shape.width().into()).is(0)).then(|| active(kb, left, shape.lanes.into()));
-        let x = kb.load(buf, from, shape.lanes);
-        epilogue(kb, m, first, x, live);
+        kb.for_(zero, rows, 1, Unroll::Interleave(SIDE_BY_SIDE), |kb, r| {
+            let (m, from) = (kb.add(m0, r), kb.mul(r, width));
+            let from = kb.add(from, column);
+            let x = kb.load(buf, from, shape.lanes);
+            epilogue(kb, m, first, x, live);
+        });
     });
 }
 

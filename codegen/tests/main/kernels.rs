@@ -369,6 +369,28 @@ fn sparse_layers_hand_on_what_they_need_not_turn() {
     }
 }
 
+/// What a dense product's bytes become is looked up by column, where processors do: in squares, and one by one for a few rows.
+#[test]
+fn dense_layers_look_bytes_up() {
+    let coded = "i3 = const f32 37.0; i4 = round i2; i5 = add i4 i3; i6 = cast CODE i5; i7 = cast f32 i6; i8 = sub i7 i3; i9 = add i8 a1; i10 = const f32 0.25; i11 = mul i9 i10; i12 = tanh i11; i13 = mul i12 i9; i14 = round i13; i15 = cast CODE i14; i15";
+    for (m, n, k, code) in [(1, 64, 80, "u8"), (11, 48, 33, "i8"), (33, 68, 64, "u8"), (71, 130, 131, "i8"), (150, 5, 20, "u8")] {
+        let (weight, coded) = (sparse(k, n, 1, 0, true), coded.replace("CODE", code));
+        let text = format!(
+            "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{weight}]\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": u8[2,N,{k}]) {{\n%1: {code}[2,N,{n}] = fused(%0) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: {code}[2,N,{n}] = map(%4, %3) {{body = {{2: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; {coded}}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
+        );
+        let shapes: [&[usize]; 1] = [&[2, m, k]];
+        check(&text, &shapes);
+        let (m, inputs, want) = case(&text, &shapes);
+        on_processors(BYTES, &text, (&m, &inputs, &want));
+        for (target, looks_up) in [("znver4", true), ("graniterapids", true), ("x86-64-v4", false)] {
+            let target = Target::list(target).expect("a target").remove(0);
+            let program = lower::lower(&m, &target).expect("it lowers").to_string();
+            assert!(!program.contains("spmm"), "{program}");
+            assert_eq!(program.contains("vpermi2b"), looks_up);
+        }
+    }
+}
+
 #[test]
 fn windows_and_convolutions() {
     let body = "%1: f32[N,2,5,6] = window(%0) {kind = max, kernel = [3,2], strides = [2,1], dilations = [1,2], lo = [1,0], hi = [1,1], _}\nreturn %1 \"y\"";

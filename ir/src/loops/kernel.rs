@@ -115,6 +115,8 @@ pub enum Unroll {
     Auto,
     /// Never; saves compile time in cold loops.
     No,
+    /// Never, and there are few turns: what lives across the loop is not worth less than what lives in it.
+    Few,
     /// Fully; the trip count must be constant.
     Full,
     /// This many turns side by side, instruction by instruction: long chains of dependent instructions overlap. Turns must not depend on each
