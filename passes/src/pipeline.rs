@@ -30,6 +30,7 @@ const DEFAULT: &[&str] = &[
     "widen-halves",
     // Pointwise named ops open up before views move past them.
     "decompose",
+    "patches",
     "cse",
     "move-views",
     // Views that met have composed; what they hid folds now.

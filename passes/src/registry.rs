@@ -127,6 +127,7 @@ pub const PASSES: &[PassInfo] = &[
         exact::move_views::run,
         "transposes, reshapes and broadcasts move to where they cancel or cost nothing",
     ),
+    tensor("patches", Class::Exact, exact::patches::run, "convolutions of windows side by side become products of patches"),
     tensor(
         "round-products",
         Class::Lossy,

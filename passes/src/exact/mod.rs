@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod int_matmul;
 pub mod merge_matmuls;
 pub mod move_views;
+pub mod patches;
 pub mod simplify_shapes;
 pub(crate) mod sweep;
 pub mod widen_halves;
