@@ -43,6 +43,7 @@ const DEFAULT: &[&str] = &[
     "merge-matmuls",
     // Lossy, where asked for.
     "round-products",
+    "round-early",
     "fuse",
 ];
 

@@ -129,6 +129,12 @@ pub const PASSES: &[PassInfo] = &[
     ),
     tensor("patches", Class::Exact, exact::patches::run, "convolutions of windows side by side become products of patches"),
     tensor(
+        "round-early",
+        Class::Exact,
+        exact::round_early::run,
+        "values of which only the rounding to bf16 is read are rounded where they are made",
+    ),
+    tensor(
         "round-products",
         Class::Lossy,
         lossy::round_products::run,

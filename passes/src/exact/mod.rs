@@ -12,6 +12,7 @@ pub mod int_matmul;
 pub mod merge_matmuls;
 pub mod move_views;
 pub mod patches;
+pub mod round_early;
 pub mod simplify_shapes;
 pub(crate) mod sweep;
 pub mod widen_halves;
