@@ -87,16 +87,21 @@ fn dependent(body: &Body, element: u32, but: Option<usize>) -> Vec<bool> {
 /// The first instruction that gives bytes of a type and is all that the result takes from an argument.
 fn cut(body: &Body, element: u32, dtype: DType, least: usize) -> Option<usize> {
     let Ref::Inst(result) = body.result else { return None };
+    let pays = |p: &usize| cost(&body.insts[p + 1..]) >= least;
+    let codes = |p: &usize| matches!(body.insts[*p], Inst::Cast(to, _) if to == dtype);
+    let of_it_alone = |p: &usize| !dependent(body, element, Some(*p))[result as usize];
+    let bytes = matches!(dtype, DType::U8 | DType::I8);
+    (0..body.insts.len()).filter(|_| bytes).filter(codes).find(of_it_alone).filter(pays)
+}
+
+/// How many simple instructions take as long as these.
+pub(super) fn cost(insts: &[Inst]) -> usize {
     let cost = |i: &Inst| match i {
         Inst::Const(_) => 0,
         Inst::Un(op, _) if math::known(*op) => TRANSCENDENTAL,
         _ => 1,
     };
-    let pays = |p: &usize| body.insts[p + 1..].iter().map(cost).sum::<usize>() >= least;
-    let codes = |p: &usize| matches!(body.insts[*p], Inst::Cast(to, _) if to == dtype);
-    let of_it_alone = |p: &usize| !dependent(body, element, Some(*p))[result as usize];
-    let bytes = matches!(dtype, DType::U8 | DType::I8);
-    (0..body.insts.len()).filter(|_| bytes).filter(codes).find(of_it_alone).filter(pays)
+    insts.iter().map(cost).sum()
 }
 
 /// What follows instruction `cut`, with codes of a type as the element.

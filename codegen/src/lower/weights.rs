@@ -33,6 +33,8 @@ const F32_MACS_PER_NS: i64 = 40;
 /// Fewest simple instructions that are worth a look-up of bytes which stand along the columns, and of those that have to be turned for it.
 const LOOK_UP: usize = 4;
 const TURNED_LOOK_UP: usize = 20;
+/// Most of them that may stand once per vector of a tile.
+const SHORT: usize = 16;
 
 /// A contraction of an activation by one matrix of weights.
 struct Layer<'a> {
@@ -338,6 +340,16 @@ fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, target: &Target) 
     bytes && target.has_byte_dot() && target.lanes() == 16 && !layer.turned && follows_columns(r, anchor)
 }
 
+/// Instructions of the maps behind an anchor.
+fn epilogue_cost(r: &Region, anchor: Value) -> usize {
+    let maps = r
+        .body
+        .nodes()
+        .filter(|(_, n)| n.results[0] > anchor)
+        .filter_map(|(_, n)| if let Op::Map(m) = &n.op { Some(m) } else { None });
+    maps.map(|m| table::cost(&m.body.insts)).sum()
+}
+
 /// True if what follows the anchor depends on its value and on the column alone.
 fn follows_columns(r: &Region, anchor: Value) -> bool {
     let dims = &r.ty(anchor).dims;
@@ -406,17 +418,13 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
         Some((sparse, s)) => {
             let mut part =
                 |part: SparsePart, dtype: DType| e.packed(&mut kb, dtype, layer.id, Packing::Sparse(Sparse { part, ..sparse }));
-            let p = spmm::Problem {
-                m: &layer.m,
-                n: columns,
-                k,
-                a,
-                starts: part(SparsePart::Starts, DType::I32),
-                offsets: part(SparsePart::Offsets, DType::I32),
-                values: part(SparsePart::Values, s.values()),
-            };
+            let [starts, offsets] = [SparsePart::Starts, SparsePart::Offsets].map(|p| part(p, DType::I32));
+            let values = part(SparsePart::Values, s.values());
             let table = looks_up.then(|| e.table(&mut kb));
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+            let touched = products::touched(r, anchor, &mut kb, &mut e, out);
+            let short = epilogue_cost(r, anchor) <= SHORT;
+            let p = spmm::Problem { m: &layer.m, n: columns, k, a, starts, offsets, values, touched, short };
             let handed = layer.handed.result;
             let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                 let index = layer.index(kb, m, n, true);

@@ -42,8 +42,9 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Asks for some rows of a panel of `width` columns from `n0` on, where there are so many that they are not near anyway.
-    pub fn ask(&self, kb: &mut KernelBuilder, (m, n): (&Dim, &Dim), (row, rows): (Reg, u16), (n0, width): (Reg, i64)) {
+    /// Asks for some rows, `stride` apart, of a panel of `width` columns from `n0` on, where the activation has so many rows `m` that they are not near
+    /// anyway.
+    pub fn ask(&self, kb: &mut KernelBuilder, (m, stride): (&Dim, &Dim), (row, rows): (Reg, u16), (n0, width): (Reg, i64)) {
         if self.bufs.is_empty() || m.as_const().is_some_and(|m| m <= NEAR_ROWS) {
             return;
         }
@@ -54,7 +55,7 @@ impl Touched {
             |kb| {
                 for buf in &self.bufs {
                     for r in 0..i64::from(rows) {
-                        let (r, stride) = (kb.index(r), kb.dim(n));
+                        let (r, stride) = (kb.index(r), kb.dim(stride));
                         let m = kb.add(row, r);
                         let start = kb.mul(m, stride);
                         let start = kb.add(start, n0);

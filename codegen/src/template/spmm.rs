@@ -14,11 +14,13 @@
 //! back together.
 
 use std::fmt;
+use std::ops::Range;
 
 use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
+use super::ahead::Touched;
 use super::bytes::ask_for_tables;
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm_turn::{copy_panel, store_bytes, turn_back, turn_panel};
@@ -146,6 +148,10 @@ pub struct Problem<'a> {
     pub offsets: Buf,
     /// `[groups][height][quad]` of type [`Schedule::values`].
     pub values: Buf,
+    /// What the epilogue reads and writes.
+    pub touched: Touched,
+    /// The epilogue may stand once per vector of a tile: where results are not turned back, it takes the sums from registers.
+    pub short: bool,
 }
 
 /// What happens to the sums.
@@ -218,11 +224,11 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             let from = kb.mul(done, len);
             clear(kb, from);
         }
-        let mut finish_block = |kb: &mut KernelBuilder, block: Reg, at: Reg| {
+        let mut finish_block = |kb: &mut KernelBuilder, block: Reg, from: Sums<'_>| {
             let place = (m0, block);
             match &mut finish {
-                Finish::Each(epilogue) => finish_rows(kb, p, s, (sums, at), place, epilogue),
-                Finish::Bytes(b) => finish_rows(kb, p, s, (sums, at), place, &mut |kb, m, n, x, _| {
+                Finish::Each(epilogue) => finish_rows(kb, p, s, from, place, epilogue),
+                Finish::Bytes(b) => finish_rows(kb, p, s, from, place, &mut |kb, m, n, x, _| {
                     let y = (b.encode)(kb, m, n, x);
                     let (r, c) = (kb.sub(m, m0), kb.sub(n, n0));
                     let at = kb.mul(c, tile_rows);
@@ -239,14 +245,21 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let (row, done) = (kb.add(first_row, block), kb.sub(block, b0));
                 let at = kb.mul(done, len);
+                ask_for_results(kb, p, s, (m0, n0), done);
                 if let Some(table) = table {
                     ask_for_tables(kb, table, (block, height));
+                }
+                if at_once && p.short && s.pass() == VECTORS {
+                    let acc = accumulators(kb, s, (0..VECTORS, None));
+                    block_row(kb, p, s, panel, (row, 0), &acc);
+                    finish_block(kb, block, Sums::Registers(&acc));
+                    return;
                 }
                 for first in (0..VECTORS).step_by(s.pass().into()) {
                     add_block_row(kb, p, s, panel, (row, first), (sums, at, pieces > 1));
                 }
                 if at_once {
-                    finish_block(kb, block, at);
+                    finish_block(kb, block, Sums::Memory(sums, at));
                 }
             });
         });
@@ -254,7 +267,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let done = kb.sub(block, b0);
                 let at = kb.mul(done, len);
-                finish_block(kb, block, at);
+                finish_block(kb, block, Sums::Memory(sums, at));
             });
         }
         match (&mut finish, bytes) {
@@ -263,6 +276,19 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             _ => {}
         }
     });
+}
+
+/// Asks for a part of what a strip's results are stored in: the columns of a block row where they lie turned, else some rows of all columns.
+fn ask_for_results(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (m0, n0): (Reg, Reg), block: Reg) {
+    let height = kb.index(s.height.into());
+    let part = kb.mul(block, height);
+    if s.turned_out {
+        let column = kb.add(n0, part);
+        p.touched.ask(kb, (p.m, p.m), (column, s.height), (m0, s.rows()));
+    } else {
+        let row = kb.add(m0, part);
+        p.touched.ask(kb, (p.m, &p.n.into()), (row, s.height), (n0, s.strip()));
+    }
 }
 
 /// Adds one block row to its sums, for [`Schedule::pass`] vectors of rows from `first_vector` on. They lie at `sums[at..]`, `[height][rows]`; without
@@ -276,26 +302,33 @@ fn add_block_row(
     (sums, at, begun): (Buf, Reg, bool),
 ) {
     let vectors = first_vector..first_vector + s.pass();
-    let places: Vec<Reg> = (0..i64::from(s.height))
-        .flat_map(|column| vectors.clone().map(move |v| column * s.rows() + i64::from(v * s.lanes)))
+    let places = places(kb, s, vectors.clone(), at);
+    let acc = accumulators(kb, s, (vectors, begun.then_some((sums, places.as_slice()))));
+    block_row(kb, p, s, panel, (row, first_vector), &acc);
+    tile::store_at(kb, sums, &places, &acc);
+}
+
+/// Where the sums of some vectors of a block row lie, `[height][rows]` from `at` on.
+fn places(kb: &mut KernelBuilder, s: Schedule, vectors: Range<u16>, at: Reg) -> Vec<Reg> {
+    let place = |column: i64, v: u16| column * s.rows() + i64::from(v * s.lanes);
+    let places = (0..i64::from(s.height)).flat_map(|column| vectors.clone().map(move |v| place(column, v)));
+    places
         .map(|place| {
             let place = kb.index(place);
             kb.add(at, place)
         })
-        .collect();
+        .collect()
+}
+
+/// Accumulators of some vectors of a block row, by column and vector: zero, or what lies at these places.
+fn accumulators(kb: &mut KernelBuilder, s: Schedule, (vectors, begun): (Range<u16>, Option<(Buf, &[Reg])>)) -> Vec<Var> {
     let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
-    let acc: Vec<Var> = places
-        .iter()
-        .map(|at| {
-            let x = if begun { kb.load(sums, *at, s.lanes) } else { nothing };
+    (0..usize::from(s.height) * vectors.len())
+        .map(|i| {
+            let x = begun.map_or(nothing, |(sums, places)| kb.load(sums, places[i], s.lanes));
             kb.var(x)
         })
-        .collect();
-    block_row(kb, p, s, panel, (row, first_vector), &acc);
-    for (at, var) in places.iter().zip(&acc) {
-        let x = kb.get(*var);
-        kb.store(sums, *at, x);
-    }
+        .collect()
 }
 
 /// Adds one block row to accumulators, by column of the block and vector of rows.
@@ -393,34 +426,57 @@ pub(super) fn clipped(kb: &mut KernelBuilder, m: &Dim, s: Schedule, left: Reg, (
     })
 }
 
+/// Where the sums of a block row are.
+#[derive(Clone, Copy)]
+enum Sums<'a> {
+    /// `[height][rows]` from an element on.
+    Memory(Buf, Reg),
+    /// By column and vector.
+    Registers(&'a [Var]),
+}
+
 /// Hands the sums of a block row over as they are: vectors along the rows.
 fn finish_rows(
     kb: &mut KernelBuilder,
     p: &Problem<'_>,
     s: Schedule,
-    (sums, start): (Buf, Reg),
+    sums: Sums<'_>,
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
     let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
     let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
-    for r in 0..i64::from(s.height) {
-        let r = kb.index(r);
-        let (n, column_len) = (kb.add(first, r), kb.mul(r, rows));
-        let from = kb.add(start, column_len);
-        let mut column = |kb: &mut KernelBuilder| {
-            kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
-                let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
-                let (m, from) = (kb.add(m0, at), kb.add(from, at));
-                let x = kb.load(sums, from, s.lanes);
-                epilogue(kb, m, n, x, count);
-            });
+    for column in 0..i64::from(s.height) {
+        let c = kb.index(column);
+        let n = kb.add(first, c);
+        let mut one = |kb: &mut KernelBuilder, at: Reg, x: Reg| {
+            let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
+            let m = kb.add(m0, at);
+            epilogue(kb, m, n, x, count);
+        };
+        let mut all = |kb: &mut KernelBuilder| match sums {
+            Sums::Memory(buf, start) => {
+                let column_len = kb.mul(c, rows);
+                let from = kb.add(start, column_len);
+                kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
+                    let from = kb.add(from, at);
+                    let x = kb.load(buf, from, s.lanes);
+                    one(kb, at, x);
+                });
+            }
+            Sums::Registers(acc) => {
+                for v in 0..VECTORS {
+                    let (at, x) =
+                        (kb.index((v * s.lanes).into()), kb.get(acc[column as usize * usize::from(VECTORS) + usize::from(v)]));
+                    one(kb, at, x);
+                }
+            }
         };
         if p.n % i64::from(s.height) == 0 {
-            column(kb);
+            all(kb);
         } else {
             let live = kb.bin(BinOp::Lt, n, columns);
-            kb.if_(live, column, |_| {});
+            kb.if_(live, all, |_| {});
         }
     }
 }

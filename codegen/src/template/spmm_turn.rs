@@ -23,6 +23,9 @@ impl Schedule {
     }
 }
 
+/// Rows of the activation by which they are asked for before they are copied, since they are far apart.
+const ROWS_AHEAD: i64 = 16;
+
 /// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
 pub(super) fn store_bytes(
     kb: &mut KernelBuilder,
@@ -60,8 +63,11 @@ pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, p
     let (zero, end, stride, m_end) = (kb.index(0), kb.index(p.k), kb.index(rows), kb.dim(p.m));
     let left = kb.sub(m_end, m0);
     kb.for_(zero, end, 1, Unroll::No, |kb, k| {
-        let (from, to) = (row(kb, k), kb.mul(k, stride));
-        let from = kb.add(from, m0);
+        let ahead = kb.index(ROWS_AHEAD);
+        let ahead = kb.add(k, ahead);
+        let (from, ahead, to) = (row(kb, k), row(kb, ahead), kb.mul(k, stride));
+        let (from, ahead) = (kb.add(from, m0), kb.add(ahead, m0));
+        kb.prefetch(p.a, ahead);
         let width = if s.int8 { rows } else { lanes };
         for at in (0..rows).step_by(width as usize) {
             let at = kb.index(at);
@@ -104,6 +110,9 @@ pub(super) fn turn_panel(
         let mut load = |kb: &mut KernelBuilder, r: Reg| {
             let start = start_of(kb, r);
             let at = kb.add(start, k0);
+            let len = kb.index(width);
+            let next = kb.add(at, len);
+            kb.prefetch(p.a, next);
             match count {
                 Some(c) => kb.load_count(p.a, at, width as u16, c),
                 None => kb.load(p.a, at, width as u16),
