@@ -27,15 +27,7 @@ impl Rewrite<'_> {
                 Stmt::For { iv, lo, hi, step, unroll: Unroll::Interleave(n), body } if n > 1 && straight(&body) => {
                     self.side_by_side((iv, lo, hi, step), n.into(), body, &mut out);
                 }
-                Stmt::For { iv, lo, hi, step, unroll, body } => {
-                    let body = self.block(body);
-                    out.push(Stmt::For { iv, lo, hi, step, unroll, body });
-                }
-                Stmt::If { cond, then, els } => {
-                    let (then, els) = (self.block(then), self.block(els));
-                    out.push(Stmt::If { cond, then, els });
-                }
-                other => out.push(other),
+                other => out.push(other.map_blocks(|b| self.block(b))),
             }
         }
         out

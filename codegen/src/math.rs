@@ -44,32 +44,7 @@ pub(crate) fn softmax_exp(kb: &mut KernelBuilder, x: Reg) -> Reg {
     if ty.dtype != DType::F32 {
         return kb.un(UnOp::Exp, x);
     }
-    let num = |kb: &mut KernelBuilder, v: f32| kb.num(ty, v.into());
-    let (bottom, none) = (num(kb, -87.0), num(kb, 0.0));
-    // Comparisons are false for NaN, which passes through.
-    let below = kb.bin(BinOp::Lt, x, bottom);
-    let x = kb.select(below, bottom, x);
-    let (inverse, magic) = (num(kb, std::f32::consts::LOG2_E), num(kb, ROUND));
-    let shifted = kb.fma(x, inverse, magic);
-    let n = kb.sub(shifted, magic);
-    let (hi, lo) = (num(kb, -LN2_HI), num(kb, -LN2_LO));
-    let r = kb.fma(n, hi, x);
-    let r = kb.fma(n, lo, r);
-    let mut p = num(kb, EXP[EXP.len() - 1]);
-    for c in EXP.iter().rev().skip(1) {
-        let c = num(kb, *c);
-        p = kb.fma(p, r, c);
-    }
-    let (r2, one) = (kb.mul(r, r), num(kb, 1.0));
-    let q = kb.fma(p, r2, r);
-    let q = kb.add(q, one);
-    // The integer in the low bits goes to the exponent; what stands above it falls off.
-    let [q, n] = [q, shifted].map(|x| kb.push(Inst::Bitcast(DType::I32, x)));
-    let place = kb.num(kb.ty(n), 23.0);
-    let n = kb.bin(BinOp::Shl, n, place);
-    let e = kb.add(q, n);
-    let e = kb.push(Inst::Bitcast(DType::F32, e));
-    kb.select(below, none, e)
+    kb.append(|regs, out| Emit { regs, out, ty }.softmax_exp(x))
 }
 
 /// True for the operations that [`expand`] replaces.
@@ -150,15 +125,7 @@ impl<'a> Expander<'a> {
                     Some(last) => rename_last(&mut out, last, dst),
                     None => out.push(stmt),
                 },
-                Stmt::For { iv, lo, hi, step, unroll, body } => {
-                    let body = self.block(body);
-                    out.push(Stmt::For { iv, lo, hi, step, unroll, body });
-                }
-                Stmt::If { cond, then, els } => {
-                    let (then, els) = (self.block(then), self.block(els));
-                    out.push(Stmt::If { cond, then, els });
-                }
-                other => out.push(other),
+                other => out.push(other.map_blocks(|b| self.block(b))),
             }
         }
         out
@@ -360,6 +327,22 @@ impl Emit<'_> {
         let c = self.bin(BinOp::Lt, x, bottom);
         let none = self.num(0.0);
         let x = self.select(c, none, x);
+        let (q, shifted) = self.exp_reduced(x);
+        let magic = self.num(ROUND);
+        let shifted = self.bits(DType::I32, shifted);
+        let magic = self.bits(DType::I32, magic);
+        let n = self.bin(BinOp::Sub, shifted, magic);
+        let shift = self.int(1);
+        let half = self.bin(BinOp::Shr, n, shift);
+        let rest = self.bin(BinOp::Sub, n, half);
+        let (f, g) = (self.pow2(half), self.pow2(rest));
+        let q = self.bin(BinOp::Mul, q, f);
+        let e = self.bin(BinOp::Mul, q, g);
+        self.select(c, none, e)
+    }
+
+    /// `e^r` with `r = x - n ln 2` and `n = round(x / ln 2)`, and `n` in the low bits of a float: what adding [`ROUND`] gives.
+    fn exp_reduced(&mut self, x: Reg) -> (Reg, Reg) {
         let (inv, magic) = (self.num(std::f32::consts::LOG2_E), self.num(ROUND));
         let shifted = self.fma(x, inv, magic);
         let n_float = self.bin(BinOp::Sub, shifted, magic);
@@ -371,16 +354,23 @@ impl Emit<'_> {
         let q = self.fma(p, r2, r);
         let one = self.num(1.0);
         let q = self.bin(BinOp::Add, q, one);
-        let shifted = self.bits(DType::I32, shifted);
-        let magic = self.bits(DType::I32, magic);
-        let n = self.bin(BinOp::Sub, shifted, magic);
-        let shift = self.int(1);
-        let half = self.bin(BinOp::Shr, n, shift);
-        let rest = self.bin(BinOp::Sub, n, half);
-        let (f, g) = (self.pow2(half), self.pow2(rest));
-        let q = self.bin(BinOp::Mul, q, f);
-        let e = self.bin(BinOp::Mul, q, g);
-        self.select(c, none, e)
+        (q, shifted)
+    }
+
+    /// See [`softmax_exp`].
+    fn softmax_exp(&mut self, x: Reg) -> Reg {
+        let (bottom, none) = (self.num(-87.0), self.num(0.0));
+        // Comparisons are false for NaN, which passes through.
+        let below = self.bin(BinOp::Lt, x, bottom);
+        let x = self.select(below, bottom, x);
+        let (q, shifted) = self.exp_reduced(x);
+        // The integer in the low bits goes to the exponent; what stands above it falls off.
+        let [q, n] = [q, shifted].map(|x| self.bits(DType::I32, x));
+        let place = self.int(23);
+        let n = self.bin(BinOp::Shl, n, place);
+        let e = self.bin(BinOp::Add, q, n);
+        let e = self.bits(DType::F32, e);
+        self.select(below, none, e)
     }
 
     fn sigmoid(&mut self, x: Reg) -> Reg {

@@ -38,6 +38,14 @@ impl KernelBuilder {
         self.kernel
     }
 
+    /// Appends instructions that are written elsewhere, with the registers that they add.
+    pub fn append<T>(&mut self, write: impl FnOnce(&mut Vec<Ty>, &mut Block) -> T) -> T {
+        let mut block = self.blocks.pop().unwrap_or_default();
+        let out = write(&mut self.kernel.regs, &mut block);
+        self.blocks.push(block);
+        out
+    }
+
     /// Adds a buffer parameter.
     pub fn param(&mut self, name: &str, dtype: DType, access: Access) -> Buf {
         self.kernel.bufs.push(BufParam { name: name.into(), dtype, access });

@@ -184,6 +184,18 @@ pub enum Stmt {
     },
 }
 
+impl Stmt {
+    /// The statement with what `f` makes of the blocks in it.
+    #[must_use]
+    pub fn map_blocks(self, mut f: impl FnMut(Block) -> Block) -> Stmt {
+        match self {
+            Stmt::For { iv, lo, hi, step, unroll, body } => Stmt::For { iv, lo, hi, step, unroll, body: f(body) },
+            Stmt::If { cond, then, els } => Stmt::If { cond, then: f(then), els: f(els) },
+            other => other,
+        }
+    }
+}
+
 /// One kernel: the code of a launch. Registers and mutable registers are numbered per kernel; `regs` and `vars` give their types.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Kernel {

@@ -105,15 +105,7 @@ fn spread_block(k: &mut Kernel, block: Block, threads: i64, units: &Dim) -> Bloc
                 let end = push(units.as_const().map_or_else(|| Inst::Dim(units.clone()), |c| Inst::Const(Literal::i64(c))));
                 out.push(Stmt::Let(r, Inst::Bin(BinOp::Min, next, end)));
             }
-            Stmt::For { iv, lo, hi, step, unroll, body } => {
-                let body = spread_block(k, body, threads, units);
-                out.push(Stmt::For { iv, lo, hi, step, unroll, body });
-            }
-            Stmt::If { cond, then, els } => {
-                let (then, els) = (spread_block(k, then, threads, units), spread_block(k, els, threads, units));
-                out.push(Stmt::If { cond, then, els });
-            }
-            other => out.push(other),
+            other => out.push(other.map_blocks(|b| spread_block(k, b, threads, units))),
         }
     }
     out

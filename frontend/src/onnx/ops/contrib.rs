@@ -75,15 +75,25 @@ fn key_mask(cx: &mut OpCx<'_, '_>, mask: Value, batch: &Dim, keys: &Dim) -> Resu
     cx.cast(DType::Bool, m)
 }
 
+/// What `Attention` and `MultiHeadAttention` add to the logits: what their mask hides is lowered by a number, so that a row of which all is hidden still has
+/// weights.
+fn lowered(cx: &mut OpCx<'_, '_>, (mask, bias): (usize, usize), logits: [&Dim; 2], dtype: DType) -> Result<Option<Value>> {
+    let bias = cx.opt(bias);
+    let Some(mask) = cx.opt(mask) else { return Ok(bias) };
+    let seen = key_mask(cx, mask, logits[0], logits[1])?;
+    let (zero, low) = (cx.num(dtype, 0.0)?, cx.num(dtype, cx.real("mask_filter_value", -10_000.0))?);
+    let mask = cx.select(seen, zero, low)?;
+    Ok(Some(match bias {
+        Some(bias) => cx.bin(BinOp::Add, mask, bias)?,
+        None => mask,
+    }))
+}
+
 /// A boolean mask and an additive bias as one mask.
-fn merged(cx: &mut OpCx<'_, '_>, mask: Option<Value>, bias: Option<Value>) -> Result<Option<Value>> {
-    Ok(match (mask, bias) {
-        (Some(m), Some(b)) => {
-            let low = cx.num(cx.dtype(b), f64::NEG_INFINITY)?;
-            Some(cx.select(m, b, low)?)
-        }
-        (m, b) => m.or(b),
-    })
+fn merged(cx: &mut OpCx<'_, '_>, mask: Value, bias: Option<Value>) -> Result<Value> {
+    let Some(bias) = bias else { return Ok(mask) };
+    let low = cx.num(cx.dtype(bias), f64::NEG_INFINITY)?;
+    cx.select(mask, bias, low)
 }
 
 /// Operands: input, weights of the packed projection, bias, mask, past, additive bias.
@@ -134,11 +144,7 @@ fn packed_attention(cx: &mut OpCx<'_, '_>, mut packed: Value, [mask, past_at, bi
         (k, v) = (joined_past(cx, p, 0, k)?, joined_past(cx, p, 1, v)?);
     }
     let [batch, keys] = [0, 2].map(|a| cx.dims(k)[a].clone());
-    let mask = match cx.opt(mask) {
-        Some(m) => Some(key_mask(cx, m, &batch, &keys)?),
-        None => None,
-    };
-    let mask = merged(cx, mask, cx.opt(bias_at))?;
+    let mask = lowered(cx, (mask, bias_at), [&batch, &keys], cx.dtype(q))?;
     let causal = cx.flag("unidirectional").then_some(past);
     let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     let y = join_heads(cx, y)?;
@@ -224,11 +230,7 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let keys = cx.dims(k).get(2).cloned().unwrap_or_else(|| Dim::from(0));
     let batch = cx.dims(q)[0].clone();
-    let mask = match cx.opt(4) {
-        Some(m) => Some(key_mask(cx, m, &batch, &keys)?),
-        None => None,
-    };
-    let mask = merged(cx, mask, cx.opt(5))?;
+    let mask = lowered(cx, (4, 5), [&batch, &keys], cx.dtype(q))?;
     let causal = cx.flag("unidirectional").then_some(past);
     let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
@@ -303,7 +305,7 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         })?;
         mask = cx.bin(BinOp::And, mask, near)?;
     }
-    let mask = merged(cx, Some(mask), cx.opt(10))?;
+    let mask = Some(merged(cx, mask, cx.opt(10))?);
     let scale = optional_scale(cx);
     let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal: Some(past), clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
