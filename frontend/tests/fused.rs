@@ -169,6 +169,29 @@ fn masks_of_keys() {
 }
 
 /// Queries, keys and values in one operand, or in three.
+/// A row of which all is hidden still has weights: the same is added to all of its logits.
+#[test]
+fn hidden_keys_are_lowered() {
+    let attention = |mask: &[i32], attrs: Vec<AttributeProto>| {
+        let n = fused("Attention", &["x", "w", "", "m"]);
+        let n = attrs.into_iter().fold(with(n, int("num_heads", 2)), with);
+        let mask = raw("m", DataType::Int32, &[1, 3], mask.iter().flat_map(|m| m.to_le_bytes()).collect());
+        result(vec![n], &["1", "3", "4"], vec![ramp("w", &[4, 12]), mask])
+    };
+    let all = attention(&[1, 1, 1], vec![]);
+    let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-2);
+    assert!(near(&attention(&[0, 0, 0], vec![]), &all));
+    let some = attention(&[1, 0, 1], vec![]);
+    let by_nothing = AttributeProto {
+        name: Some("mask_filter_value".into()),
+        r#type: Some(AttributeType::Float.into()),
+        f: Some(0.0),
+        ..AttributeProto::default()
+    };
+    let none = attention(&[1, 0, 1], vec![by_nothing]);
+    assert!(none == all && some != all);
+}
+
 #[test]
 fn packed_heads() {
     let part = |name: &str, start: i64| {

@@ -117,6 +117,39 @@ fn sums_of_lengths_become_equal() {
     assert!(add(3).is_err());
 }
 
+/// A table of four rows, cut to the length of `x`, which is added to it: exporters leave it to the reader that the table is long enough.
+#[test]
+fn a_table_that_is_cut_to_a_length_is_long_enough() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Slice", &["table", "zero", "n"], &["rows"]),
+        node("Add", &["x", "rows"], &["y"]),
+    ];
+    let weights = vec![int64s("zero", &[1], &[0]), floats("table", &[4], &[1.0, 2.0, 3.0, 4.0])];
+    let m = import(&chain(nodes, &["n"], weights)).expect("it is imported");
+    assert_eq!(m.symbols[0].max, 4);
+    assert_eq!(run(&m, &[2], &[1.0; 2]), Some(vec![2.0, 3.0]));
+    assert_eq!(run(&m, &[4], &[0.0; 4]), Some(vec![1.0, 2.0, 3.0, 4.0]));
+    assert_eq!(run(&m, &[5], &[0.0; 5]), None);
+}
+
+/// A mask takes its batch from the ids, which are another input.
+#[test]
+fn a_batch_that_another_input_has_is_the_same() {
+    let nodes = vec![
+        node("Shape", &["ids"], &["sizes"]),
+        node("Slice", &["sizes", "zero", "one"], &["batch"]),
+        with(node("Concat", &["batch", "rest"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["mask", "shape"], &["y"]),
+    ];
+    let weights = vec![int64s("zero", &[1], &[0]), int64s("one", &[1], &[1]), int64s("rest", &[1], &[-1])];
+    let inputs = vec![value("ids", &["b", "s"]), value("mask", &["c", "t"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], weights))).expect("it is imported");
+    let y = |c: usize| eval_module(&m, &[Tensor::from_f32(&[2, 1], &[0.0; 2]), Tensor::from_f32(&[c, 3], &vec![1.0; 3 * c])]);
+    assert_eq!(y(2).expect("the batches are equal").remove(0).dims, [2, 3]);
+    assert!(y(4).is_err());
+}
+
 #[test]
 fn a_range_may_start_between_whole_numbers() {
     let nodes = vec![

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use transc_ir::interp::{EvalCx, SymTensor, Tensor, sym_eval};
 use transc_ir::tensor::{Node, NodeId};
-use transc_ir::types::Symbol;
 use transc_ir::{Dim, Module, Op, TensorType, Value};
 
 use super::error::{Result, invalid, limit};
@@ -163,9 +162,9 @@ impl Facts {
 fn mentions_symbols(node: &Node) -> bool {
     let seen = Cell::new(false);
     let mut op = node.op.clone();
-    op.map_dims(&|_: &Symbol| {
-        seen.set(true);
-        None
+    op.map_dims(&|d| {
+        seen.set(seen.get() || d.as_const().is_none());
+        d.clone()
     });
     seen.get()
 }

@@ -3,7 +3,7 @@
 //! A dim that is one symbol is replaced everywhere by the dim that it must equal. Otherwise nothing can be proven at compile time and
 //! the model is not supported.
 
-use transc_ir::tensor::rewrite::substitute_dims;
+use transc_ir::tensor::rewrite::{map_dims, substitute_dims};
 use transc_ir::types::{Atom, Symbol, SymbolRange};
 use transc_ir::{Dim, Value};
 
@@ -23,10 +23,33 @@ impl OpCx<'_, '_> {
         if a == b || a.as_const().is_some() && b.as_const().is_some() {
             return Ok(());
         }
-        if self.imp.replace_symbol(a, b) || self.imp.make_multiple(a, b) {
+        if self.decide(a, b) || self.imp.replace_symbol(a, b) || self.imp.make_multiple(a, b) {
             return Err(OpError::Retry);
         }
         too_symbolic(format!("needs the dims {a} and {b} to be equal, which does not follow from the model's inputs"))
+    }
+
+    /// Makes two dims equal that differ by a minimum or maximum, by deciding which of its operands it is: `min(64, s) = s` says that `s` is at most 64.
+    fn decide(&mut self, a: &Dim, b: &Dim) -> bool {
+        let mut choices = Vec::new();
+        (a - b).each_atom(&mut |atom| {
+            let (Atom::Min(x, y) | Atom::Max(x, y)) = atom else { return };
+            for (by, other) in [(x, y), (y, x)] {
+                let not_negative = if matches!(atom, Atom::Max(..)) { by - other } else { other - by };
+                choices.push((atom.clone(), by.clone(), not_negative));
+            }
+        });
+        let replaced = |d: &Dim, atom: &Atom, by: &Dim| d.replace(&|a| (a == atom).then(|| by.clone()));
+        for (atom, by, not_negative) in choices {
+            let equal = replaced(a, &atom, &by) == replaced(b, &atom, &by);
+            if equal && self.assume_not_negative(&not_negative, "dims are equal that the model makes equal") {
+                let ranges = self.imp.module.symbols.clone();
+                map_dims(&mut self.imp.module, &|d| replaced(d, &atom, &by).within(&ranges));
+                self.imp.facts.reset();
+                return true;
+            }
+        }
+        false
     }
 
     /// Makes the operands of an element-wise operation broadcast.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::scalar::{Body, Inst};
 use crate::tensor::ConstId;
 use crate::text::{Cursor, ParseError};
-use crate::types::{DType, Dim, Symbol};
+use crate::types::{DType, Dim};
 
 /// A type that may stand as an attribute of an op.
 pub trait Attr {
@@ -23,8 +23,8 @@ pub trait Attr {
     where
         Self: Sized;
 
-    /// Replaces symbols by dims, in attributes that hold dims.
-    fn map_dims(&mut self, _map: &dyn Fn(&Symbol) -> Option<Dim>) {}
+    /// Replaces the dims of attributes that hold some.
+    fn map_dims(&mut self, _map: &dyn Fn(&Dim) -> Dim) {}
 }
 
 /// A real attribute such as an epsilon: an `f64` that compares and hashes by its bits.
@@ -144,7 +144,7 @@ impl Attr for Shared {
         p.nested(crate::text::parse_func).map(|f| Shared(Arc::new(f)))
     }
 
-    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
         Arc::make_mut(&mut self.0).map_dims(map);
     }
 }
@@ -158,10 +158,10 @@ impl Attr for Body {
         crate::text::parse_body(p)
     }
 
-    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
         for inst in &mut self.insts {
             if let Inst::Dim(d) = inst {
-                *d = d.subst(map);
+                *d = map(d);
             }
         }
     }
@@ -176,8 +176,8 @@ impl Attr for Dim {
         p.dim()
     }
 
-    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
-        *self = self.subst(map);
+    fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
+        *self = map(self);
     }
 }
 
@@ -229,7 +229,7 @@ impl<T: Attr> Attr for Vec<T> {
         p.list(T::parse)
     }
 
-    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
         for x in self {
             x.map_dims(map);
         }
@@ -248,7 +248,7 @@ impl<T: Attr> Attr for Option<T> {
         if p.eat("none") { Ok(None) } else { T::parse(p).map(Some) }
     }
 
-    fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
         if let Some(x) = self {
             x.map_dims(map);
         }

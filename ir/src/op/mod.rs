@@ -15,7 +15,7 @@ pub use rules::{broadcast_dims, window_extent};
 use crate::interp::{EvalCx, EvalError, Tensor};
 use crate::tensor::{Builder, ConstPool, Value};
 use crate::text::{Cursor, ParseError};
-use crate::types::{Dim, Symbol, TensorType};
+use crate::types::{Dim, TensorType};
 
 /// What an op says about itself; see the op files.
 pub trait OpSpec: Clone + PartialEq + Eq + std::hash::Hash + std::fmt::Debug {
@@ -93,8 +93,8 @@ macro_rules! ops {
                 match self { $(Op::$name(o) => o.attrs(),)* }
             }
 
-            /// Replaces symbols by dims in the attributes, nested functions included.
-            pub fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+            /// Replaces the dims in the attributes, nested functions included.
+            pub fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
                 let attrs = match self { $(Op::$name(o) => o.attrs_mut(),)* };
                 for a in attrs {
                     a.map_dims(map);

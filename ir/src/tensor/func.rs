@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{ConstId, Loc};
 use crate::op::Op;
-use crate::types::{Dim, Symbol, TensorType};
+use crate::types::{Dim, TensorType};
 
 macro_rules! handle {
     ($(#[$m:meta])* $name:ident, $prefix:literal) => {
@@ -202,11 +202,11 @@ impl Func {
         n
     }
 
-    /// Replaces symbols by dims in all types and attributes.
-    pub fn map_dims(&mut self, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    /// Replaces the dims in all types and attributes.
+    pub fn map_dims(&mut self, map: &dyn Fn(&Dim) -> Dim) {
         for v in &mut self.values {
             for d in &mut v.ty.dims {
-                *d = d.subst(map);
+                *d = map(d);
             }
         }
         for n in &mut self.nodes {

@@ -104,13 +104,17 @@ pub fn compact(func: Func) -> Func {
     out
 }
 
-/// Replaces symbols by dims everywhere in a module: types, attributes, constraints. Replaced symbols are no longer declared.
+/// Replaces symbols by dims everywhere in a module. Replaced symbols are no longer declared.
 pub fn substitute_dims(module: &mut Module, map: &dyn Fn(&Symbol) -> Option<Dim>) {
+    map_dims(module, &|d| d.subst(map));
+    module.symbols.retain(|s, _| map(s).is_none());
+}
+
+/// Replaces dims everywhere in a module: types, attributes, constraints.
+pub fn map_dims(module: &mut Module, map: &dyn Fn(&Dim) -> Dim) {
     module.main.map_dims(map);
     for (a, b, _) in &mut module.constraints {
-        *a = a.subst(map);
-        *b = b.subst(map);
+        (*a, *b) = (map(a), map(b));
     }
     module.constraints.retain(|(a, b, _)| a != b);
-    module.symbols.retain(|s, _| map(s).is_none());
 }

@@ -188,16 +188,16 @@ impl Dim {
 
     /// The symbol, if it is exactly one symbol.
     pub fn as_symbol(&self) -> Option<&Symbol> {
-        match &self.0 {
-            Repr::Poly(p) => match p.as_slice() {
-                [(m, 1)] => match m.as_slice() {
-                    [Atom::Sym(s)] => Some(s),
-                    _ => None,
-                },
-                _ => None,
-            },
-            Repr::Const(_) => None,
+        match self.as_atom() {
+            Some(Atom::Sym(s)) => Some(s),
+            _ => None,
         }
+    }
+
+    fn as_atom(&self) -> Option<&Atom> {
+        let Repr::Poly(p) = &self.0 else { return None };
+        let [(m, 1)] = p.as_slice() else { return None };
+        if let [atom] = m.as_slice() { Some(atom) } else { None }
     }
 
     /// True if it is the constant `v`.
@@ -360,26 +360,37 @@ impl Dim {
 
     /// Replaces symbols by dims.
     pub fn subst(&self, map: &dyn Fn(&Symbol) -> Option<Dim>) -> Dim {
+        self.replace(&|a| if let Atom::Sym(s) = a { map(s) } else { None })
+    }
+
+    /// Replaces atoms by dims, those inside of others first.
+    pub fn replace(&self, map: &dyn Fn(&Atom) -> Option<Dim>) -> Dim {
         let p = match &self.0 {
             Repr::Const(_) => return self.clone(),
             Repr::Poly(p) => p,
         };
         let mut sum = Dim::from(0);
         for (m, c) in p.iter() {
-            let mut prod = Dim::from(*c);
-            for a in m {
-                let v = match a {
-                    Atom::Sym(s) => map(s).unwrap_or_else(|| s.clone().into()),
-                    Atom::FloorDiv(a, b) => a.subst(map).floor_div(&b.subst(map)),
-                    Atom::Mod(a, b) => a.subst(map).modulo(&b.subst(map)),
-                    Atom::Min(a, b) => a.subst(map).min_with(&b.subst(map)),
-                    Atom::Max(a, b) => a.subst(map).max_with(&b.subst(map)),
-                };
-                prod = &prod * &v;
-            }
+            let prod = m.iter().fold(Dim::from(*c), |prod, a| &prod * &a.replace(map));
             sum = &sum + &prod;
         }
         sum
+    }
+
+    /// The dim without the minima and maxima that ranges of symbols decide.
+    pub fn within(&self, ranges: &Ranges) -> Dim {
+        self.replace(&|atom| {
+            let (Atom::Min(a, b) | Atom::Max(a, b)) = atom else { return None };
+            let (lo, hi) = (a - b).bounds(ranges);
+            let first_is_larger = if lo >= 0 {
+                true
+            } else if hi <= 0 {
+                false
+            } else {
+                return None;
+            };
+            Some(if first_is_larger == matches!(atom, Atom::Max(..)) { a.clone() } else { b.clone() })
+        })
     }
 
     /// Bounds from the ranges of the symbols, saturating at the ends of 64 bits. Symbols without a range are taken as 0 or more.
@@ -397,24 +408,47 @@ impl Dim {
             lo = lo.saturating_add(b.0);
             hi = hi.saturating_add(b.1);
         }
-        (lo, hi)
+        match self.without_quotient() {
+            Some((d, rest)) => {
+                let b = d.bounds(ranges);
+                (lo.max(b.0.saturating_sub(rest.max(0))), hi.min(b.1.saturating_sub(rest.min(0))))
+            }
+            None => (lo, hi),
+        }
+    }
+
+    /// The same with `a - mod(a, n)` in place of the first `n * floordiv(a, n)`, where what cancels does not widen bounds: the part without the
+    /// remainders, and the largest of these, in size, times their factor.
+    fn without_quotient(&self) -> Option<(Dim, i64)> {
+        self.terms().into_iter().find_map(|(m, c)| {
+            let [Atom::FloorDiv(a, n)] = m.as_slice() else { return None };
+            let n = n.as_const().filter(|n| *n > 0 && c % n == 0)?;
+            let times = c / n;
+            let rest = self - &Dim::from_terms(BTreeMap::from([(m.clone(), c)]));
+            Some((&rest + &(&Dim::from(times) * a), times.checked_mul(n - 1)?))
+        })
     }
 
     /// All symbols in it, in first-seen order.
     pub fn symbols(&self, out: &mut Vec<Symbol>) {
+        self.each_atom(&mut |a| {
+            if let Atom::Sym(s) = a
+                && !out.contains(s)
+            {
+                out.push(s.clone());
+            }
+        });
+    }
+
+    /// Calls `f` with every atom, those inside of others first.
+    pub fn each_atom(&self, f: &mut dyn FnMut(&Atom)) {
         for (m, _) in self.terms() {
             for a in m {
-                match a {
-                    Atom::Sym(s) => {
-                        if !out.contains(&s) {
-                            out.push(s);
-                        }
-                    }
-                    Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => {
-                        a.symbols(out);
-                        b.symbols(out);
-                    }
+                if let Some([x, y]) = a.parts() {
+                    x.each_atom(f);
+                    y.each_atom(f);
                 }
+                f(&a);
             }
         }
     }
@@ -437,6 +471,32 @@ fn divide_monomial(m: &Monomial, d: &Monomial) -> Option<Monomial> {
 fn mul_bounds(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
     let p = [a.0.saturating_mul(b.0), a.0.saturating_mul(b.1), a.1.saturating_mul(b.0), a.1.saturating_mul(b.1)];
     p.iter().fold((i64::MAX, i64::MIN), |(lo, hi), v| (lo.min(*v), hi.max(*v)))
+}
+
+impl Atom {
+    /// The operands, but for a symbol.
+    fn parts(&self) -> Option<[&Dim; 2]> {
+        match self {
+            Atom::Sym(_) => None,
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Min(a, b) | Atom::Max(a, b) => Some([a, b]),
+        }
+    }
+
+    fn replace(&self, map: &dyn Fn(&Atom) -> Option<Dim>) -> Dim {
+        let Some(parts) = self.parts() else { return map(self).unwrap_or_else(|| Dim::atom(self.clone())) };
+        let [a, b] = parts.map(|d| d.replace(map));
+        let d = match self {
+            Atom::FloorDiv(..) => a.floor_div(&b),
+            Atom::Mod(..) => a.modulo(&b),
+            Atom::Min(..) => a.min_with(&b),
+            _ => a.max_with(&b),
+        };
+        // One that is still an atom may be replaced itself; a symbol was asked for already.
+        match d.as_atom() {
+            Some(atom) if atom.parts().is_some() => map(atom).unwrap_or(d),
+            _ => d,
+        }
+    }
 }
 
 fn atom_bounds(a: &Atom, ranges: &Ranges) -> (i64, i64) {
@@ -606,5 +666,22 @@ mod tests {
         let r: Ranges = [(Symbol::new("S"), SymbolRange { min: 1, max: 512 })].into_iter().collect();
         assert_eq!((&s() + &s()).bounds(&r), (2, 1024));
         assert_eq!(s().floor_div(&3.into()).bounds(&r), (0, 170));
+    }
+
+    #[test]
+    fn ranges_decide_minima() {
+        let range = |min, max| Ranges::from([(Symbol::new("S"), SymbolRange { min, max })]);
+        let d = &s().min_with(&64.into()) + &s().max_with(&8.into());
+        assert_eq!(d.within(&range(1, 100)), d);
+        assert_eq!(d.within(&range(8, 64)), &s() + &s());
+        assert_eq!(d.within(&range(64, 99)), &s() + &Dim::from(64));
+    }
+
+    #[test]
+    fn a_padded_length_is_not_shorter() {
+        let padded = &Dim::from(-4) * &(&Dim::from(0) - &s()).floor_div(&4.into());
+        let ranges = Ranges::from([(Symbol::new("S"), SymbolRange { min: 1, max: 99 })]);
+        assert_eq!((&padded - &s()).bounds(&ranges), (0, 3));
+        assert_eq!(padded.min_with(&s()).within(&ranges), s());
     }
 }

@@ -69,7 +69,7 @@ fn reshape(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let count = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |n, d| &n * d);
     if let Some(i) = free {
-        dims[i] = quotient(cx, &from, &dims, &count(&from), &count(&dims))?;
+        dims[i] = quotient(cx, &from, (&dims, i), &count(&from), &count(&dims))?;
     }
     if count(&from) != count(&dims) {
         if count(&from).as_const().is_none() || count(&dims).as_const().is_none() {
@@ -80,8 +80,8 @@ fn reshape(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![cx.reshape(x, dims)?])
 }
 
-/// The extent that -1 stands for: the element count by the product of the others.
-fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], others: &[Dim], count: &Dim, known: &Dim) -> Result<Dim> {
+/// The extent that -1, in place `free`, stands for: the element count by the product of the others.
+fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], (others, free): (&[Dim], usize), count: &Dim, known: &Dim) -> Result<Dim> {
     if let Some(q) = count.exact_div(known) {
         return Ok(q);
     }
@@ -103,6 +103,13 @@ fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], others: &[Dim], count: &Dim, kn
     let (top, bottom) = (product(&top), product(&bottom));
     if let Some(q) = top.exact_div(&bottom) {
         return Ok(q);
+    }
+    // A batch or length that comes from another input: the one at the same end of the operand, which is checked when the model runs.
+    for (i, d) in others.iter().enumerate().filter(|(_, d)| d.as_symbol().is_some() && !from.contains(d)) {
+        let place = if i < free { Some(i) } else { (from.len() + i).checked_sub(others.len()) };
+        if let Some(same) = place.and_then(|p| from.get(p)).filter(|s| s.as_symbol().is_some()) {
+            cx.equal(same, d)?;
+        }
     }
     cx.divisible(&top, &bottom)
 }
