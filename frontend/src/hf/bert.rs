@@ -6,7 +6,8 @@ use transc_ir::op::{Map, ReduceKind, Scan};
 use transc_ir::scalar::{BinOp, Body, Literal};
 use transc_ir::types::DType;
 
-use super::config::{Activation, Config, MAX_LAYERS, MAX_WIDTH};
+use super::activations::{self, Activation};
+use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
 use super::{Result, input, problem, tokens};
 
@@ -60,6 +61,8 @@ struct Sizes {
     inner: usize,
     epsilon: f64,
     activation: Activation,
+    /// A token sees those before it only.
+    causal: bool,
 }
 
 impl Sizes {
@@ -74,8 +77,10 @@ impl Sizes {
             heads: c.heads(heads, width)?,
             layers: c.count(layers, None, MAX_LAYERS)?,
             inner: c.count(inner, None, MAX_WIDTH)?,
-            epsilon: c.epsilon("layer_norm_eps", 1e-12)?,
-            activation: c.activation(activation)?,
+            // DistilBERT has no field for it.
+            epsilon: if family == Family::Distil { 1e-12 } else { c.epsilon("layer_norm_eps", 1e-12)? },
+            activation: c.activation(activation, "gelu")?,
+            causal: family != Family::Distil && c.flag("is_decoder") == Some(true),
         })
     }
 }
@@ -142,7 +147,7 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
             if l.weights.has(&format!("{pooler}.weight")) {
                 let first = l.token(hidden, 0)?;
                 let pooled = l.linear(&pooler, first, sizes.width, sizes.width)?;
-                let pooled = l.activate(Activation::Un(transc_ir::scalar::UnOp::Tanh), pooled)?;
+                let pooled = l.activate(activations::tanh, pooled)?;
                 l.output("pooler_output", pooled);
             }
         }
@@ -152,19 +157,18 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
         }
         Head::SequenceClassification => {
             let first = l.token(hidden, 0)?;
-            let tanh = Activation::Un(transc_ir::scalar::UnOp::Tanh);
             let (features, name) = match model.family {
                 Family::Bert => {
                     let x = l.linear(&format!("{prefix}.pooler.dense"), first, sizes.width, sizes.width)?;
-                    (l.activate(tanh, x)?, "classifier")
+                    (l.activate(activations::tanh, x)?, "classifier")
                 }
                 Family::Roberta => {
                     let x = l.linear("classifier.dense", first, sizes.width, sizes.width)?;
-                    (l.activate(tanh, x)?, "classifier.out_proj")
+                    (l.activate(activations::tanh, x)?, "classifier.out_proj")
                 }
                 Family::Distil => {
                     let x = l.linear("pre_classifier", first, sizes.width, sizes.width)?;
-                    (l.activate(Activation::Relu, x)?, "classifier")
+                    (l.activate(activations::relu, x)?, "classifier")
                 }
             };
             let n = labels(l, &format!("{name}.weight"))?;
@@ -229,7 +233,7 @@ fn encoder(l: &mut Layers<'_>, s: &Sizes, n: &Names, mut x: Value, bias: Value) 
             for (v, name) in qkv.iter_mut().zip(n.qkv) {
                 *v = l.linear(name, x, s.width, s.width)?;
             }
-            let a = l.attention(qkv, Some(bias), s.heads)?;
+            let a = l.attention(qkv, Some(bias), s.heads, s.causal)?;
             let a = l.linear(n.attention_out, a, s.width, s.width)?;
             let a = typed(l.b.bin(BinOp::Add, a, x))?;
             let a = l.layer_norm(n.attention_norm, a, s.width, s.epsilon)?;

@@ -12,6 +12,9 @@ use super::{Result, input, tokens};
 /// The end-of-text id of the first published checkpoints, whose real one is the largest id of the vocabulary.
 const LEGACY_END: i64 = 2;
 
+/// The end-of-text id where the config names none.
+const END: i64 = 49_407;
+
 /// The tower, with its projection into the shared space or without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
@@ -37,10 +40,11 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
     let inner = c.count("intermediate_size", None, MAX_WIDTH)?;
     let positions = c.count("max_position_embeddings", Some(77), MAX_WIDTH)?;
     let epsilon = c.epsilon("layer_norm_eps", 1e-5)?;
-    let activation = c.activation("hidden_act")?;
+    let activation = c.activation("hidden_act", "quick_gelu")?;
     let ids = input(l, "input_ids", tokens());
     let mask = input(l, "attention_mask", tokens());
-    let hidden = l.scope("text_model", |l| {
+    let nested = l.weights.has("text_model.embeddings.token_embedding.weight");
+    let encode = |l: &mut Layers<'_>| -> Result<Value> {
         let x = l.embedding("embeddings.token_embedding.weight", [usize::MAX, width], ids)?;
         let index = l.positions(ids)?;
         let p = l.embedding("embeddings.position_embedding.weight", [positions, width], index)?;
@@ -65,8 +69,9 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
             })?;
         }
         l.layer_norm("final_layer_norm", x, width, epsilon)
-    })?;
-    let pooled = at_end(l, hidden, ids, c.id("eos_token_id").unwrap_or(LEGACY_END))?;
+    };
+    let hidden = if nested { l.scope("text_model", encode)? } else { encode(l)? };
+    let pooled = at_end(l, hidden, ids, c.id("eos_token_id").unwrap_or(END))?;
     if model.projection {
         let size = c.count("projection_dim", Some(512), MAX_WIDTH)?;
         let embeds = l.project("text_projection.weight", pooled, [size, width])?;

@@ -4,39 +4,25 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 use transc_ir::diag::{Diagnostic, Fault};
-use transc_ir::scalar::UnOp;
 
+use super::activations::{self, Activation};
 use super::{Recipe, Result, bert, clip, gpt2, llama, problem, vit};
 
 /// Largest size of a layer, of a table, or number of heads that a config may ask for.
 pub(crate) const MAX_WIDTH: usize = 1 << 20;
+/// Largest extent of an image or a patch.
+const MAX_EXTENT: usize = 1 << 16;
 /// Most layers that a config may ask for.
 pub(crate) const MAX_LAYERS: usize = 4096;
 
-const FILE: &str = "config.json";
+/// The file.
+pub(crate) const FILE: &str = "config.json";
 /// Largest accepted `config.json`, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// The fields of a `config.json`.
 pub(crate) struct Config {
     fields: Map<String, Json>,
-}
-
-/// Activation functions by their name in transformers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// `x/2 (1 + erf(x/sqrt 2))`.
-    Gelu,
-    /// The tanh approximation of gelu (Hendrycks and Gimpel 2016).
-    GeluTanh,
-    /// `x sigmoid(1.702 x)`.
-    QuickGelu,
-    /// `max(x, 0)`.
-    Relu,
-    /// `x sigmoid(x)`.
-    Silu,
-    /// A function of one operation.
-    Un(UnOp),
 }
 
 impl Config {
@@ -56,7 +42,7 @@ impl Config {
         }
     }
 
-    fn bad(field: &str, what: impl std::fmt::Display) -> Box<Diagnostic> {
+    pub(crate) fn bad(field: &str, what: impl std::fmt::Display) -> Box<Diagnostic> {
         problem("T0405", Fault::Invalid, FILE, format!("field `{field}` {what}"), "")
     }
 
@@ -74,6 +60,23 @@ impl Config {
             Some(v) if v > 0 => Ok(v),
             _ => Err(Self::bad(field, "is not a positive integer")),
         }
+    }
+
+    /// Height and width: one number for both, or two.
+    pub(crate) fn extents(&self, field: &str, default: usize) -> Result<[usize; 2]> {
+        let Some(Json::Array(both)) = self.fields.get(field) else {
+            return Ok([self.count(field, Some(default), MAX_EXTENT)?; 2]);
+        };
+        let extent = |v: &Json| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=MAX_EXTENT).contains(v));
+        match both.iter().map(extent).collect::<Option<Vec<_>>>().as_deref() {
+            Some([h, w]) => Ok([*h, *w]),
+            _ => Err(Self::bad(field, "is not a positive integer or a pair of them")),
+        }
+    }
+
+    /// The first of some names of one field that is there.
+    pub(crate) fn named<'n>(&self, names: [&'n str; 2]) -> &'n str {
+        if self.field(names[0]).is_none() && self.field(names[1]).is_some() { names[1] } else { names[0] }
     }
 
     /// A number of heads, which divides the width that they share.
@@ -106,26 +109,12 @@ impl Config {
         self.fields.get(field).and_then(Json::as_str).unwrap_or("")
     }
 
-    /// The activation named by a field.
-    pub(crate) fn activation(&self, field: &str) -> Result<Activation> {
-        Ok(match self.text(field) {
-            "gelu" | "" => Activation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
-            "quick_gelu" => Activation::QuickGelu,
-            "relu" => Activation::Relu,
-            "silu" | "swish" => Activation::Silu,
-            "tanh" => Activation::Un(UnOp::Tanh),
-            "sigmoid" => Activation::Un(UnOp::Sigmoid),
-            other => {
-                let message = format!("field `{field}` names the activation `{other}`, which is not supported");
-                return Err(problem(
-                    "T0401",
-                    Fault::Unsupported,
-                    FILE,
-                    message,
-                    "supported: gelu, gelu_new, quick_gelu, relu, silu, tanh",
-                ));
-            }
+    /// The activation named by a field, or a default.
+    pub(crate) fn activation(&self, field: &str, default: &str) -> Result<Activation> {
+        let name = Some(self.text(field)).filter(|n| !n.is_empty()).unwrap_or(default);
+        activations::find(name).ok_or_else(|| {
+            let message = format!("field `{field}` names the activation `{name}`, which is not supported");
+            problem("T0401", Fault::Unsupported, FILE, message, &format!("supported: {}", activations::names()))
         })
     }
 
@@ -150,37 +139,19 @@ impl Config {
         self.fields.get(field).and_then(Json::as_bool)
     }
 
-    /// Base of the rotary frequencies, in the layout of published folders or in that of current transformers.
-    pub(crate) fn rope_theta(&self) -> Result<f64> {
-        let parameters = self.fields.get("rope_parameters");
-        let scaling = self.fields.get("rope_scaling").or(parameters).filter(|s| !s.is_null());
-        let kind = scaling.and_then(|s| s.get("rope_type").or(s.get("type"))).and_then(Json::as_str).unwrap_or("default");
-        if kind != "default" {
-            let message = format!("scales its rotary positions by `{kind}`, which is not supported");
-            return Err(problem("T0401", Fault::Unsupported, FILE, message, "export the model to ONNX"));
-        }
-        let theta = self.fields.get("rope_theta").or_else(|| parameters.and_then(|p| p.get("rope_theta")));
-        match theta {
-            None | Some(Json::Null) => Ok(10_000.0),
-            Some(v) => v
-                .as_f64()
-                .filter(|v| v.is_finite() && *v >= 1.0)
-                .ok_or_else(|| Self::bad("rope_theta", "is no base of rotations")),
-        }
+    /// A field that is there and not null.
+    pub(crate) fn field(&self, field: &str) -> Option<&Json> {
+        self.fields.get(field).filter(|v| !v.is_null())
     }
 
-    /// How many of the latest keys a windowed layer sees.
-    pub(crate) fn window(&self) -> Result<Option<usize>> {
-        let absent =
-            self.fields.get("sliding_window").is_none_or(Json::is_null) || self.flag("use_sliding_window") == Some(false);
-        if absent { Ok(None) } else { self.count("sliding_window", None, 1 << 30).map(Some) }
+    /// A field with fields of its own.
+    pub(crate) fn object(&self, field: &str) -> Option<&Map<String, Json>> {
+        self.fields.get(field).and_then(Json::as_object)
     }
 
-    /// True if a layer's attention is windowed: `layer_types` says which are, or they start at `max_window_layers`, or all are.
-    pub(crate) fn is_windowed(&self, layer: usize) -> bool {
-        let kind = self.fields.get("layer_types").and_then(|t| t.get(layer)).and_then(Json::as_str);
-        let first = self.id("max_window_layers").unwrap_or(0);
-        kind.map_or(layer as i64 >= first, |k| k == "sliding_attention")
+    /// True if a field is given, if only as null.
+    pub(crate) fn gives(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
     }
 
     /// The longest sequence of a text model; `None` for image models.

@@ -28,13 +28,13 @@ impl Model {
 
 /// Builds the model.
 pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
-    let width = c.count("n_embd", None, MAX_WIDTH)?;
-    let heads = c.heads("n_head", width)?;
-    let layers = c.count("n_layer", None, MAX_LAYERS)?;
+    let width = c.count(c.named(["n_embd", "hidden_size"]), None, MAX_WIDTH)?;
+    let heads = c.heads(c.named(["n_head", "num_attention_heads"]), width)?;
+    let layers = c.count(c.named(["n_layer", "num_hidden_layers"]), None, MAX_LAYERS)?;
     let inner = c.count("n_inner", Some(4 * width), MAX_WIDTH)?;
-    let positions = c.count("n_positions", Some(1024), MAX_WIDTH)?;
+    let positions = c.count(c.named(["n_positions", "max_position_embeddings"]), Some(1024), MAX_WIDTH)?;
     let epsilon = c.epsilon("layer_norm_epsilon", 1e-5)?;
-    let activation = c.activation("activation_function")?;
+    let activation = c.activation("activation_function", "gelu_new")?;
     for (field, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
         if c.flag(field).is_some_and(|v| v != usual) {
             let message = format!("field `{field}` asks for an attention scale that is not supported");

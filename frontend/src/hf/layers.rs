@@ -3,11 +3,11 @@
 use transc_ir::Value;
 use transc_ir::diag::{Diagnostic, Fault};
 use transc_ir::op::{Attention, Contract, Gather, Iota, LayerNorm, Map, Real, TypeError};
-use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
+use transc_ir::scalar::{BinOp, Body, Literal};
 use transc_ir::tensor::{Builder, Loc};
 use transc_ir::types::{DType, Dim};
 
-use super::config::Activation;
+use super::activations::Activation;
 use super::weights::Weights;
 use super::{Result, problem};
 
@@ -91,7 +91,9 @@ impl Layers<'_> {
     /// Layer norm over the last axis.
     pub(crate) fn layer_norm(&mut self, name: &str, x: Value, width: usize, epsilon: f64) -> Result<Value> {
         self.scope(name, |l| {
-            let (scale, bias) = (l.weight("weight", &[width])?, l.weight("bias", &[width])?);
+            // The names of TensorFlow, as the first published files have them.
+            let names = if l.weights.has(&format!("{}gamma", l.prefix)) { ["gamma", "beta"] } else { ["weight", "bias"] };
+            let (scale, bias) = (l.weight(names[0], &[width])?, l.weight(names[1], &[width])?);
             let axis = l.b.ty(x).rank() - 1;
             typed(l.b.add(LayerNorm { axis, epsilon: Real(epsilon) }, &[x, scale, bias]))
         })
@@ -106,12 +108,12 @@ impl Layers<'_> {
     }
 
     /// Attention over `[B, S, width]` projections, back to `[B, S, width]`.
-    pub(crate) fn attention(&mut self, qkv: [Value; 3], mask: Option<Value>, heads: usize) -> Result<Value> {
+    pub(crate) fn attention(&mut self, qkv: [Value; 3], mask: Option<Value>, heads: usize, causal: bool) -> Result<Value> {
         let mut split = qkv;
         for x in &mut split {
             *x = self.split_heads(*x, heads)?;
         }
-        self.attend(split, mask, None)
+        self.attend(split, mask, causal.then(|| 0.into()))
     }
 
     /// Attention over split heads `q[B, H, S, d]`, `k` and `v[B, G, S, d]`, scaled by `1/sqrt d`, back to `[B, S, H*d]`.
@@ -170,41 +172,7 @@ impl Layers<'_> {
     pub(crate) fn activate(&mut self, a: Activation, x: Value) -> Result<Value> {
         let mut f = Body::builder(1);
         let x0 = f.arg(0);
-        let num = |f: &mut transc_ir::scalar::BodyBuilder, v: f64| f.num(DType::F32, v);
-        let result = match a {
-            Activation::Gelu => {
-                let c = num(&mut f, std::f64::consts::FRAC_1_SQRT_2);
-                let t = f.bin(BinOp::Mul, x0, c);
-                let t = f.un(UnOp::Erf, t);
-                half_gate(&mut f, x0, t)
-            }
-            Activation::GeluTanh => {
-                let c = num(&mut f, 0.044715);
-                let cube = f.bin(BinOp::Mul, x0, x0);
-                let cube = f.bin(BinOp::Mul, cube, x0);
-                let t = f.bin(BinOp::Mul, cube, c);
-                let t = f.bin(BinOp::Add, x0, t);
-                let c = num(&mut f, (2.0 / std::f64::consts::PI).sqrt());
-                let t = f.bin(BinOp::Mul, t, c);
-                let t = f.un(UnOp::Tanh, t);
-                half_gate(&mut f, x0, t)
-            }
-            Activation::QuickGelu => {
-                let c = num(&mut f, 1.702);
-                let t = f.bin(BinOp::Mul, x0, c);
-                let t = f.un(UnOp::Sigmoid, t);
-                f.bin(BinOp::Mul, x0, t)
-            }
-            Activation::Relu => {
-                let zero = num(&mut f, 0.0);
-                f.bin(BinOp::Max, x0, zero)
-            }
-            Activation::Silu => {
-                let t = f.un(UnOp::Sigmoid, x0);
-                f.bin(BinOp::Mul, x0, t)
-            }
-            Activation::Un(op) => f.un(op, x0),
-        };
+        let result = a(&mut f, x0);
         typed(self.b.add(Map { body: f.finish(result) }, &[x]))
     }
 
@@ -228,16 +196,4 @@ impl Layers<'_> {
 fn keep_or_lowest(f: &mut transc_ir::scalar::BodyBuilder, keep: transc_ir::scalar::Ref) -> transc_ir::scalar::Ref {
     let (on, off) = (f.num(DType::F32, 0.0), f.lit(Literal::f32(f32::MIN)));
     f.select(keep, on, off)
-}
-
-/// `x/2 (1 + t)`.
-fn half_gate(
-    f: &mut transc_ir::scalar::BodyBuilder,
-    x: transc_ir::scalar::Ref,
-    t: transc_ir::scalar::Ref,
-) -> transc_ir::scalar::Ref {
-    let (half, one) = (f.num(DType::F32, 0.5), f.num(DType::F32, 1.0));
-    let t = f.bin(BinOp::Add, t, one);
-    let h = f.bin(BinOp::Mul, x, half);
-    f.bin(BinOp::Mul, h, t)
 }

@@ -4,12 +4,14 @@
 //! Python files and `auto_map` entries are ignored. Outputs at padded positions are those of transformers with eager attention, except that in
 //! causal models a padded query on the left, which sees no token, attends to the padding before it and not to all positions.
 
+mod activations;
 mod bert;
 mod clip;
 mod config;
 mod gpt2;
 mod layers;
 mod llama;
+mod rope;
 mod vit;
 mod weights;
 

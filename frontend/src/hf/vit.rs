@@ -3,10 +3,10 @@
 use transc_ir::Value;
 use transc_ir::diag::Fault;
 use transc_ir::op::{Concat, Conv};
-use transc_ir::scalar::{BinOp, Literal, UnOp};
+use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim, TensorType};
 
-use super::config::{Activation, Config, MAX_LAYERS, MAX_WIDTH};
+use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
 use super::{Result, input, problem};
 
@@ -50,22 +50,24 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
     let heads = c.heads("num_attention_heads", width)?;
     let layers = c.count("num_hidden_layers", None, MAX_LAYERS)?;
     let inner = c.count("intermediate_size", None, MAX_WIDTH)?;
-    let size = c.count("image_size", Some(224), 1 << 16)?;
-    let patch = c.count("patch_size", Some(16), 1 << 16)?;
+    let size = c.extents("image_size", 224)?;
+    let patch = c.extents("patch_size", 16)?;
     let channels = c.count("num_channels", Some(3), 1 << 16)?;
     let epsilon = c.epsilon("layer_norm_eps", 1e-12)?;
-    let activation = c.activation("hidden_act")?;
-    if size % patch != 0 {
-        let message = format!("patches of {patch} do not divide an image of {size}");
+    let activation = c.activation("hidden_act", "gelu")?;
+    // Rows and columns that fill no patch fall away.
+    let grid = [0, 1].map(|i| size[i] / patch[i]);
+    if grid.contains(&0) {
+        let message = format!("an image of {size:?} holds no patch of {patch:?}");
         return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
     }
     let batch = Dim::sym("batch");
-    let pixels = TensorType::new(DType::F32, vec![batch.clone(), channels.into(), size.into(), size.into()]);
+    let pixels = TensorType::new(DType::F32, vec![batch.clone(), channels.into(), size[0].into(), size[1].into()]);
     let pixels = input(l, "pixel_values", pixels);
     let prefix = if model.distilled { "deit" } else { "vit" };
     let nested = l.weights.has(&format!("{prefix}.embeddings.cls_token"));
     let encode = |l: &mut Layers<'_>| -> Result<Value> {
-        let mut x = l.scope("embeddings", |l| embed(l, pixels, model, (width, size / patch, patch, channels)))?;
+        let mut x = l.scope("embeddings", |l| embed(l, pixels, model, (width, grid, patch, channels)))?;
         for i in 0..layers {
             x = l.scope(&format!("encoder.layer.{i}"), |l| {
                 let y = l.layer_norm("layernorm_before", x, width, epsilon)?;
@@ -73,7 +75,7 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
                 for (v, name) in qkv.iter_mut().zip(["query", "key", "value"]) {
                     *v = l.linear(&format!("attention.attention.{name}"), y, width, width)?;
                 }
-                let y = l.attention(qkv, None, heads)?;
+                let y = l.attention(qkv, None, heads, false)?;
                 let y = l.linear("attention.output.dense", y, width, width)?;
                 let x = typed(l.b.bin(BinOp::Add, y, x))?;
                 let y = l.layer_norm("layernorm_after", x, width, epsilon)?;
@@ -92,8 +94,8 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
             let pooler = if nested { format!("{prefix}.pooler.dense") } else { "pooler.dense".into() };
             if l.weights.has(&format!("{pooler}.weight")) {
                 let first = l.token(hidden, 0)?;
-                let pooled = l.linear(&pooler, first, width, width)?;
-                let pooled = l.activate(Activation::Un(UnOp::Tanh), pooled)?;
+                let pooled = l.linear(&pooler, first, width, c.count("pooler_output_size", Some(width), MAX_WIDTH)?)?;
+                let pooled = l.activate(c.activation("pooler_act", "tanh")?, pooled)?;
                 l.output("pooler_output", pooled);
             }
         }
@@ -126,15 +128,16 @@ fn embed(
     l: &mut Layers<'_>,
     pixels: Value,
     model: Model,
-    (width, grid, patch, channels): (usize, usize, usize, usize),
+    (width, grid, patch, channels): (usize, [usize; 2], [usize; 2], usize),
 ) -> Result<Value> {
     let batch = l.b.ty(pixels).dims[0].clone();
-    let step = vec![patch as i64; 2];
-    let w = l.weight("patch_embeddings.projection.weight", &[width, channels, patch, patch])?;
+    let step = patch.iter().map(|p| *p as i64).collect();
+    let count = grid[0] * grid[1];
+    let w = l.weight("patch_embeddings.projection.weight", &[width, channels, patch[0], patch[1]])?;
     let conv = Conv { strides: step, dilations: vec![1; 2], lo: vec![0; 2], hi: vec![0; 2], groups: 1 };
     let x = typed(l.b.add(conv, &[pixels, w]))?;
     let bias = l.weight("patch_embeddings.projection.bias", &[width])?;
-    let x = typed(l.b.reshape(x, vec![batch.clone(), width.into(), (grid * grid).into()]))?;
+    let x = typed(l.b.reshape(x, vec![batch.clone(), width.into(), count.into()]))?;
     let x = typed(l.b.transpose(x, &[0, 2, 1]))?;
     let x = typed(l.b.bin(BinOp::Add, x, bias))?;
     let mut parts = Vec::new();
@@ -147,6 +150,6 @@ fn embed(
     let extra = parts.len();
     parts.push(x);
     let x = typed(l.b.add(Concat { axis: 1 }, &parts))?;
-    let positions = l.weight("position_embeddings", &[1, grid * grid + extra, width])?;
+    let positions = l.weight("position_embeddings", &[1, count + extra, width])?;
     typed(l.b.bin(BinOp::Add, x, positions))
 }
