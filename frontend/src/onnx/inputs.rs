@@ -7,6 +7,7 @@ use transc_ir::types::{Symbol, SymbolRange};
 use transc_ir::{Dim, TensorType};
 
 use super::import::{Binding, Importer};
+use super::proto::tensor_shape_proto::Dimension;
 use super::proto::tensor_shape_proto::dimension::Value as DimValue;
 use super::proto::type_proto::Value as TypeValue;
 use super::proto::{GraphProto, ValueInfoProto};
@@ -17,12 +18,20 @@ use crate::options::DimOption;
 
 /// The range of a symbolic dim about which nothing is said.
 const DEFAULT_RANGE: SymbolRange = SymbolRange { min: 1, max: 65_536 };
+/// Where operators take what was computed for earlier tokens: domain, operator, operands, and their axis of tokens.
+const CACHES: &[(&str, &str, &[usize], i64)] = &[
+    ("", "Attention", &[4, 5], 2),
+    ("com.microsoft", "Attention", &[4], 3),
+    ("com.microsoft", "GroupQueryAttention", &[3, 4], 2),
+    ("com.microsoft", "MultiHeadAttention", &[6, 7], 2),
+    ("com.microsoft", "QAttention", &[8], 3),
+];
 
 /// Adds the inputs of a graph as parameters, in order. Inputs that have a default become constants.
 pub(super) fn declare<'a>(imp: &mut Importer<'a>, g: &'a GraphProto) {
-    let mut names = Names::default();
+    let mut names = Names { lengths: cache_lengths(g), ..Names::default() };
     for i in &g.input {
-        for p in dim_params(i) {
+        for p in dims(i).filter_map(dim_param) {
             names.lone.extend(is_identifier(p).then_some(p));
         }
     }
@@ -61,17 +70,51 @@ struct Names<'a> {
     /// The symbol that stands for each text of the file.
     symbols: BTreeMap<String, String>,
     used: BTreeSet<String>,
+    /// Texts that stand for the lengths of caches.
+    lengths: BTreeSet<&'a str>,
 }
 
-fn dim_params(i: &ValueInfoProto) -> impl Iterator<Item = &str> {
+/// Texts that are extents of caches alone, of inputs to which the model joins something along that axis: at the first step there is nothing in a cache.
+fn cache_lengths(g: &GraphProto) -> BTreeSet<&str> {
+    let mut joined: BTreeSet<(&str, i64)> = BTreeSet::new();
+    for n in &g.node {
+        if n.op_type() == "Concat" && n.domain().is_empty() && n.input.len() > 1 {
+            let axis = n.attribute.iter().find(|a| a.name() == "axis").map_or(0, |a| a.i());
+            joined.extend(n.input.iter().map(|i| (i.as_str(), axis)));
+        }
+        for (.., operands, axis) in CACHES.iter().filter(|c| c.0 == n.domain() && c.1 == n.op_type()) {
+            joined.extend(operands.iter().filter_map(|o| n.input.get(*o)).map(|i| (i.as_str(), *axis)));
+        }
+    }
+    let (mut lengths, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for i in &g.input {
+        let dims: Vec<Option<&str>> = dims(i).map(dim_param).collect();
+        for (axis, p) in dims.iter().enumerate().filter_map(|(a, p)| Some((a as i64, (*p)?))) {
+            let from_end = axis - dims.len() as i64;
+            let is_length = [axis, from_end].iter().any(|a| joined.contains(&(i.name(), *a)));
+            if is_length {
+                lengths.insert(p)
+            } else {
+                others.insert(p)
+            };
+        }
+    }
+    lengths.difference(&others).copied().collect()
+}
+
+fn dims(i: &ValueInfoProto) -> impl Iterator<Item = &Dimension> {
     let shape = match i.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(TypeValue::TensorType(t)) => t.shape.as_ref(),
         _ => None,
     };
-    shape.into_iter().flat_map(|s| &s.dim).filter_map(|d| match &d.value {
+    shape.into_iter().flat_map(|s| &s.dim)
+}
+
+fn dim_param(d: &Dimension) -> Option<&str> {
+    match &d.value {
         Some(DimValue::DimParam(p)) => Some(p.as_str()),
         _ => None,
-    })
+    }
 }
 
 fn input_type<'a>(imp: &mut Importer<'_>, names: &mut Names<'a>, i: &'a ValueInfoProto) -> Result<TensorType, Problem> {
@@ -159,6 +202,7 @@ fn symbol(imp: &mut Importer<'_>, names: &mut Names<'_>, text: &str) -> Result<D
         Some(DimOption::Fixed(v)) if v >= 0 => return Ok(Dim::from(v)),
         Some(DimOption::Range(min, max)) if 0 <= min && min <= max => SymbolRange { min, max },
         Some(_) => return Err(Problem::invalid("T0116", format!("the dim {} has an empty or negative range", quote(&name)))),
+        None if names.lengths.contains(text) => SymbolRange { min: 0, ..DEFAULT_RANGE },
         None => DEFAULT_RANGE,
     };
     imp.module.symbols.insert(Symbol::new(&name), range);
