@@ -68,11 +68,12 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
         let first = kb.mul(at[1], per_group);
         let lead = [Index::scalar(at[0]), Index::scalar(kb.add(first, m))];
         if flat {
-            // All positions as one axis, which is the last.
+            // All positions as one axis: the last that is longer than 1, since an index along the others is not used.
             let mut idx = lead.to_vec();
             let zero = kb.index(0);
-            idx.resize(out_dims.len() - 1, Index::scalar(zero));
-            idx.push(Index { reg: n, step: 1, aligned: true });
+            idx.resize(out_dims.len(), Index::scalar(zero));
+            let axis = (2..out_dims.len()).rev().find(|a| !out_dims[*a].is(1)).unwrap_or(out_dims.len() - 1);
+            idx[axis] = Index { reg: n, step: 1, aligned: true };
             stuck |= finish(&mut e, kb, (anchor, root), out, &ty, &idx, v, count).is_err();
             return;
         }

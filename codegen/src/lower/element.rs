@@ -138,7 +138,7 @@ impl<'r> Elements<'r> {
             return Ok(*r);
         }
         let r = match self.region.body.def_node(v) {
-            None => self.load(kb, v, idx, lanes)?,
+            None => self.load(kb, v, &self.region.ty(v).dims.clone(), idx, lanes)?,
             Some(node) => self.node(kb, v, &node.clone(), idx, lanes)?,
         };
         self.memo.push((v, idx.to_vec(), lanes.n, r));
@@ -154,9 +154,9 @@ impl<'r> Elements<'r> {
         Ok(kb.cast(DType::I64, r))
     }
 
-    fn load(&mut self, kb: &mut KernelBuilder, v: Value, idx: &[Index], lanes: Lanes) -> Result<Reg> {
+    /// The element of what lies in memory, read as a tensor of these dims.
+    fn load(&mut self, kb: &mut KernelBuilder, v: Value, dims: &[Dim], idx: &[Index], lanes: Lanes) -> Result<Reg> {
         let buf = self.buffer(kb, v).ok_or(Stuck::Op(v))?;
-        let dims = self.region.ty(v).dims.clone();
         let (mut at, mut step) = (kb.index(0), Dim::from(0));
         let mut stride = Dim::from(1);
         for (d, i) in dims.iter().zip(idx).rev() {
@@ -180,7 +180,7 @@ impl<'r> Elements<'r> {
                     let r = kb.lit(Literal { dtype: ty.dtype, bits });
                     return Ok(kb.splat(lanes.n, r));
                 }
-                self.load(kb, v, idx, lanes)
+                self.load(kb, v, &ty.dims, idx, lanes)
             }
             Op::Dims(d) => {
                 if idx[0].step != 0 {
@@ -211,6 +211,8 @@ impl<'r> Elements<'r> {
                 let inner = self.broadcast_index(kb, operand(0), idx);
                 self.at(kb, operand(0), &inner, lanes)
             }
+            // In memory the elements stand in the same order.
+            Op::Reshape(_) if self.is_param(operand(0)) => self.load(kb, operand(0), &ty.dims, idx, lanes),
             Op::Reshape(_) => {
                 let from = self.region.ty(operand(0)).dims.clone();
                 let inner = through_reshape(kb, &from, &ty.dims, idx, self.width).ok_or(Stuck::Vector)?;
@@ -277,6 +279,10 @@ impl<'r> Elements<'r> {
             op if is_anchor(op) => anchor::element(self, kb, v, node, idx, lanes),
             _ => Err(Stuck::Op(v)),
         }
+    }
+
+    fn is_param(&self, v: Value) -> bool {
+        self.region.body.def_node(v).is_none() && self.bound.is_none_or(|(bound, _)| bound != v)
     }
 
     /// Index of an operand under NumPy broadcasting: right-aligned, 0 where it has extent 1.

@@ -2,6 +2,22 @@
 
 use super::{BF16, BYTES, case, check, check_on, module, on_hosts, on_processors, ways};
 
+/// Keys of a window of an image: the axis of keys is made of two that a vector does not fill.
+#[test]
+fn a_mask_of_two_axes_of_keys() {
+    for side in [3, 4, 7] {
+        let n = side * side;
+        let body = format!(
+            "%4: f32[N,2,{n},{n}] = reshape(%3) {{dims = [N,2,{n},{n}]}}\n%5: f32[N,2,{n},8] = attention(%0, %1, %2, %4) {{scale = 0.3, causal = none, softcap = 0.0, clear = false}}\nreturn %5 \"y\""
+        );
+        let operand = format!("f32[N,2,{n},8]");
+        let params = format!(
+            "%0 \"q\": {operand}, %1 \"k\": {operand}, %2 \"v\": {operand}, %3 \"m\": f32[N,2,{side},{side},{side},{side}]"
+        );
+        check(&module(&params, &body), &[&[3, 2, n, 8], &[3, 2, n, 8], &[3, 2, n, 8], &[3, 2, side, side, side, side]]);
+    }
+}
+
 #[test]
 fn attention_with_masks_groups_and_causality() {
     // More rows than a unit has, and more keys than a block.

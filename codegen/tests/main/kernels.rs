@@ -407,6 +407,17 @@ fn windows_and_convolutions() {
     }
 }
 
+/// The positions of a signal that lies in the first of two axes.
+#[test]
+fn convolutions_of_columns_with_epilogues() {
+    for (batch, rows) in [("N", "9"), ("3", "N")] {
+        let text = format!(
+            "module \"t\" {{\n dim N in 3..64\n const @c0 \"w\": f32[6,4,3,1] = random(3)\n func @\"main\"(%0 \"x\": f32[{batch},4,{rows},1], %1 \"b\": f32[{batch},6,{rows},1]) {{\n%2: f32[{batch},6,{rows},1] = fused(%0, %1) {{body = func @\"r\"(%0 \"x\": f32[{batch},4,{rows},1], %1 \"b\": f32[{batch},6,{rows},1]) {{\n%2: f32[6,4,3,1] = constant() {{id = @c0}}\n%3: f32[{batch},6,{rows},1] = conv(%0, %2) {{strides = [1,1], dilations = [1,1], lo = [1,0], hi = [1,0], groups = 1}}\n%4: f32[{batch},6,{rows},1] = map(%3, %1) {{body = {{2: i0 = add a0 a1; i0}}}}\nreturn %4 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
+        );
+        check(&text, &[&[3, 4, 9, 1], &[3, 6, 9, 1]]);
+    }
+}
+
 #[test]
 fn convolutions_with_epilogues() {
     // Per-channel and full operands take the flat form of the epilogue, one that varies along x only does not.
