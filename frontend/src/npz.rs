@@ -55,7 +55,8 @@ pub fn read(bytes: &[u8], limits: &NpzLimits) -> Result<Vec<(String, Tensor)>, P
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).map_err(broken)?;
         let name = entry.name().to_owned();
-        if name.split(['/', '\\']).any(|part| part == "..") || name.starts_with('/') || name.contains('\0') {
+        // Names of tensors may begin with a slash; nothing is unpacked to a file.
+        if name.split(['/', '\\']).any(|part| part == "..") || name.contains('\0') {
             return Err(broken(format!("the entry {} is a path outside the archive", quote(&name))));
         }
         // Sizes in the archive may lie: what counts is what comes out, up to one byte too many.

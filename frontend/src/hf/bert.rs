@@ -44,6 +44,7 @@ impl Model {
             _ => return None,
         };
         let head = match architecture.split_once("For").map(|(_, h)| h) {
+            None if architecture.ends_with("LMHeadModel") => return None,
             None => Head::None,
             Some("SequenceClassification") => Head::SequenceClassification,
             Some("TokenClassification") => Head::TokenClassification,

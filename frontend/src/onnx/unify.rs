@@ -218,6 +218,11 @@ fn linear(d: &Dim) -> Option<(Symbol, i64, i64)> {
     symbol.map(|(s, f)| (s, f, constant))
 }
 
+/// The dim by the greatest common divisor of its coefficients: zero where the dim is.
+fn reduced(d: &Dim) -> Dim {
+    d.exact_div(&content(d).max(1).into()).unwrap_or_else(|| d.clone())
+}
+
 /// The greatest common divisor of the coefficients.
 fn content(d: &Dim) -> i64 {
     d.terms().iter().fold(0, |g, (_, c)| gcd(g, *c))
@@ -235,7 +240,7 @@ impl Importer<'_> {
             (Some(s), Some(t)) if rank(s) < rank(t) => (t, a),
             (Some(s), _) if !mentions(b, s) => (s, b),
             (_, Some(t)) if !mentions(a, t) => (t, a),
-            _ => match self.solve(&(a - b)) {
+            _ => match self.solve(&reduced(&(a - b))) {
                 Some((s, by)) => return self.substitute(s, by),
                 None => return false,
             },

@@ -147,13 +147,19 @@ impl Dim {
         }
     }
 
-    /// `k * d * floordiv(x, d)` for the terms `k * x - k * mod(x, d)`, so that a length padded to a multiple is seen to be one.
+    /// `k * d * floordiv(x, d)` for the terms `k * x - k * mod(x, d)`, so that a length padded to a multiple is seen to be one, and `k * x` for
+    /// `k * d * floordiv(x, d) + k * mod(x, d)`.
     fn without_remainder(&self) -> Option<Dim> {
         let Repr::Poly(p) = &self.0 else { return None };
         let factor = |m: &Monomial| p.iter().find(|(n, _)| n == m).map_or(0, |(_, c)| *c);
         p.iter().find_map(|(m, k)| {
             let [Atom::Mod(x, d)] = m.as_slice() else { return None };
-            d.as_const().filter(|d| *d > 0)?;
+            let n = d.as_const().filter(|d| *d > 0)?;
+            let quotient = vec![Atom::FloorDiv(x.clone(), d.clone())];
+            if k.checked_mul(n).is_some_and(|whole| factor(&quotient) == whole) {
+                let rest = p.iter().filter(|(o, _)| o != m && *o != quotient).cloned().collect();
+                return Some(&Dim::from_terms(rest) + &(&Dim::from(*k) * x));
+            }
             let cancels = |(n, c): &(Monomial, i64)| n.is_empty() || c.checked_mul(*k).is_some_and(|c| factor(n) == -c);
             if !x.terms().iter().all(cancels) {
                 return None;
@@ -221,7 +227,27 @@ impl Dim {
         if let Some((quotient, rest)) = d.as_const().and_then(|c| self.split_multiples(c)) {
             return &quotient + &rest.floor_div(d);
         }
+        if let Some((a, b)) = self.as_quotient()
+            && let Some(c) = d.as_const().filter(|c| *c > 0)
+            && let Some(by) = b.checked_mul(c)
+        {
+            return a.floor_div(&by.into());
+        }
         Dim::atom(Atom::FloorDiv(self.clone(), d.clone()))
+    }
+
+    /// `(a + k * b, b)` of `floordiv(a, b) + k` with constant `b` and `k`, whose quotients are those of `a + k * b` by multiples of `b`.
+    fn as_quotient(&self) -> Option<(Dim, i64)> {
+        let (mut quotient, mut k) = (None, 0);
+        for (m, c) in self.terms() {
+            match m.as_slice() {
+                [] => k = c,
+                [Atom::FloorDiv(a, b)] if c == 1 && quotient.is_none() => quotient = Some((a.clone(), b.as_const()?)),
+                _ => return None,
+            }
+        }
+        let (a, b) = quotient.filter(|(_, b)| *b > 0)?;
+        Some((&a + &Dim::from(k.checked_mul(b)?), b))
     }
 
     /// `(q, r)` with `self = q * c + r`, where no term of `r` is a multiple of `c` and its constant is in `0..c`; `None` if that is `self`.
@@ -666,6 +692,18 @@ mod tests {
         let r: Ranges = [(Symbol::new("S"), SymbolRange { min: 1, max: 512 })].into_iter().collect();
         assert_eq!((&s() + &s()).bounds(&r), (2, 1024));
         assert_eq!(s().floor_div(&3.into()).bounds(&r), (0, 170));
+    }
+
+    #[test]
+    fn quotients_compose() {
+        let d = |n: i64| Dim::from(n);
+        let strided = (&(&s() + &d(3)).floor_div(&d(4)) + &d(1)).floor_div(&d(2));
+        assert_eq!(strided, (&s() + &d(7)).floor_div(&d(8)));
+        for n in 0..20 {
+            let by_steps = ((n + 3i64).div_euclid(4) + 1).div_euclid(2);
+            assert_eq!(strided.eval(&|_| Some(n)), Ok(by_steps));
+        }
+        assert_eq!(&(&s().floor_div(&d(8)) * &d(16)) + &(&s().modulo(&d(8)) * &d(2)), &s() * &d(2));
     }
 
     #[test]

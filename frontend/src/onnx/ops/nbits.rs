@@ -34,7 +34,7 @@ fn mat_mul_nbits(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     if cx.ty(scale).count() != Dim::from(n * blocks) {
         return invalid(format!("has scales {} for {n} rows of {blocks} blocks", cx.ty(scale)));
     }
-    quant::check_scale(cx, scale)?;
+    quant::check_block_scale(cx, scale)?;
     let per_block = vec![Dim::from(n), Dim::from(blocks)];
     let scale = cx.reshape(scale, per_block.clone())?;
     let zero = match cx.opt(3) {
@@ -98,7 +98,7 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         let middle = if bits == 4 { 8.0 } else { 128.0 };
         zero = Some(cx.num(DType::U8, middle)?);
     }
-    quant::check_scale(cx, scale)?;
+    quant::check_block_scale(cx, scale)?;
     let scale = quant::blockwise(cx, codes, scale, along, block)?;
     let mut operands = vec![codes, scale];
     if let Some(z) = zero {

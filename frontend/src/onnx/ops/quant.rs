@@ -19,10 +19,19 @@ pub(super) static ROWS: &[OpRow] = &[
 
 /// Checks a scale that is known now.
 pub(super) fn check_scale(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<()> {
+    check_elements(cx, scale, |s| s.is_finite() && s > 0.0, "a scale must be finite and positive")
+}
+
+/// Checks the scales of blocks of a weight, which quantisers give the sign of the largest element.
+pub(super) fn check_block_scale(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<()> {
+    check_elements(cx, scale, f64::is_finite, "a scale must be finite")
+}
+
+fn check_elements(cx: &mut OpCx<'_, '_>, scale: Value, fits: fn(f64) -> bool, what: &str) -> Result<()> {
     if let Some(t) = cx.try_constant(scale)?
-        && let Some(bad) = elements(&t).map(|l| l.to_f64()).find(|s| !(s.is_finite() && *s > 0.0))
+        && let Some(bad) = elements(&t).map(|l| l.to_f64()).find(|s| !fits(*s))
     {
-        return invalid(format!("has the scale {bad}; a scale must be finite and positive"));
+        return invalid(format!("has the scale {bad}; {what}"));
     }
     Ok(())
 }
