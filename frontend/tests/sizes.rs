@@ -221,3 +221,31 @@ fn resampling_symbolic_axes_is_resampling_them() {
         }
     }
 }
+
+/// Half of what three less than the length is: a length below three has none.
+#[test]
+fn what_is_divided_is_a_size() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Sub", &["n", "three"], &["less"]),
+        node("Div", &["less", "two"], &["half"]),
+        node("Slice", &["x", "zero", "half"], &["y"]),
+    ];
+    let weights = [("zero", 0), ("two", 2), ("three", 3)].map(|(name, v)| int64s(name, &[1], &[v]));
+    let m = import(&chain(nodes, &["n"], weights.to_vec())).expect("it is imported");
+    assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![1.0; 2]));
+    assert_eq!(run(&m, &[2], &[1.0; 2]), None);
+}
+
+/// What was computed for earlier tokens may be nothing.
+#[test]
+fn a_cache_may_be_empty() {
+    let join = with(node("Concat", &["past", "x"], &["all"]), int("axis", -2));
+    let nodes = vec![join, node("ReduceSum", &["all", "axis"], &["y"])];
+    let inputs = vec![value("past", &["p", "2"]), value("x", &["n", "2"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![int64s("axis", &[1], &[0])]))).expect("it is imported");
+    assert_eq!([m.symbols[0].min, m.symbols[1].min], [0, 0]);
+    let y = |p: usize| eval_module(&m, &[Tensor::from_f32(&[p, 2], &vec![1.0; 2 * p]), Tensor::from_f32(&[1, 2], &[1.0; 2])]);
+    assert_eq!(y(0).expect("it runs").remove(0).to_f64(), [1.0, 1.0]);
+    assert_eq!(y(3).expect("it runs").remove(0).to_f64(), [4.0, 4.0]);
+}

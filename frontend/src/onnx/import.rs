@@ -23,6 +23,9 @@ use crate::error::quote;
 use crate::options::ImportOptions;
 use crate::weights::ModelDir;
 
+/// Most minima that one node decides.
+const MAX_DECISIONS: usize = 16;
+
 /// What a name of the file stands for.
 #[derive(Clone, Copy)]
 pub(super) enum Binding<'a> {
@@ -269,8 +272,8 @@ impl<'a> Importer<'a> {
         }
         let Some(OpRow { build, .. }) = row else { return Ok(Vec::new()) };
         let version = version.unwrap_or(1);
-        // A retry removes a symbol, so there are no more retries than symbols.
-        for _ in 0..=self.module.symbols.len() {
+        // A retry removes a symbol or decides a minimum, so there are few.
+        for _ in 0..=self.module.symbols.len() + MAX_DECISIONS {
             self.facts.propagate(&self.module);
             let mut cx =
                 OpCx { imp: self, scope, node: n, attrs: &attrs, operands: &operands, opset: version, loc: Loc::new(path) };

@@ -1,7 +1,7 @@
 //! Arithmetic, comparison, logic and conversion of single elements.
 
 use transc_ir::scalar::{BinOp, Body, UnOp};
-use transc_ir::{DType, Value};
+use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
@@ -43,7 +43,7 @@ pub(super) static ROWS: &[OpRow] = &[
     row("BitwiseAnd", 18..=LAST, |cx| bin(cx, BinOp::And)),
     row("BitwiseOr", 18..=LAST, |cx| bin(cx, BinOp::Or)),
     row("BitwiseXor", 18..=LAST, |cx| bin(cx, BinOp::Xor)),
-    row("Div", 7..=LAST, |cx| bin(cx, BinOp::Div)),
+    row("Div", 7..=LAST, div),
     row("Equal", 7..=LAST, |cx| bin(cx, BinOp::Eq)),
     row("Greater", 7..=LAST, |cx| bin(cx, BinOp::Gt)),
     row("GreaterOrEqual", 12..=LAST, |cx| bin(cx, BinOp::Ge)),
@@ -82,6 +82,21 @@ fn un(cx: &mut OpCx<'_, '_>, o: UnOp) -> Result<Vec<Value>> {
 fn bin(cx: &mut OpCx<'_, '_>, o: BinOp) -> Result<Vec<Value>> {
     let (x, y) = (cx.x(0)?, cx.x(1)?);
     Ok(vec![cx.bin(o, x, y)?])
+}
+
+/// Quotients of sizes are those of numbers that are not negative, where rounding down is rounding to zero.
+fn div(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, y) = (cx.x(0)?, cx.x(1)?);
+    let symbolic = |v| cx.imp.facts.symbolic(v).map(<[Dim]>::to_vec);
+    if let (Some(sizes), Some(by)) = (symbolic(x), symbolic(y)) {
+        for (size, by) in sizes.iter().zip(by.iter().cycle()) {
+            let (_, most) = size.bounds(&cx.imp.module.symbols);
+            if by.as_const().is_some_and(|by| 0 < by && by <= most) {
+                cx.assume_not_negative(size, "a size that is divided is not negative");
+            }
+        }
+    }
+    Ok(vec![cx.bin(BinOp::Div, x, y)?])
 }
 
 fn fold(cx: &mut OpCx<'_, '_>, o: BinOp) -> Result<Vec<Value>> {

@@ -312,7 +312,7 @@ fn pad(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         }
     }
     for d in lo.iter().chain(&hi) {
-        if d.bounds(&cx.imp.module.symbols).0 < 0 && d.as_const().is_none() {
+        if d.as_const().is_none() && !cx.assume_not_negative(d, "padding is not negative") {
             return too_symbolic(format!("pads by {d}, which may be negative"));
         }
     }
