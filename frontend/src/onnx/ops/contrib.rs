@@ -236,8 +236,8 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![join_heads(cx, y)?, k, v])
 }
 
-/// Operands: query, key, value, past key, past value, lengths minus one, total length, cosines, sines. The past holds exactly the
-/// tokens before the query.
+/// Operands: query, key, value, past key, past value, lengths minus one, total length, cosines, sines. Each row of a batch has its own number of tokens in
+/// the past, with room behind them.
 fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (h, g) = (cx.int("num_heads", 0), cx.int("kv_num_heads", 0));
     if cx.flag("smooth_softmax") || cx.opt(11).is_some() {
@@ -260,55 +260,128 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         }
     };
     let (mut q, mut k, mut v) = (split_heads(cx, q, h)?, split_heads(cx, k, g)?, split_heads(cx, v, g)?);
-    let past = match cx.opt(3) {
-        Some(p) => cx.dims(p).get(2).cloned().unwrap_or_else(|| Dim::from(0)),
-        None => Dim::from(0),
-    };
+    let past = cx.opt(3).zip(cx.opt(4));
+    let before = past.and_then(|(p, _)| cx.dims(p).get(2).cloned()).unwrap_or_else(|| Dim::from(0));
+    let n = cx.dims(q)[2].clone();
+    let lengths = Lengths::new(cx, &n)?;
     if cx.flag("do_rotary") {
         let (cos, sin) = (cx.x(7)?, cx.x(8)?);
-        let n = cx.dims(q)[2].clone();
-        let end = &past + &n;
         let rows = cx.dims(cos)[0].clone();
-        if !cx.assume_not_negative(&(&rows - &end), "the rotary tables are long enough") {
+        if !cx.assume_not_negative(&(&rows - &(&before + &n)), "the rotary tables are long enough") {
             return invalid("has rotary tables that are too short");
         }
+        let places = lengths.places(cx, &n)?;
         let mut tables = [cos, sin];
         for t in &mut tables {
-            let part = cx.slice(*t, 0, &past, &n, 1)?;
-            let mut dims = cx.dims(part);
-            dims.insert(0, Dim::from(1));
-            *t = cx.reshape(part, dims)?;
+            *t = match past {
+                Some(_) => cx.gather(*t, places, 0)?,
+                None => {
+                    let part = cx.slice(*t, 0, &Dim::from(0), &n, 1)?;
+                    let half = cx.dims(part)[1].clone();
+                    cx.reshape(part, vec![Dim::from(1), n.clone(), half])?
+                }
+            };
         }
         let interleaved = cx.flag("rotary_interleaved");
         q = rotate(cx, q, tables[0], tables[1], interleaved, 1)?;
         k = rotate(cx, k, tables[0], tables[1], interleaved, 1)?;
     }
-    if let (Some(pk), Some(pv)) = (cx.opt(3), cx.opt(4)) {
-        (k, v) = (cx.concat(&[pk, k], 2)?, cx.concat(&[pv, v], 2)?);
+    if let Some((pk, pv)) = past {
+        (k, v) = (lengths.joined(cx, pk, k)?, lengths.joined(cx, pv, v)?);
     }
     let keys = cx.dims(k)[2].clone();
-    let lengths = cx.x(5)?;
-    let batch = cx.ty(lengths).count();
-    let lengths = cx.reshape(lengths, vec![batch])?;
-    let lengths = cx.bin_num(BinOp::Add, lengths, 1.0)?;
     let batch = cx.dims(q)[0].clone();
-    let mut mask = key_mask(cx, lengths, &batch, &keys)?;
+    let mut mask = key_mask(cx, lengths.all, &batch, &keys)?;
     let window = cx.int("local_window_size", -1);
-    if window > 0 {
+    if window > 0 || past.is_some() {
         // A query sees itself and the keys before it, as many as the window holds.
-        let n = cx.dims(q)[2].clone();
-        let (row, column) = (cx.iota(&n, 2, 4)?, cx.iota(&keys, 3, 4)?);
-        let near = cx.map2(row, column, |b, _, row, column| {
-            let offset = b.push(transc_ir::scalar::Inst::Dim(&past - &Dim::from(window)));
-            let before = b.bin(BinOp::Add, row, offset);
-            b.bin(BinOp::Gt, column, before)
+        let at = lengths.places(cx, &n)?;
+        let at = cx.reshape(at, vec![batch, Dim::from(1), n, Dim::from(1)])?;
+        let column = cx.iota(&keys, 3, 4)?;
+        let near = cx.map2(at, column, |b, d, at, column| {
+            let mut seen = b.bin(BinOp::Le, column, at);
+            if window > 0 {
+                let size = b.num(d, window as f64);
+                let first = b.bin(BinOp::Sub, at, size);
+                let near = b.bin(BinOp::Gt, column, first);
+                seen = b.bin(BinOp::And, seen, near);
+            }
+            seen
         })?;
         mask = cx.bin(BinOp::And, mask, near)?;
     }
     let mask = Some(merged(cx, mask, cx.opt(10))?);
     let scale = optional_scale(cx);
-    let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal: Some(past), clear: true }.build(cx)?;
+    // With a past, where the diagonal lies depends on the row of the batch.
+    let causal = past.is_none().then(|| Dim::from(0));
+    let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal, clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
+}
+
+/// How many tokens each row of a batch has: `i64[B]`.
+struct Lengths {
+    all: Value,
+    /// Those before the queries, which are the last ones; none where there are fewer tokens than queries.
+    before: Value,
+}
+
+impl Lengths {
+    /// Of `GroupQueryAttention`, whose operand 5 has them less one, with `n` queries.
+    fn new(cx: &mut OpCx<'_, '_>, n: &Dim) -> Result<Self> {
+        let lengths = cx.x(5)?;
+        let batch = cx.ty(lengths).count();
+        let lengths = cx.reshape(lengths, vec![batch])?;
+        let lengths = cx.cast(DType::I64, lengths)?;
+        let all = cx.bin_num(BinOp::Add, lengths, 1.0)?;
+        let before = cx.map1(all, |b, d, all| {
+            let (n, none) = (b.push(transc_ir::scalar::Inst::Dim(n.clone())), b.num(d, 0.0));
+            let before = b.bin(BinOp::Sub, all, n);
+            b.bin(BinOp::Max, before, none)
+        })?;
+        Ok(Self { all, before })
+    }
+
+    /// The places of `n` queries, `i64[B, n]`.
+    fn places(&self, cx: &mut OpCx<'_, '_>, n: &Dim) -> Result<Value> {
+        let batch = cx.dims(self.before)[0].clone();
+        let before = cx.reshape(self.before, vec![batch, Dim::from(1)])?;
+        let at = cx.iota(n, 1, 2)?;
+        cx.bin(BinOp::Add, before, at)
+    }
+
+    /// A past `[B, G, P, D]` with what is new, `[B, G, n, D]`, behind the tokens that each row has.
+    fn joined(&self, cx: &mut OpCx<'_, '_>, past: Value, new: Value) -> Result<Value> {
+        let (past_len, n) = (cx.dims(past)[2].clone(), cx.dims(new)[2].clone());
+        let both = cx.concat(&[past, new], 2)?;
+        let keys = cx.dims(both)[2].clone();
+        let batch = cx.dims(self.before)[0].clone();
+        let before = cx.reshape(self.before, vec![batch, Dim::from(1)])?;
+        let at = cx.iota(&keys, 1, 2)?;
+        let source = cx.map2(at, before, |b, _, at, before| {
+            let [shift, last] = [&past_len, &n].map(|d| b.push(transc_ir::scalar::Inst::Dim(d.clone())));
+            let inside = b.bin(BinOp::Sub, at, before);
+            let one = b.num(DType::I64, 1.0);
+            let end = b.bin(BinOp::Sub, last, one);
+            let inside = b.bin(BinOp::Min, inside, end);
+            let moved = b.bin(BinOp::Add, inside, shift);
+            let old = b.bin(BinOp::Lt, at, before);
+            b.select(old, at, moved)
+        })?;
+        let dims = cx.dims(source);
+        let source = cx.reshape(source, vec![dims[0].clone(), dims[1].clone(), Dim::from(1)])?;
+        let by_token = cx.transpose(both, &[0, 2, 1, 3])?;
+        let moved = cx.add(transc_ir::op::GatherNd { batch_dims: 1 }, &[by_token, source])?;
+        let moved = cx.transpose(moved, &[0, 2, 1, 3])?;
+        // Behind the last token there is nothing.
+        let left = cx.map2(at, before, |b, _, at, before| {
+            let n = b.push(transc_ir::scalar::Inst::Dim(n.clone()));
+            let end = b.bin(BinOp::Add, before, n);
+            b.bin(BinOp::Lt, at, end)
+        })?;
+        let left = cx.reshape(left, vec![dims[0].clone(), Dim::from(1), dims[1].clone(), Dim::from(1)])?;
+        let none = cx.num(cx.dtype(moved), 0.0)?;
+        cx.select(left, moved, none)
+    }
 }
 
 /// Operands: x, position ids, cosines, sines.
