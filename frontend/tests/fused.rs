@@ -168,7 +168,6 @@ fn masks_of_keys() {
     assert_eq!(attend(int64s("m", &[2], &[4, 3])), table);
 }
 
-/// Queries, keys and values in one operand, or in three.
 /// A row of which all is hidden still has weights: the same is added to all of its logits.
 #[test]
 fn hidden_keys_are_lowered() {
@@ -192,6 +191,34 @@ fn hidden_keys_are_lowered() {
     assert!(none == all && some != all);
 }
 
+/// A past with room behind its tokens: the new token comes right after them, and is rotated for that place.
+#[test]
+fn a_past_that_is_not_full() {
+    let step = |room: i64| {
+        let past = |name: &str, first: f32| {
+            let rows = (0..2 * (3 + room)).map(|r| if r % (3 + room) < 3 { first + (r % (3 + room)) as f32 } else { 99.0 });
+            floats(name, &[1, 2, 3 + room, 4], &rows.flat_map(|r| [r, 0.5, -r, 0.25]).collect::<Vec<_>>())
+        };
+        let n = fused("GroupQueryAttention", &["x", "k", "v", "pk", "pv", "seen", "all", "cos", "sin"]);
+        let attrs = [("num_heads", 4), ("kv_num_heads", 2), ("do_rotary", 1), ("local_window_size", 3)];
+        let n = attrs.into_iter().fold(n, |n, (a, v)| with(n, int(a, v)));
+        let number = |name: &str, v: i32| raw(name, DataType::Int32, &[1], v.to_le_bytes().to_vec());
+        let weights = vec![
+            ramp("k", &[1, 1, 8]),
+            ramp("v", &[1, 1, 8]),
+            past("pk", 0.5),
+            past("pv", 1.0),
+            number("seen", 3),
+            number("all", 4),
+            ramp("cos", &[9, 2]),
+            ramp("sin", &[9, 2]),
+        ];
+        result(vec![n], &["1", "1", "16"], weights)
+    };
+    assert_eq!(step(2), step(0));
+}
+
+/// Queries, keys and values in one operand, or in three.
 #[test]
 fn packed_heads() {
     let part = |name: &str, start: i64| {

@@ -28,7 +28,8 @@ const ACTIVATIONS: &[(&[&str], Activation)] = &[
         f.bin(BinOp::Mul, x, t)
     }),
     (&["laplace"], |f, x| {
-        let mean = num(f, 0.707_107);
+        // Rounded as published.
+        let mean = num(f, 707_107e-6);
         let t = f.bin(BinOp::Sub, x, mean);
         let t = scaled(f, t, 1.0 / (0.282_095 * std::f64::consts::SQRT_2));
         let (t, one) = (f.un(UnOp::Erf, t), num(f, 1.0));
