@@ -20,7 +20,7 @@
 
 pub use transc_codegen::simulate::run as simulate;
 pub use transc_codegen::{Backend, Target};
-pub use transc_frontend::{DimOption, ImportOptions};
+pub use transc_frontend::{DimOption, Fixed, ImportOptions};
 pub use transc_ir as ir;
 pub use transc_passes as passes;
 pub use transc_runtime as runtime;

@@ -17,7 +17,7 @@ mod options;
 mod tir;
 
 pub use error::{FrontendError, Problem};
-pub use options::{DimOption, ImportOptions, Limits};
+pub use options::{DimOption, Fixed, ImportOptions, Limits};
 
 use std::path::Path;
 

@@ -17,6 +17,15 @@ pub enum DimOption {
     Range(i64, i64),
 }
 
+/// What an input is fixed to.
+#[derive(Clone, Debug)]
+pub enum Fixed {
+    /// This tensor.
+    Tensor(Tensor),
+    /// These numbers in its type and dims: one for each element, or one for all.
+    Numbers(Vec<f64>),
+}
+
 /// Bounds of the work that a file may cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -43,18 +52,24 @@ impl Default for Limits {
 pub struct ImportOptions {
     /// Symbolic dims by name: a constant or a range.
     pub dims: Vec<(String, DimOption)>,
-    /// Inputs that become constants of the model, by name.
-    pub fixed_inputs: Vec<(String, Tensor)>,
+    /// Inputs of ONNX files that become constants of the model, by name.
+    pub fixed_inputs: Vec<(String, Fixed)>,
     /// Bounds of the work.
     pub limits: Limits,
 }
 
 impl ImportOptions {
-    /// Fixes dims of a module, or narrows their ranges.
+    /// Fixes dims of a module that is no ONNX file, or narrows their ranges.
     ///
     /// # Errors
-    /// A name that is no symbolic dim of the module, or an empty range.
+    /// A name that is no symbolic dim of the module, an empty range, or fixed inputs.
     pub(crate) fn apply_dims(&self, m: &mut Module) -> Result<(), Problem> {
+        if let Some((name, _)) = self.fixed_inputs.first() {
+            return Err(Problem::invalid(
+                "T0116",
+                format!("the input {} cannot be fixed: only those of ONNX files can", quote(name)),
+            ));
+        }
         for (name, option) in &self.dims {
             let symbol = Symbol::new(name);
             let Some(range) = m.symbols.get_mut(&symbol) else {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Tolerance, compare, evaluate};
 use transc_frontend::onnx::{self, proto};
-use transc_frontend::{FrontendError, ImportOptions};
+use transc_frontend::{Fixed, FrontendError, ImportOptions};
 use transc_ir::Module;
 use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
@@ -50,9 +50,11 @@ fn import(path: &Path, inputs: &[(String, Tensor)]) -> Result<Module, FrontendEr
     match first {
         Err(e) if e.problems.iter().any(|p| p.code == "T0304") => {
             // Integers and booleans first: they are the shapes, axes and conditions.
-            let discrete = inputs.iter().filter(|(_, t)| !t.dtype.is_float()).cloned().collect();
-            let some = ImportOptions { fixed_inputs: discrete, ..ImportOptions::default() };
-            let all = ImportOptions { fixed_inputs: inputs.to_vec(), ..ImportOptions::default() };
+            let fixed = |keep: fn(&Tensor) -> bool| {
+                let kept = inputs.iter().filter(|(_, t)| keep(t)).map(|(n, t)| (n.clone(), Fixed::Tensor(t.clone()))).collect();
+                ImportOptions { fixed_inputs: kept, ..ImportOptions::default() }
+            };
+            let (some, all) = (fixed(|t| !t.dtype.is_float()), fixed(|_| true));
             onnx::load(path, &some).or_else(|_| onnx::load(path, &all))
         }
         other => other,

@@ -6,8 +6,9 @@ mod build;
 use build::*;
 use transc_frontend::onnx::import_bytes;
 use transc_frontend::onnx::proto::attribute_proto::AttributeType;
-use transc_frontend::onnx::proto::{AttributeProto, ModelProto};
-use transc_frontend::{FrontendError, ImportOptions};
+use transc_frontend::onnx::proto::tensor_proto::DataType;
+use transc_frontend::onnx::proto::{AttributeProto, ModelProto, type_proto};
+use transc_frontend::{Fixed, FrontendError, ImportOptions};
 use transc_ir::Module;
 use transc_ir::interp::{Tensor, eval_module};
 
@@ -248,4 +249,33 @@ fn a_cache_may_be_empty() {
     let y = |p: usize| eval_module(&m, &[Tensor::from_f32(&[p, 2], &vec![1.0; 2 * p]), Tensor::from_f32(&[1, 2], &[1.0; 2])]);
     assert_eq!(y(0).expect("it runs").remove(0).to_f64(), [1.0, 1.0]);
     assert_eq!(y(3).expect("it runs").remove(0).to_f64(), [4.0, 4.0]);
+}
+
+/// One file for the first step and for the others, as exporters of decoders merge them.
+#[test]
+fn an_input_that_chooses_a_branch_is_fixed() {
+    let branch =
+        |op: &str, operands: &[&str]| graph(vec![with(node(op, operands, &["z"]), int("axis", 0))], vec![], &["z"], vec![]);
+    let choice = with(node("If", &["first"], &["y"]), graph_attr("then_branch", branch("Flatten", &["x"])));
+    let choice = with(choice, graph_attr("else_branch", branch("Concat", &["x", "x"])));
+    let mut first = value("first", &[]);
+    if let Some(type_proto::Value::TensorType(t)) = first.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        t.elem_type = Some(DataType::Bool.into());
+    }
+    let file = model(graph(vec![choice], vec![first, value("x", &["1", "n"])], &["y"], vec![]));
+    let e = import(&file).expect_err("the branches differ");
+    assert_eq!(e.problems[0].code, "T0302");
+    let rows = |number: f64| {
+        let fixed_inputs = vec![("first".to_owned(), Fixed::Numbers(vec![number]))];
+        let m = import_bytes(bytes(&file), None, &ImportOptions { fixed_inputs, ..ImportOptions::default() })
+            .expect("it is imported");
+        eval_module(&m, &[Tensor::from_f32(&[1, 3], &[1.0; 3])]).expect("it runs").remove(0).dims[0]
+    };
+    assert_eq!([rows(1.0), rows(0.0)], [1, 2]);
+    for (name, numbers) in [("first", vec![1.0, 0.0]), ("second", vec![1.0]), ("x", vec![1.0])] {
+        let fixed_inputs = vec![(name.to_owned(), Fixed::Numbers(numbers))];
+        let e = import_bytes(bytes(&file), None, &ImportOptions { fixed_inputs, ..ImportOptions::default() })
+            .expect_err("it does not fit");
+        assert_eq!(e.problems[0].code, "T0116", "{e}");
+    }
 }

@@ -80,6 +80,9 @@ pub struct ModelArgs {
     /// Fix a symbolic dim (`seq=128`) or give its range (`batch=1..32`). May be repeated.
     #[arg(long = "dim", value_name = "NAME=N|LO..HI", value_parser = parse_dim)]
     pub dims: Vec<DimArg>,
+    /// Make an input of an ONNX file a constant, such as the condition of a branch (`use_cache_branch=1`): one number, or one per element.
+    #[arg(long = "set", value_name = "INPUT=N[,N..]", value_parser = parse_set)]
+    pub set: Vec<SetArg>,
 }
 
 /// How code is generated.
@@ -461,6 +464,13 @@ pub struct ReportArgs {
     pub json: bool,
 }
 
+/// An input of `--set`.
+#[derive(Clone, Debug)]
+pub struct SetArg {
+    pub name: String,
+    pub values: Vec<f64>,
+}
+
 /// A `--dim` option: a name and its range (`min == max` fixes it).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DimArg {
@@ -481,6 +491,19 @@ fn parse_dim(text: &str) -> Result<DimArg, String> {
         return Err(format!("`{text}` has an empty name or range"));
     }
     Ok(DimArg { name: name.into(), min, max })
+}
+
+fn parse_set(text: &str) -> Result<SetArg, String> {
+    let form = || format!("`{text}` is not of the form INPUT=N or INPUT=N,N,..");
+    // Names of inputs may hold `=`, numbers do not.
+    let (name, values) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(form)?;
+    let number = |v: &str| match v.trim() {
+        "true" => Some(1.0),
+        "false" => Some(0.0),
+        v => v.parse().ok(),
+    };
+    let values = values.split(',').map(number).collect::<Option<Vec<f64>>>().ok_or_else(form)?;
+    Ok(SetArg { name: name.into(), values })
 }
 
 fn parse_backend(text: &str) -> Result<Backend, String> {

@@ -27,7 +27,7 @@ pub fn run(a: &CompareArgs, quiet: bool) -> Result<(), Failure> {
     let mut results = Vec::new();
     let mut models = Vec::new();
     for (path, target) in [(&a.a, &exact), (&a.b, &a.target)] {
-        let model = ModelArgs { model: path.clone(), dims: Vec::new() };
+        let model = ModelArgs { model: path.clone(), dims: Vec::new(), set: Vec::new() };
         if source::is_artefact(path) {
             let session = source::open_session(&model, target, None, a.threads, &mut progress)?;
             results.push(run_session(&session, &inputs)?);

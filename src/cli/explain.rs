@@ -62,7 +62,11 @@ const CODES: &[(&str, &str, &str)] = &[
         "Inlining functions and subgraphs gives more nodes than the limit.",
         "The model is far larger than it looks, or hostile; raise the limit in the import options.",
     ),
-    ("T0116", "A --dim names no symbolic dim of the model, or its range is empty.", "`transc inspect MODEL` lists the dims."),
+    (
+        "T0116",
+        "A --dim or --set names nothing of the model, or what it gives does not fit: an empty range, a number of values.",
+        "`transc inspect MODEL` lists dims and inputs.",
+    ),
     ("T0120", "A value has no type, or an element type that ONNX does not define.", "Export the model again."),
     (
         "T0121",
@@ -117,7 +121,7 @@ const CODES: &[(&str, &str, &str)] = &[
     (
         "T0304",
         "A shape depends on the contents of an input.",
-        "transc needs shapes as expressions of the input dims before the model runs. Fix the input with an import option, or export without data-dependent control flow.",
+        "transc needs shapes as expressions of the input dims before the model runs. Fix the input with `--set NAME=VALUE`, or export without data-dependent control flow.",
     ),
     (
         "T0305",

@@ -13,7 +13,7 @@ use transc::passes::{Codes, Coverage, CutError, CutSpec, Masks, MergeSpec, PassC
 use transc::runtime::Plan;
 use transc::runtime::abi::LedgerEntry;
 use transc::runtime::artefact::write_atomic;
-use transc::{DimOption, ImportOptions, Model, Session, SessionOptions};
+use transc::{DimOption, Fixed, ImportOptions, Model, Session, SessionOptions};
 use transc_codegen::{LayerChoice, Program};
 
 use super::Failure;
@@ -21,11 +21,14 @@ use super::args::{DimArg, LossyArgs, ModelArgs, TargetArgs};
 use super::compile::compiler;
 use super::report::{Progress, clean};
 
-/// Reads a model with the dims of the command line.
+/// Reads a model with the dims and fixed inputs of the command line.
 pub fn load_module(m: &ModelArgs) -> Result<Module, Failure> {
     let option = |d: &DimArg| if d.min == d.max { DimOption::Fixed(d.min) } else { DimOption::Range(d.min, d.max) };
-    let options =
-        ImportOptions { dims: m.dims.iter().map(|d| (d.name.clone(), option(d))).collect(), ..ImportOptions::default() };
+    let options = ImportOptions {
+        dims: m.dims.iter().map(|d| (d.name.clone(), option(d))).collect(),
+        fixed_inputs: m.set.iter().map(|s| (s.name.clone(), Fixed::Numbers(s.values.clone()))).collect(),
+        ..ImportOptions::default()
+    };
     transc::load_with(&m.model, &options).map_err(|e| Failure::from(e).in_file(&m.model))
 }
 

@@ -48,7 +48,7 @@ pub(super) fn data_dependent<T>(what: &str) -> Result<T> {
         Fault::Unsupported,
         format!("{what} depends on the contents of an input, so shapes are not known before the model runs"),
     )
-    .help("make it a constant of the model, or fix the input at import")
+    .help("make it a constant of the model, or fix the input: `--set NAME=VALUE`")
     .into())
 }
 

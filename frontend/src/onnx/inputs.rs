@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use transc_ir::diag::Fault;
+use transc_ir::interp::Tensor;
+use transc_ir::scalar::Literal;
 use transc_ir::types::{Symbol, SymbolRange};
-use transc_ir::{Dim, TensorType};
+use transc_ir::{Dim, TensorType, Value};
 
 use super::import::{Binding, Importer};
 use super::proto::tensor_shape_proto::Dimension;
@@ -14,7 +16,7 @@ use super::proto::{GraphProto, ValueInfoProto};
 use super::tensor;
 use crate::Problem;
 use crate::error::quote;
-use crate::options::DimOption;
+use crate::options::{DimOption, Fixed};
 
 /// The range of a symbolic dim about which nothing is said.
 const DEFAULT_RANGE: SymbolRange = SymbolRange { min: 1, max: 65_536 };
@@ -41,18 +43,20 @@ pub(super) fn declare<'a>(imp: &mut Importer<'a>, g: &'a GraphProto) {
         }
         let fixed = imp.options.fixed_inputs.iter().find(|(n, _)| n == i.name());
         let bound = match fixed {
-            Some((_, t)) => imp.tensor(i.name(), t.clone()).ok(),
-            None => match input_type(imp, &mut names, i) {
-                Ok(ty) => Some(imp.module.main.add_param(i.name(), ty)),
-                Err(p) => {
-                    imp.problems.push(p.at(i.name(), "input"));
-                    None
-                }
-            },
+            Some((_, to)) => fixed_input(imp, &mut names, i, to),
+            None => input_type(imp, &mut names, i).map(|ty| imp.module.main.add_param(i.name(), ty)),
         };
+        let bound = bound.map_err(|p| imp.problems.push(p.at(i.name(), "input"))).ok();
         imp.scopes[0].names.insert(i.name(), bound.map_or(Binding::Poison, Binding::Value));
     }
     imp.facts.propagate(&imp.module);
+    let inputs = || g.input.iter().map(ValueInfoProto::name);
+    for (name, _) in &imp.options.fixed_inputs {
+        if !inputs().any(|i| i == name) {
+            let help = format!("it has: {}", inputs().collect::<Vec<_>>().join(", "));
+            imp.problems.push(Problem::invalid("T0116", format!("the model has no input {}", quote(name))).help(help));
+        }
+    }
     for (name, _) in &imp.options.dims {
         if !names.used.contains(name) {
             let known: Vec<&str> = names.used.iter().map(String::as_str).collect();
@@ -61,6 +65,28 @@ pub(super) fn declare<'a>(imp: &mut Importer<'a>, g: &'a GraphProto) {
             imp.problems.push(Problem::invalid("T0116", format!("the model has no symbolic dim {}", quote(name))).help(help));
         }
     }
+}
+
+/// The constant in place of an input.
+fn fixed_input<'a>(imp: &mut Importer<'_>, names: &mut Names<'a>, i: &'a ValueInfoProto, to: &Fixed) -> Result<Value, Problem> {
+    let bad = |what: String| Problem::invalid("T0116", format!("the input {} cannot be fixed: {what}", quote(i.name())));
+    let t = match to {
+        Fixed::Tensor(t) => t.clone(),
+        Fixed::Numbers(numbers) => {
+            let ty = input_type(imp, names, i)?;
+            let dims = ty.dims.iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
+            let dims = dims.ok_or_else(|| bad(format!("it is {ty}, whose dims need numbers")))?;
+            let mut t = Tensor::zeros(ty.dtype, &dims).map_err(|e| bad(e.to_string()))?;
+            if numbers.len() != t.count() && numbers.len() != 1 {
+                return Err(bad(format!("it is {ty}, for {} numbers", numbers.len())));
+            }
+            for (e, n) in (0..t.count()).zip(numbers.iter().cycle()) {
+                t.set(e, Literal::from_f64(ty.dtype, *n));
+            }
+            t
+        }
+    };
+    imp.tensor(i.name(), t).map_err(|e| bad(format!("{e:?}")))
 }
 
 #[derive(Default)]
@@ -74,9 +100,8 @@ struct Names<'a> {
     lengths: BTreeSet<&'a str>,
 }
 
-/// Texts that are extents of caches alone, of inputs to which the model joins something along that axis: at the first step there is nothing in a cache.
-fn cache_lengths(g: &GraphProto) -> BTreeSet<&str> {
-    let mut joined: BTreeSet<(&str, i64)> = BTreeSet::new();
+/// Values to which a graph, or one inside it, joins something, and along which axis.
+fn find_joined<'a>(g: &'a GraphProto, joined: &mut BTreeSet<(&'a str, i64)>) {
     for n in &g.node {
         if n.op_type() == "Concat" && n.domain().is_empty() && n.input.len() > 1 {
             let axis = n.attribute.iter().find(|a| a.name() == "axis").map_or(0, |a| a.i());
@@ -85,7 +110,14 @@ fn cache_lengths(g: &GraphProto) -> BTreeSet<&str> {
         for (.., operands, axis) in CACHES.iter().filter(|c| c.0 == n.domain() && c.1 == n.op_type()) {
             joined.extend(operands.iter().filter_map(|o| n.input.get(*o)).map(|i| (i.as_str(), *axis)));
         }
+        n.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|inside| find_joined(inside, joined));
     }
+}
+
+/// Texts that are extents of caches alone, of inputs to which the model joins something along that axis: at the first step there is nothing in a cache.
+fn cache_lengths(g: &GraphProto) -> BTreeSet<&str> {
+    let mut joined = BTreeSet::new();
+    find_joined(g, &mut joined);
     let (mut lengths, mut others) = (BTreeSet::new(), BTreeSet::new());
     for i in &g.input {
         let dims: Vec<Option<&str>> = dims(i).map(dim_param).collect();

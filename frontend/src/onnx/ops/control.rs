@@ -1,11 +1,13 @@
 //! Control flow, decided or unrolled during the import.
 
+use transc_ir::diag::Fault;
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, data_dependent, invalid, limit, too_symbolic, unsupported};
+use super::super::error::{OpError, Result, data_dependent, invalid, limit, too_symbolic, unsupported};
 use super::super::proto::GraphProto;
 use super::{LAST, OpRow, row};
+use crate::Problem;
 
 pub(super) static ROWS: &[OpRow] =
     &[row("If", 1..=LAST, if_row), row("Loop", 11..=LAST, loop_row), row("Scan", 9..=LAST, scan_row)];
@@ -48,18 +50,27 @@ fn if_row(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let mut out = Vec::new();
     for (x, y) in a.into_iter().zip(b) {
         if cx.dtype(x) != cx.dtype(y) || cx.rank(x) != cx.rank(y) {
-            return unsupported(format!("chooses at run time between {} and {}", cx.ty(x), cx.ty(y)));
+            return different(cx, x, y);
         }
         let (dx, dy) = (cx.dims(x), cx.dims(y));
         for (p, q) in dx.iter().zip(&dy) {
-            cx.equal(p, q)?;
+            match cx.equal(p, q) {
+                Err(OpError::Other(_)) => return different(cx, x, y),
+                done => done?,
+            }
         }
         if dx != dy {
-            return unsupported(format!("chooses at run time between {} and {}", cx.ty(x), cx.ty(y)));
+            return different(cx, x, y);
         }
         out.push(cx.select(condition, x, y)?);
     }
     Ok(out)
+}
+
+/// Results of branches that are no one tensor.
+fn different<T>(cx: &OpCx<'_, '_>, x: Value, y: Value) -> Result<T> {
+    let message = format!("chooses at run time between {} and {}", cx.ty(x), cx.ty(y));
+    Err(Problem::new("T0302", Fault::Unsupported, message).help("fix the input that decides: `--set NAME=VALUE`").into())
 }
 
 /// Unrolled: the number of repetitions must be known, and the condition must be known in each of them.
