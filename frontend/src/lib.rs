@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, reason = "stdout carries results only")]
 #![forbid(unsafe_code)]
 
+mod activations;
 mod hf;
 pub mod masks;
 pub mod npy;

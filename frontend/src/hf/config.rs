@@ -149,9 +149,9 @@ impl Config {
         self.fields.get(field).and_then(Json::as_object)
     }
 
-    /// True if a field is given, if only as null.
-    pub(crate) fn gives(&self, field: &str) -> bool {
-        self.fields.contains_key(field)
+    /// True if a field is there to say that it has no value.
+    pub(crate) fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Json::is_null)
     }
 
     /// The longest sequence of a text model; `None` for image models.

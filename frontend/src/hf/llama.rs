@@ -13,6 +13,7 @@ use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
 use super::layers::{Layers, typed};
 use super::rope::{Rotations, rotations};
 use super::{Result, input, problem, tokens};
+use crate::activations::gelu_tanh;
 
 /// Members of the family, which differ in what a config leaves out and in windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +69,10 @@ impl Model {
         let given = || c.count("sliding_window", Some(WINDOW), 1 << 30);
         Ok(match self.member {
             Member::Llama | Member::Gemma => None,
-            Member::Mistral if c.gives("sliding_window") && c.field("sliding_window").is_none() => None,
+            Member::Mistral if c.is_null("sliding_window") => None,
             Member::Mistral => Some((given()?, vec![true; layers])),
             Member::Qwen2 | Member::Qwen3 => {
-                if c.flag("use_sliding_window") != Some(true) || c.gives("sliding_window") && c.field("sliding_window").is_none()
-                {
+                if c.flag("use_sliding_window") != Some(true) || c.is_null("sliding_window") {
                     return Ok(None);
                 }
                 let kinds = c.field("layer_types");
@@ -108,8 +108,6 @@ impl Sizes {
             Member::Gemma => 256,
             _ => (width / heads).max(1),
         };
-        // Gemma's first files name the exact gelu and mean its approximation.
-        let approximate = model.is_gemma() && matches!(c.text("hidden_act"), "" | "gelu");
         let sizes = Self {
             width,
             heads,
@@ -117,8 +115,11 @@ impl Sizes {
             head_dim: c.count("head_dim", Some(usual_dim), MAX_WIDTH)?,
             inner: c.count("intermediate_size", None, MAX_WIDTH)?,
             epsilon: c.epsilon("rms_norm_eps", 1e-6)?,
-            activation: c
-                .activation(if approximate { "" } else { "hidden_act" }, if approximate { "gelu_new" } else { "silu" })?,
+            activation: match (model.is_gemma(), c.text("hidden_act")) {
+                // Its first files name the exact gelu and mean the approximation.
+                (true, "" | "gelu") => |f, x| gelu_tanh(f, DType::F32, x),
+                _ => c.activation("hidden_act", "silu")?,
+            },
         };
         if heads % key_heads != 0 || !sizes.head_dim.is_multiple_of(2) {
             let message = format!("{heads} heads of {} features do not fit {key_heads} key heads", sizes.head_dim);
@@ -148,7 +149,8 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
     let mask = input(l, "attention_mask", tokens());
     let both_ways = c.flag("is_causal") == Some(false) || model.is_gemma() && c.flag("use_bidirectional_attention") == Some(true);
     let causal = !both_ways;
-    if both_ways && model.window(c, layers)?.is_some() {
+    let window = model.window(c, layers)?;
+    if both_ways && window.is_some() {
         let message = "looks ahead in layers with a window, which is not supported";
         return Err(problem("T0401", Fault::Unsupported, "config.json", message, "export the model to ONNX"));
     }
@@ -160,7 +162,6 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> 
             x = scaled(l, x, (s.width as f64).sqrt())?;
         }
         let (cos, sin) = rotation(l, ids, &rotations(c, s.head_dim)?)?;
-        let window = model.window(c, layers)?;
         let windowed = match &window {
             Some((keys, _)) => Some(l.window_bias(mask, *keys)?),
             None => None,

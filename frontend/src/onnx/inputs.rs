@@ -8,6 +8,7 @@ use transc_ir::scalar::Literal;
 use transc_ir::types::{Symbol, SymbolRange};
 use transc_ir::{Dim, TensorType, Value};
 
+use super::error::OpError;
 use super::import::{Binding, Importer};
 use super::proto::tensor_shape_proto::Dimension;
 use super::proto::tensor_shape_proto::dimension::Value as DimValue;
@@ -86,7 +87,10 @@ fn fixed_input<'a>(imp: &mut Importer<'_>, names: &mut Names<'a>, i: &'a ValueIn
             t
         }
     };
-    imp.tensor(i.name(), t).map_err(|e| bad(format!("{e:?}")))
+    imp.tensor(i.name(), t).map_err(|e| match e {
+        OpError::Other(p) => *p,
+        _ => bad("its data does not fit its dims".into()),
+    })
 }
 
 #[derive(Default)]

@@ -1,13 +1,13 @@
 //! Operators that ONNX Runtime's transformer optimiser writes (domain `com.microsoft`).
 
-use transc_ir::scalar::{BinOp, BodyBuilder, Ref};
+use transc_ir::scalar::{BinOp, BodyBuilder, Inst, Ref};
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
-use super::activation::{gelu_erf, gelu_tanh, scaled_silu};
 use super::attention::{Heads, join_heads, rotate, split_heads};
 use super::{OpRow, contrib, linalg, norm, quant};
+use crate::activations::{gelu_erf, gelu_tanh, scaled_silu};
 
 pub(super) static ROWS: &[OpRow] = &[
     contrib("Attention", attention),
@@ -264,13 +264,13 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let before = past.and_then(|(p, _)| cx.dims(p).get(2).cloned()).unwrap_or_else(|| Dim::from(0));
     let n = cx.dims(q)[2].clone();
     let lengths = Lengths::new(cx, &n)?;
+    let places = lengths.places(cx, &n)?;
     if cx.flag("do_rotary") {
         let (cos, sin) = (cx.x(7)?, cx.x(8)?);
         let rows = cx.dims(cos)[0].clone();
         if !cx.assume_not_negative(&(&rows - &(&before + &n)), "the rotary tables are long enough") {
             return invalid("has rotary tables that are too short");
         }
-        let places = lengths.places(cx, &n)?;
         let mut tables = [cos, sin];
         for t in &mut tables {
             *t = match past {
@@ -295,8 +295,7 @@ fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let window = cx.int("local_window_size", -1);
     if window > 0 || past.is_some() {
         // A query sees itself and the keys before it, as many as the window holds.
-        let at = lengths.places(cx, &n)?;
-        let at = cx.reshape(at, vec![batch, Dim::from(1), n, Dim::from(1)])?;
+        let at = cx.reshape(places, vec![batch, Dim::from(1), n, Dim::from(1)])?;
         let column = cx.iota(&keys, 3, 4)?;
         let near = cx.map2(at, column, |b, d, at, column| {
             let mut seen = b.bin(BinOp::Le, column, at);
@@ -334,7 +333,7 @@ impl Lengths {
         let lengths = cx.cast(DType::I64, lengths)?;
         let all = cx.bin_num(BinOp::Add, lengths, 1.0)?;
         let before = cx.map1(all, |b, d, all| {
-            let (n, none) = (b.push(transc_ir::scalar::Inst::Dim(n.clone())), b.num(d, 0.0));
+            let (n, none) = (b.push(Inst::Dim(n.clone())), b.num(d, 0.0));
             let before = b.bin(BinOp::Sub, all, n);
             b.bin(BinOp::Max, before, none)
         })?;
@@ -358,7 +357,7 @@ impl Lengths {
         let before = cx.reshape(self.before, vec![batch, Dim::from(1)])?;
         let at = cx.iota(&keys, 1, 2)?;
         let source = cx.map2(at, before, |b, _, at, before| {
-            let [shift, last] = [&past_len, &n].map(|d| b.push(transc_ir::scalar::Inst::Dim(d.clone())));
+            let [shift, last] = [&past_len, &n].map(|d| b.push(Inst::Dim(d.clone())));
             let inside = b.bin(BinOp::Sub, at, before);
             let one = b.num(DType::I64, 1.0);
             let end = b.bin(BinOp::Sub, last, one);
@@ -374,7 +373,7 @@ impl Lengths {
         let moved = cx.transpose(moved, &[0, 2, 1, 3])?;
         // Behind the last token there is nothing.
         let left = cx.map2(at, before, |b, _, at, before| {
-            let n = b.push(transc_ir::scalar::Inst::Dim(n.clone()));
+            let n = b.push(Inst::Dim(n.clone()));
             let end = b.bin(BinOp::Add, before, n);
             b.bin(BinOp::Lt, at, end)
         })?;

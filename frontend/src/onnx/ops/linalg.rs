@@ -22,7 +22,7 @@ pub(super) static ROWS: &[OpRow] = &[
         if let Some(bias) = cx.opt(2) {
             y = cx.bin(BinOp::Add, y, bias)?;
         }
-        Ok(vec![cx.map1(y, activation::gelu_tanh)?])
+        Ok(vec![cx.map1(y, crate::activations::gelu_tanh)?])
     }),
     contrib("MatMulIntegerToFloat", mat_mul_integer_to_float),
 ];

@@ -7,8 +7,8 @@ use transc_ir::scalar::{BinOp, UnOp};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
-use super::activation::leaky;
 use super::{OpRow, contrib, linalg, pool, quant};
+use crate::activations::leaky;
 
 pub(super) static ROWS: &[OpRow] = &[
     contrib("QGemm", q_gemm),

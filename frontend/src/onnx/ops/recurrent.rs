@@ -6,9 +6,9 @@ use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, limit, too_symbolic, unsupported};
-use super::activation::scaled_silu;
 use super::attention::{join_heads, split_heads};
 use super::{LAST, OpRow, row};
+use crate::activations::scaled_silu;
 
 pub(super) static ROWS: &[OpRow] =
     &[row("CausalConvWithState", 27..=LAST, causal_conv), row("LinearAttention", 27..=LAST, linear_attention)];
