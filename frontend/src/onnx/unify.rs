@@ -129,26 +129,12 @@ impl OpCx<'_, '_> {
 impl OpCx<'_, '_> {
     /// The smaller of two dims, decided by the ranges of the symbols where possible.
     pub(super) fn min(&self, a: &Dim, b: &Dim) -> Dim {
-        let (lo, hi) = (a - b).bounds(&self.imp.module.symbols);
-        if hi <= 0 {
-            a.clone()
-        } else if lo >= 0 {
-            b.clone()
-        } else {
-            a.min_with(b)
-        }
+        a.min_within(b, &self.imp.module.symbols)
     }
 
     /// The larger of two dims, decided by the ranges of the symbols where possible.
     pub(super) fn max(&self, a: &Dim, b: &Dim) -> Dim {
-        let (lo, hi) = (a - b).bounds(&self.imp.module.symbols);
-        if lo >= 0 {
-            a.clone()
-        } else if hi <= 0 {
-            b.clone()
-        } else {
-            a.max_with(b)
-        }
+        a.max_within(b, &self.imp.module.symbols)
     }
 
     /// From here on the axes of a value from `first` on are not empty.

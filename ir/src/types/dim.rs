@@ -405,18 +405,29 @@ impl Dim {
 
     /// The dim without the minima and maxima that ranges of symbols decide.
     pub fn within(&self, ranges: &Ranges) -> Dim {
-        self.replace(&|atom| {
-            let (Atom::Min(a, b) | Atom::Max(a, b)) = atom else { return None };
-            let (lo, hi) = (a - b).bounds(ranges);
-            let first_is_larger = if lo >= 0 {
-                true
-            } else if hi <= 0 {
-                false
-            } else {
-                return None;
-            };
-            Some(if first_is_larger == matches!(atom, Atom::Max(..)) { a.clone() } else { b.clone() })
+        self.replace(&|atom| match atom {
+            Atom::Min(a, b) => Some(a.min_within(b, ranges)),
+            Atom::Max(a, b) => Some(a.max_within(b, ranges)),
+            _ => None,
         })
+    }
+
+    /// The smaller of two, decided by ranges of symbols where possible.
+    pub fn min_within(&self, o: &Dim, ranges: &Ranges) -> Dim {
+        match (self - o).bounds(ranges) {
+            (_, hi) if hi <= 0 => self.clone(),
+            (lo, _) if lo >= 0 => o.clone(),
+            _ => self.min_with(o),
+        }
+    }
+
+    /// The larger of two, decided by ranges of symbols where possible.
+    pub fn max_within(&self, o: &Dim, ranges: &Ranges) -> Dim {
+        match (self - o).bounds(ranges) {
+            (lo, _) if lo >= 0 => self.clone(),
+            (_, hi) if hi <= 0 => o.clone(),
+            _ => self.max_with(o),
+        }
     }
 
     /// Bounds from the ranges of the symbols, saturating at the ends of 64 bits. Symbols without a range are taken as 0 or more.
