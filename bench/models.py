@@ -102,6 +102,25 @@ class Prefill(torch.nn.Module):
         return ids, torch.ones_like(ids)
 
 
+class Cached(torch.nn.Module):
+    """Attention of one query to a cache whose key heads serve four query heads each, as a step of Llama 3 8B has it."""
+
+    heads, key_heads, size = 32, 8, 128
+    inputs = {"query": ("batch",), "keys": ("batch", None, "past"), "values": ("batch", None, "past")}
+    outputs = {"context": ("batch",)}
+
+    def forward(self, query, keys, values):
+        batch, _, past, _ = keys.shape
+        grouped = (batch, self.key_heads, self.heads // self.key_heads, past, self.size)
+        keys, values = (x[:, :, None].expand(grouped).reshape(batch, self.heads, past, self.size) for x in (keys, values))
+        weights = torch.softmax(query @ keys.transpose(2, 3) * self.size ** -0.5, dim=-1)
+        return (weights @ values).transpose(1, 2).reshape(batch, 1, self.heads * self.size)
+
+    def example(self):
+        query, cache = torch.randn(2, self.heads, 1, self.size), torch.randn(2, 2, self.key_heads, 9, self.size)
+        return query, *cache
+
+
 def bert(**shape):
     return Text(randomise(BertModel(BertConfig(attn_implementation="eager", **shape))))
 
@@ -154,6 +173,7 @@ BUILDERS = {
     "minilm-random": (minilm_random, "minilm-random"),
     "deit-s": (deit_s, "deit-s"),
     "gpt2": (gpt2, "gpt2"),
+    "cached-attention": (lambda _: Cached(), "cached-attention"),
 }
 
 

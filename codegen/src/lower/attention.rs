@@ -1,5 +1,7 @@
 //! Attention through its templates, where operands are strided views: of any type of floats up to `f32`, or of 8-bit codes.
 
+use std::cell::{Cell, RefCell};
+
 use transc_ir::Value;
 use transc_ir::loops::{Access, KernelBuilder, Reg};
 use transc_ir::op::Op;
@@ -7,46 +9,48 @@ use transc_ir::scalar::Literal;
 use transc_ir::tensor::Node;
 use transc_ir::types::{DType, Dim};
 
-use super::Lowered;
-use super::element::{Elements, Lanes};
+use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::nest::results;
 use super::products::{MACS_PER_NS, finish, unrounded};
 use super::region::Region;
-use super::strided::strided;
+use super::strided::{Strided, strided};
+use super::{Lowered, Source};
 use crate::Target;
-use crate::template::attention::{self, AttentionProblem, floats, int8};
+use crate::template::attention::merge::{self, Records};
+use crate::template::attention::{self, AttentionProblem, few, floats, int8};
 
-/// The template's part: from operands, mask and epilogue.
-type Build<'a> =
-    dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<&mut attention::Mask<'_>>, &mut attention::Epilogue<'_>) + 'a;
-
-/// The kernel of an attention by its template; `None` where it does not fit.
-pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
+/// The kernels of an attention by its templates; `None` where it does not fit.
+pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Vec<Lowered>> {
     let operands = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
     let dtypes = operands.map(|x| r.ty(x).dtype);
     let dims = operands.map(|x| r.ty(x).dims.as_slice());
-    let flags = |p: &AttentionProblem| p.flags(node.operands.len() > 3);
+    let [q, k, v] = operands.map(|x| strided(r, x));
+    let root = r.roots()[0];
+    if r.ty(root).dims != r.ty(anchor).dims {
+        return None;
+    }
+    let mask = node.operands.get(3).copied();
+    let cx = Cx { r, anchor, root, views: [q?, k?, v?], mask, lanes: target.lanes(), stuck: Cell::new(None) };
     match &node.op {
         Op::Attention(a) => {
             if !dtypes.iter().all(|d| matches!(d, DType::F16 | DType::Bf16 | DType::F32)) {
                 return None;
             }
-            let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let p = AttentionProblem::new(a, dims);
+            if let Some(records) = few::parts(&p, target.lanes()).filter(|_| cx.fits_few()) {
+                return cx.in_parts(&p, records);
+            }
+            let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let engine = floats::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
             let s = floats::Schedule::choose(target.lanes(), engine, &p);
-            let named = (format!("{s}{}", flags(&p)), &p, s.rows());
-            kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
-                floats::build(kb, &p, s, x, mask, epilogue);
-            })
+            cx.whole(&s.to_string(), &p, s.rows(), &mut |kb, x, mask, epilogue| floats::build(kb, &p, s, x, mask, epilogue))
         }
         Op::IntAttention(a) => {
             let sizes = AttentionProblem::of_codes(a, dims);
             let s = int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
             let p = int8::Problem { sizes, op: a, dtypes };
-            let named = (format!("{s}{}", flags(&p.sizes)), &p.sizes, attention::ROWS);
-            kernel_of(r, (anchor, node), operands, target, named, &mut |kb, x, mask, epilogue| {
+            cx.whole(&s.to_string(), &p.sizes, attention::ROWS, &mut |kb, x, mask, epilogue| {
                 int8::build(kb, &p, s, x, mask, epilogue);
             })
         }
@@ -54,71 +58,151 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
     }
 }
 
-/// A kernel with this name, and units of so many query rows.
-fn kernel_of(
-    r: &Region,
-    (anchor, node): (Value, &Node),
-    [q, k, v]: [Value; 3],
-    target: &Target,
-    (name, p, rows): (String, &AttentionProblem, i64),
-    build: &mut Build<'_>,
-) -> Option<Lowered> {
-    let root = r.roots()[0];
-    if r.ty(root).dims != r.ty(anchor).dims {
-        return None;
+/// The template's part: from operands, mask and epilogue.
+type Build<'a> =
+    dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<&mut attention::Mask<'_>>, &mut attention::Epilogue<'_>) + 'a;
+
+/// What the kernels of an attention have in common.
+struct Cx<'r> {
+    r: &'r Region,
+    anchor: Value,
+    root: Value,
+    /// Queries, keys, values.
+    views: [Strided; 3],
+    mask: Option<Value>,
+    lanes: u16,
+    /// Set where an element could not be had.
+    stuck: Cell<Option<Stuck>>,
+}
+
+impl Cx<'_> {
+    /// One kernel, with units of so many query rows.
+    fn whole(&self, name: &str, p: &AttentionProblem, rows: i64, build: &mut Build<'_>) -> Option<Vec<Lowered>> {
+        let name = format!("{name}{}", p.flags(self.mask.is_some()));
+        let kernel = self.kernel(&name, p.extent(rows), macs(p), &mut |kb, e| {
+            let operands = self.operands(kb, &mut e.borrow_mut())?;
+            let mut epilogue = self.epilogue(kb, e);
+            let mut mask = self.mask(e);
+            build(kb, operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
+            Some(())
+        });
+        Some(vec![kernel?])
     }
-    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), p.extent(rows));
-    let mut e = Elements::new(&mut kb, r, target.lanes());
-    let operand = |x: Value, e: &mut Elements<'_>, kb: &mut KernelBuilder| {
-        let view = strided(r, x)?;
-        let strides: [Dim; 4] = view.strides.try_into().ok()?;
-        Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset, strides })
-    };
-    let (qo, ko, vo) = (operand(q, &mut e, &mut kb)?, operand(k, &mut e, &mut kb)?, operand(v, &mut e, &mut kb)?);
-    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let ty = r.ty(root).clone();
-    let e = std::cell::RefCell::new(e);
-    let stuck = std::cell::Cell::new(None);
-    let mut mask = |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
-        let m = node.operands[3];
-        let dims = r.ty(m).dims.clone();
-        let full = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: key, step: 1, aligned: true }];
-        let idx: Vec<Index> = dims
-            .iter()
-            .zip(&full[4 - dims.len()..])
-            .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
-            .collect();
-        let mut e = e.borrow_mut();
-        let mark = e.mark();
-        let x = e.at(kb, m, &idx, Lanes { n: lanes, count });
-        e.release(mark);
-        match x {
-            Ok(x) if r.ty(m).dtype == DType::Bool => {
-                let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
-                let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
-                kb.select(x, on, off)
+
+    /// True if few queries can be computed without packing.
+    fn fits_few(&self) -> bool {
+        let [_, k, v] = &self.views;
+        few::fits([&k.strides, &v.strides])
+    }
+
+    /// A kernel for parts of the keys, and one that joins what it leaves.
+    fn in_parts(&self, p: &AttentionProblem, records: Records) -> Option<Vec<Lowered>> {
+        self.r.between.replace(Some(records.ty(p)));
+        let between = |kb: &mut KernelBuilder, e: &RefCell<Elements<'_>>, access: Access| {
+            e.borrow_mut().args.push(Source::Between);
+            kb.param("parts", DType::F32, access)
+        };
+        let name = format!("attention_part{}{}", records.keys, p.flags(self.mask.is_some()));
+        let part = self.kernel(&name, records.extent(p), macs(p), &mut |kb, e| {
+            let operands = self.operands(kb, &mut e.borrow_mut())?;
+            let out = between(kb, e, Access::Write);
+            let mut mask = self.mask(e);
+            few::build_part(kb, (p, records), operands.each_ref(), mask.as_mut().map(|m| m as _), out);
+            Some(())
+        });
+        let sums = &(&records.rows(p) * &records.parts(p)) * &p.e;
+        let merge = self.kernel("attention_merge", records.rows(p), sums, &mut |kb, e| {
+            let from = between(kb, e, Access::Read);
+            let mut epilogue = self.epilogue(kb, e);
+            merge::build(kb, p, records, from, &mut epilogue);
+            Some(())
+        });
+        Some(vec![part?, merge?])
+    }
+
+    /// A kernel of so many multiply-adds.
+    fn kernel(
+        &self,
+        name: &str,
+        extent: Dim,
+        macs: Dim,
+        body: &mut dyn FnMut(&mut KernelBuilder, &RefCell<Elements<'_>>) -> Option<()>,
+    ) -> Option<Lowered> {
+        let mut kb = KernelBuilder::new(name, self.r.symbols.clone(), extent);
+        let e = RefCell::new(Elements::new(&mut kb, self.r, self.lanes));
+        body(&mut kb, &e)?;
+        if self.stuck.take().is_some() {
+            return None;
+        }
+        let args = e.into_inner().args;
+        Some(Lowered { kernel: kb.finish(), args, cost_ns: macs.floor_div(&(MACS_PER_NS / 2).into()) })
+    }
+
+    fn operands(&self, kb: &mut KernelBuilder, e: &mut Elements<'_>) -> Option<[attention::Operand; 3]> {
+        let mut operand = |view: &Strided| {
+            let strides: [Dim; 4] = view.strides.clone().try_into().ok()?;
+            Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset.clone(), strides })
+        };
+        let [q, k, v] = &self.views;
+        Some([operand(q)?, operand(k)?, operand(v)?])
+    }
+
+    /// Mask values of `[batch, head, query]` from a key on.
+    fn mask<'a>(
+        &'a self,
+        e: &'a RefCell<Elements<'_>>,
+    ) -> Option<impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a> {
+        let m = self.mask?;
+        let ty = self.r.ty(m);
+        Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
+            let full =
+                [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: key, step: 1, aligned: true }];
+            let idx: Vec<Index> = ty
+                .dims
+                .iter()
+                .zip(&full[4 - ty.rank()..])
+                .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
+                .collect();
+            let mut e = e.borrow_mut();
+            let mark = e.mark();
+            let x = e.at(kb, m, &idx, Lanes { n: lanes, count });
+            e.release(mark);
+            match x {
+                Ok(x) if ty.dtype == DType::Bool => {
+                    let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
+                    let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
+                    kb.select(x, on, off)
+                }
+                Ok(x) => kb.cast(DType::F32, x),
+                Err(s) => {
+                    self.stuck.set(Some(s));
+                    let zero = kb.lit(Literal::f32(0.0));
+                    kb.splat(lanes, zero)
+                }
             }
-            Ok(x) => kb.cast(DType::F32, x),
-            Err(s) => {
-                stuck.set(Some(s));
-                let zero = kb.lit(Literal::f32(0.0));
-                kb.splat(lanes, zero)
+        })
+    }
+
+    /// Stores results, with what follows the attention.
+    fn epilogue<'a>(
+        &'a self,
+        kb: &mut KernelBuilder,
+        e: &'a RefCell<Elements<'_>>,
+    ) -> impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a {
+        let (_, out) = results(kb, &mut e.borrow_mut(), Access::Write)[0];
+        let ty = self.r.ty(self.root);
+        move |kb, at, n, x, count| {
+            let idx =
+                [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
+            let x = kb.cast(self.r.ty(self.anchor).dtype, x);
+            if let Err(s) = finish(&mut e.borrow_mut(), kb, (self.anchor, self.root), out, ty, &idx, x, count) {
+                self.stuck.set(Some(s));
             }
         }
-    };
-    let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], n: Reg, x: Reg, count: Option<Reg>| {
-        let idx = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
-        let x = kb.cast(r.ty(anchor).dtype, x);
-        if let Err(s) = finish(&mut e.borrow_mut(), kb, (anchor, root), out, &ty, &idx, x, count) {
-            stuck.set(Some(s));
-        }
-    };
-    let masked: Option<&mut attention::Mask<'_>> = if node.operands.len() > 3 { Some(&mut mask) } else { None };
-    build(&mut kb, [&qo, &ko, &vo], masked, &mut epilogue);
-    if stuck.get().is_some() {
-        return None;
     }
-    let work = &(&(&p.b * &p.h) * &(&p.sq * &p.sk)) * &(&p.d + &p.e);
-    let args = e.into_inner().args;
-    Some(Lowered { kernel: kb.finish(), args, cost_ns: work.floor_div(&(MACS_PER_NS / 2).into()) })
+}
+
+/// Multiply-adds of an attention.
+fn macs(p: &AttentionProblem) -> Dim {
+    &(&(&p.b * &p.h) * &(&p.sq * &p.sk)) * &(&p.d + &p.e)
 }

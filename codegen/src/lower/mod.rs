@@ -1,4 +1,4 @@
-//! Lowering: every `fused` region becomes one kernel, through a template or the generic nest.
+//! Lowering: every `fused` region becomes a kernel, or two in a row, through a template or the generic nest.
 
 mod anchor;
 mod attention;
@@ -48,6 +48,8 @@ pub(crate) enum Source {
     Const(ConstId, Packing),
     /// The table of the region.
     Table,
+    /// The memory between the kernels of the region.
+    Between,
 }
 
 /// Lowers a module after the `fuse` pass.
@@ -105,39 +107,43 @@ fn lower_with(m: &Module, target: &Target, handed: &HashSet<Value>) -> Result<Pr
             };
             places[v.index()] = Some(place);
         }
-        let work = work::of(&region, &lowered.args);
-        let mut args = Vec::with_capacity(lowered.args.len());
-        for a in lowered.args {
-            let place = match a {
-                Source::Operand(i) => places[node.operands[i].index()],
-                Source::Result(i) => places[node.results[i].index()],
-                Source::Const(id, packing) => Some(Arg::Const(pack(&mut p, &mut packed, m, id, packing))),
-                Source::Table => region.table.take().map(|source| {
-                    p.consts.push(PackedConst { source, packing: Packing::Raw });
-                    Arg::Const(p.consts.len() - 1)
-                }),
-            };
-            args.push(place.ok_or_else(|| no_lowering(&node.op, f.ty(node.results[0]), &node.loc))?);
+        let between = region.between.borrow().clone().map(|ty| {
+            p.temps.push(ty);
+            Arg::Temp(p.temps.len() - 1)
+        });
+        for (i, lowered) in lowered.into_iter().enumerate() {
+            let work = work::of(&region, i == 0, &lowered.args);
+            let mut args = Vec::with_capacity(lowered.args.len());
+            for a in lowered.args {
+                let place = match a {
+                    Source::Operand(i) => places[node.operands[i].index()],
+                    Source::Result(i) => places[node.results[i].index()],
+                    Source::Const(id, packing) => Some(Arg::Const(pack(&mut p, &mut packed, m, id, packing))),
+                    Source::Table => region.table.take().map(|source| {
+                        p.consts.push(PackedConst { source, packing: Packing::Raw });
+                        Arg::Const(p.consts.len() - 1)
+                    }),
+                    Source::Between => between,
+                };
+                args.push(place.ok_or_else(|| no_lowering(&node.op, f.ty(node.results[0]), &node.loc))?);
+            }
+            let kernel = number(&mut p, &mut known, lowered.kernel);
+            let (cost_ns, tunable, loc) = (lowered.cost_ns, region.tunable.take(), node.loc.clone());
+            p.launches.push(Launch { kernel, args, cost_ns, work, tunable, loc });
         }
-        // Equal layers share one kernel: the name takes no part in the comparison.
-        let mut kernel = lowered.kernel;
-        let schedule = std::mem::take(&mut kernel.name);
-        let index = *known.entry(kernel.clone()).or_insert_with(|| {
-            kernel.name = format!("k{}_{schedule}", p.kernels.len());
-            p.kernels.push(kernel);
-            p.kernels.len() - 1
-        });
         p.layers.extend(region.layer.get().map(|l| (node.loc.clone(), l)));
-        p.launches.push(Launch {
-            kernel: index,
-            args,
-            cost_ns: lowered.cost_ns,
-            work,
-            tunable: region.tunable.take(),
-            loc: node.loc.clone(),
-        });
     }
     Ok(p)
+}
+
+/// The number of a kernel. Equal layers share one: the name takes no part in the comparison.
+fn number(p: &mut Program, known: &mut HashMap<Kernel, usize>, mut kernel: Kernel) -> usize {
+    let schedule = std::mem::take(&mut kernel.name);
+    *known.entry(kernel.clone()).or_insert_with(|| {
+        kernel.name = format!("k{}_{schedule}", p.kernels.len());
+        p.kernels.push(kernel);
+        p.kernels.len() - 1
+    })
 }
 
 /// The place of a constant in a layout; each pair is packed once.

@@ -17,10 +17,13 @@ use crate::{CodegenError, Target};
 /// Elements of one unit along the last axis.
 const CHUNK: i64 = 4096;
 
-/// Lowers one region.
-pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, CodegenError> {
+/// Lowers one region, to kernels that run one after the other.
+pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Vec<Lowered>, CodegenError> {
     let anchor = r.anchor.and_then(|v| r.body.def_node(v).map(|n| (v, n)));
-    let result = match anchor {
+    let one = match anchor {
+        Some((v, n)) if matches!(n.op, Op::Attention(_) | Op::IntAttention(_)) && !target.is_device() => {
+            return attention::lower(r, v, n, target).ok_or_else(|| no_lowering(&n.op, r.ty(v), &r.loc));
+        }
         _ if target.is_device() => device::lower(r, anchor, target),
         Some((v, n)) => match &n.op {
             Op::Contract(_) if r.handed != weights::Handed::default() => weights::product_of(r, v, n, target).ok_or(Stuck::Op(v)),
@@ -28,7 +31,6 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
                 .or_else(|| products::matmul_of(r, v, n, target))
                 .map_or_else(|| pointwise(r, target), Ok),
             Op::Conv(_) => conv::conv_of(r, v, n, target).map_or_else(|| pointwise(r, target), Ok),
-            Op::Attention(_) | Op::IntAttention(_) => attention::lower(r, v, n, target).ok_or(Stuck::Op(v)),
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Scan(_) => rows::lower(r, v, n, target),
             Op::TopK(_) => rows::top_k(r, n, target),
             Op::ScatterElements(_) | Op::ScatterNd(_) => rows::scatter(r, v, n, target),
@@ -38,7 +40,7 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Lowered, Codeg
         },
         None => pointwise(r, target),
     };
-    result.map_err(|_| {
+    one.map(|l| vec![l]).map_err(|_| {
         let (op, ty) = match anchor {
             Some((v, n)) => (n.op.clone(), r.ty(v).clone()),
             None => {

@@ -32,6 +32,8 @@ pub(crate) struct Region {
     pub(crate) tunable: Cell<Option<Tunable>>,
     /// Set by lowering where the end of the epilogue became a table.
     pub(crate) table: RefCell<Option<ConstData>>,
+    /// Set by lowering where the region becomes two kernels: the memory between them.
+    pub(crate) between: RefCell<Option<TensorType>>,
 }
 
 impl Region {
@@ -55,6 +57,7 @@ impl Region {
             layer: Cell::new(None),
             tunable: Cell::new(None),
             table: RefCell::new(None),
+            between: RefCell::new(None),
         }
     }
 
@@ -71,6 +74,7 @@ impl Region {
             layer: Cell::new(None),
             tunable: Cell::new(None),
             table: RefCell::new(None),
+            between: RefCell::new(None),
         }
     }
 

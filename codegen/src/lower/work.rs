@@ -9,9 +9,9 @@ use super::Source;
 use super::region::Region;
 use crate::program::{PackedConst, Work};
 
-/// The work of a region whose kernel reads and writes `args`.
-pub(super) fn of(r: &Region, args: &[Source]) -> Work {
-    let macs = macs_of(&r.body);
+/// The work of a kernel of a region that reads and writes `args`; the first one counts as the one that multiplies.
+pub(super) fn of(r: &Region, first: bool, args: &[Source]) -> Work {
+    let macs = if first { macs_of(&r.body) } else { Dim::from(0) };
     let macs = match r.layer.get() {
         Some(l) if l.sparse > 0 => (&macs * &Dim::from(l.macs.0)).floor_div(&Dim::from(l.macs.1)),
         _ => macs,
@@ -29,6 +29,7 @@ fn bytes(r: &Region, source: Source) -> Dim {
     match source {
         Source::Operand(i) => touched(r.body.params()[i].1),
         Source::Result(i) => whole(r.roots()[i]),
+        Source::Between => r.between.borrow().as_ref().map_or(0.into(), |t| &t.count() * &Dim::from(t.dtype.size_bytes())),
         Source::Table => Dim::from(r.table.borrow().as_ref().map_or(0, |t| t.bytes().len())),
         Source::Const(id, packing) => {
             let used = r.body.nodes().find(|(_, n)| matches!(&n.op, Op::Constant(c) if c.id == id));

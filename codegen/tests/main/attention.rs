@@ -60,7 +60,8 @@ fn attention_of_16_bit_floats() {
     }
 }
 
-/// Keys by row and by column, features that are no whole vectors, rows that see no key, and as many queries as the other form takes.
+/// Keys by row and by column, features that are no whole vectors, rows that see no key, more keys than a part has and parts of which a row sees none, and as
+/// many queries as the other form takes.
 #[test]
 fn attention_of_a_few_queries() {
     let rows = "2,2,M,D";
@@ -69,6 +70,8 @@ fn attention_of_a_few_queries() {
         ((1, 300, 64, 70), rows, "[0,1,2,3]", ("299", "0.0", true, "f32")),
         ((3, 37, 20, 21), "2,2,D,M", "[0,1,3,2]", ("34", "0.0", true, "f16")),
         ((4, 130, 8, 140), "2,M,2,D", "[0,2,1,3]", ("-2", "0.0", false, "f32")),
+        ((2, 1000, 64, 70), rows, "[0,1,2,3]", ("500", "0.0", false, "bf16")),
+        ((1, 2100, 16, 24), "2,2,D,M", "[0,1,3,2]", ("none", "0.0", true, "f32")),
         ((5, 37, 20, 21), "2,2,D,M", "[0,1,3,2]", ("-2", "0.0", true, "f32")),
     ] {
         let keys = keys.replace('D', &d.to_string());

@@ -157,9 +157,10 @@ pub fn build(
     let as_few = |kb: &mut KernelBuilder, mask: Option<&mut Mask<'_>>, epilogue: &mut Epilogue<'_>| {
         few::build(kb, (p, s.rows(), s.logits.lanes), of, mask, epilogue);
     };
+    let fits = few::fits([&of[1].strides, &of[2].strides]);
     match p.sq.as_const().map(|n| n <= few::FEW) {
-        Some(true) if few::fits(of) => as_few(kb, mask, epilogue),
-        None if few::fits(of) => {
+        Some(true) if fits => as_few(kb, mask, epilogue),
+        None if fits => {
             let (queries, most) = (kb.dim(&p.sq), kb.index(few::FEW));
             let small = kb.bin(BinOp::Le, queries, most);
             kb.if_(small, |kb| as_few(kb, mask.as_deref_mut(), epilogue), |_| {});

@@ -11,6 +11,7 @@ use super::tile;
 pub mod few;
 pub mod floats;
 pub mod int8;
+pub mod merge;
 
 /// Query rows of a unit, a multiple of the rows of every tile of vectors.
 pub const ROWS: i64 = 24;
