@@ -38,13 +38,15 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
                 return None;
             }
             let p = AttentionProblem::new(a, dims);
-            if let Some(records) = few::parts(&p, target.lanes()).filter(|_| cx.fits_few()) {
-                return cx.in_parts(&p, records);
-            }
             let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let engine = floats::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
             let s = floats::Schedule::choose(target.lanes(), engine, &p);
-            cx.whole(&s.to_string(), &p, s.rows(), &mut |kb, x, mask, epilogue| floats::build(kb, &p, s, x, mask, epilogue))
+            match few::parts(&p, target.lanes()).filter(|_| cx.fits_few()) {
+                Some(records) => cx.in_parts(&p, s, records),
+                None => cx.whole(&s.to_string(), &p, s.rows(), &mut |kb, x, mask, epilogue| {
+                    floats::build(kb, &p, (s, None), x, mask, epilogue);
+                }),
+            }
         }
         Op::IntAttention(a) => {
             let sizes = AttentionProblem::of_codes(a, dims);
@@ -95,19 +97,20 @@ impl Cx<'_> {
         few::fits([&k.strides, &v.strides])
     }
 
-    /// A kernel for parts of the keys, and one that joins what it leaves.
-    fn in_parts(&self, p: &AttentionProblem, records: Records) -> Option<Vec<Lowered>> {
+    /// A kernel that leaves records of parts of the keys where queries are few, and one that joins them.
+    fn in_parts(&self, p: &AttentionProblem, s: floats::Schedule, records: Records) -> Option<Vec<Lowered>> {
         self.r.between.replace(Some(records.ty(p)));
         let between = |kb: &mut KernelBuilder, e: &RefCell<Elements<'_>>, access: Access| {
             e.borrow_mut().args.push(Source::Between);
             kb.param("parts", DType::F32, access)
         };
-        let name = format!("attention_part{}{}", records.keys, p.flags(self.mask.is_some()));
-        let part = self.kernel(&name, records.extent(p), macs(p), &mut |kb, e| {
+        let name = format!("{s}{}_parts{}", p.flags(self.mask.is_some()), records.keys);
+        let part = self.kernel(&name, records.extent(p, s.rows()), macs(p), &mut |kb, e| {
             let operands = self.operands(kb, &mut e.borrow_mut())?;
             let out = between(kb, e, Access::Write);
+            let mut epilogue = self.epilogue(kb, e);
             let mut mask = self.mask(e);
-            few::build_part(kb, (p, records), operands.each_ref(), mask.as_mut().map(|m| m as _), out);
+            floats::build(kb, p, (s, Some((records, out))), operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
             Some(())
         });
         let sums = &(&records.rows(p) * &records.parts(p)) * &p.e;

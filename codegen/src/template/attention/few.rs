@@ -19,7 +19,8 @@ use super::super::tile;
 use super::super::transpose::transpose;
 use super::merge::Records;
 use super::{
-    AttentionProblem, Epilogue, Mask, Operand, Step, Unit, capped, each_step, larger, largest_lane, masked, visible_keys,
+    AttentionProblem, Epilogue, Mask, Operand, Step, Unit, capped, each_step, inverse, larger, largest_lane, masked, shift,
+    visible_keys,
 };
 use crate::math::softmax_exp;
 
@@ -40,17 +41,25 @@ pub fn fits([k, v]: [&[Dim]; 2]) -> bool {
     (k[3].is(1) || k[2].is(1)) && v[3].is(1)
 }
 
-/// The parts of the keys; `None` where queries may be many, or keys are no more than one part has.
+/// The parts of the keys; `None` where queries are many, or keys are no more than one part has.
 pub fn parts(p: &AttentionProblem, lanes: u16) -> Option<Records> {
-    p.sq.as_const().filter(|n| *n <= FEW)?;
+    // Of as many keys as queries there are few too.
+    if p.sk == p.sq || p.sq.as_const().is_some_and(|n| n > FEW) {
+        return None;
+    }
     let row = &(&p.d + &p.e) + &rows_of_key_head(p);
     let keys = (PART_BYTES / (4 * row.as_const()?).max(1) / STEP * STEP).clamp(STEP, 16 * STEP);
     p.sk.as_const().is_none_or(|n| n > keys).then_some(Records { keys, lanes })
 }
 
-/// Query rows of all heads that share a key head.
+/// Most query rows of all heads that share a key head.
 fn rows_of_key_head(p: &AttentionProblem) -> Dim {
-    &p.h.floor_div(&p.g) * &p.sq
+    &p.h.floor_div(&p.g) * &p.sq.as_const().unwrap_or(FEW).into()
+}
+
+/// 1 for sizes with few queries, 0 for others.
+pub fn is_few(p: &AttentionProblem) -> Dim {
+    (&Dim::from(FEW + 1) - &p.sq).max_with(&0.into()).min_with(&1.into())
 }
 
 /// Scratch memory, with a row for each row of a unit.
@@ -125,7 +134,7 @@ pub fn build(
             let [keys, values] = bases.map(|var| kb.get(var));
             let cache = Cache { keys: (k, keys), values: (v, values), first: zero, count: kb.dim(&p.sk) };
             a.unit(kb, q, &unit, &cache, &mut |kb, at, [top, total], sums| {
-                let inverse = inverse(kb, p, top, total);
+                let inverse = inverse(kb, p.clear, top, total);
                 each_vector(kb, &p.e, lanes, &mut |kb, n, count| {
                     let from = kb.add(sums.1, n);
                     let (x, factor) = (kb.load(sums.0, from, lanes), kb.splat(lanes, inverse));
@@ -137,7 +146,8 @@ pub fn build(
     });
 }
 
-/// Builds the body of a kernel that leaves `records` of parts of so many keys. Its extent must be [`Records::extent`].
+/// Builds the body of a kernel that leaves `records` of parts of the keys. Its extent must be [`Records::extent`], and no more than [`FEW`] queries there when it
+/// runs.
 pub fn build_part(
     kb: &mut KernelBuilder,
     (p, records): (&AttentionProblem, Records),
@@ -145,8 +155,8 @@ pub fn build_part(
     mask: Option<&mut Mask<'_>>,
     out: Buf,
 ) {
-    let (group, rows) = (p.h.floor_div(&p.g), rows_of_key_head(p));
-    let mut a = Parts::new(kb, (p, records.lanes), (&rows, &records.keys.into()), mask);
+    let group = p.h.floor_div(&p.g);
+    let mut a = Parts::new(kb, (p, records.lanes), (&rows_of_key_head(p), &records.keys.into()), mask);
     let parts = records.parts(p);
     let (lo, hi, zero) = (kb.lo(), kb.hi(), kb.index(0));
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
@@ -157,26 +167,11 @@ pub fn build_part(
         let left = kb.sub(all, first);
         let count = kb.bin(BinOp::Min, left, most);
         let [keys, values] = [k, v].map(|x| x.at(kb, &[b, g, first, zero]));
-        let (group, rows) = (kb.dim(&group), kb.dim(&rows));
+        let (rows, group) = (kb.dim(&(&group * &p.sq)), kb.dim(&group));
         let unit = Unit { b, h: kb.mul(g, group), row: zero, rows };
         let cache = Cache { keys: (k, keys), values: (v, values), first, count };
         a.unit(kb, q, &unit, &cache, &mut |kb, at, found, sums| records.store(kb, p, (at, part), found, sums, out));
     });
-}
-
-/// What the weighted sums of a row are multiplied by: NaN for a row that sees no key, or zero if it is to be cleared.
-pub(super) fn inverse(kb: &mut KernelBuilder, p: &AttentionProblem, top: Reg, total: Reg) -> Reg {
-    let (lowest, none, one) = (kb.num(Ty::F32, f64::NEG_INFINITY), kb.num(Ty::F32, 0.0), kb.num(Ty::F32, 1.0));
-    let inverse = kb.bin(BinOp::Div, one, total);
-    let hidden = kb.bin(BinOp::Eq, top, lowest);
-    if p.clear { kb.select(hidden, none, inverse) } else { inverse }
-}
-
-/// The number that is taken from logits before `e^x`: the largest, or zero if all are `-inf`.
-pub(super) fn shift(kb: &mut KernelBuilder, top: Reg) -> Reg {
-    let (lowest, none) = (kb.num(Ty::F32, f64::NEG_INFINITY), kb.num(Ty::F32, 0.0));
-    let hidden = kb.bin(BinOp::Eq, top, lowest);
-    kb.select(hidden, none, top)
 }
 
 /// Takes the vectors of a row of `len` elements: first element, and active lanes for one that is not whole.

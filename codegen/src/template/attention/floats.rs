@@ -21,9 +21,10 @@ use transc_ir::types::{DType, Dim};
 use super::super::amx::{self, Registers};
 use super::super::groups::{self, Form, Group};
 use super::super::tile::{self, Source, TileInput, TileShape};
+use super::merge::Records;
 use super::{
-    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, larger, largest_lane, masked, seen_keys,
-    visible_keys,
+    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, capped, each_step, few, inverse, larger, largest_lane, masked,
+    seen_keys, shift, visible_keys,
 };
 use crate::math::softmax_exp;
 
@@ -145,17 +146,18 @@ struct KeyBlock {
     padded: Reg,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`AttentionProblem::extent`].
+/// Builds the kernel's body. Its extent must be [`AttentionProblem::extent`], or where it leaves records of few queries [`Records::extent`].
 pub fn build(
     kb: &mut KernelBuilder,
     p: &AttentionProblem,
-    s: Schedule,
+    (s, records): (Schedule, Option<(Records, Buf)>),
     of: [&Operand; 3],
     mut mask: Option<&mut Mask<'_>>,
     epilogue: &mut Epilogue<'_>,
 ) {
-    let as_few = |kb: &mut KernelBuilder, mask: Option<&mut Mask<'_>>, epilogue: &mut Epilogue<'_>| {
-        few::build(kb, (p, s.rows(), s.logits.lanes), of, mask, epilogue);
+    let as_few = |kb: &mut KernelBuilder, mask: Option<&mut Mask<'_>>, epilogue: &mut Epilogue<'_>| match records {
+        Some((records, out)) => few::build_part(kb, (p, records), of, mask, out),
+        None => few::build(kb, (p, s.rows(), s.logits.lanes), of, mask, epilogue),
     };
     let fits = few::fits([&of[1].strides, &of[2].strides]);
     match p.sq.as_const().map(|n| n <= few::FEW) {
@@ -377,13 +379,11 @@ impl Parts<'_, '_, '_> {
             let top = self.largest(kb, u, block, r, base);
             kb.store(self.memory.block, r, top);
         });
-        self.each_state(kb, &mut |kb, m, j, ty| {
+        self.each_state(kb, &mut |kb, m, j, _| {
             let (before, block) = (kb.load(m.top, j, lanes), kb.load(m.block, j, lanes));
             let top = larger(kb, block, before);
             kb.store(m.top, j, top);
-            let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
-            let hidden = kb.bin(BinOp::Eq, top, lowest);
-            let shift = kb.select(hidden, none, top);
+            let shift = shift(kb, top);
             kb.store(m.shift, j, shift);
             let fall = kb.sub(before, shift);
             let factor = softmax_exp(kb, fall);
@@ -546,17 +546,12 @@ impl Parts<'_, '_, '_> {
         );
     }
 
-    /// Divides the sums by those of the weights. A row that sees no key gives NaN, from 0 times infinity, or 0 if it is to be cleared.
+    /// Divides the sums by those of the weights.
     fn results(&self, kb: &mut KernelBuilder, u: &Unit, epilogue: &mut Epilogue<'_>) {
         let (p, shape) = (self.p, self.s.values);
         self.each_state(kb, &mut |kb, m, j, ty| {
-            let (one, total) = (kb.num(ty, 1.0), kb.load(m.total, j, ty.lanes));
-            let mut inverse = kb.bin(BinOp::Div, one, total);
-            if p.clear {
-                let (top, lowest, none) = (kb.load(m.top, j, ty.lanes), kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
-                let hidden = kb.bin(BinOp::Eq, top, lowest);
-                inverse = kb.select(hidden, none, inverse);
-            }
+            let (top, total) = (kb.load(m.top, j, ty.lanes), kb.load(m.total, j, ty.lanes));
+            let inverse = inverse(kb, p.clear, top, total);
             kb.store(m.factor, j, inverse);
         });
         let (zero, features) = (kb.index(0), kb.dim(&p.e));

@@ -18,7 +18,8 @@ use super::super::coded_product::{Product, Side};
 use super::super::groups::Group;
 use super::super::tile::{self, Source, TileShape};
 use super::{
-    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, each_step, larger, largest_lane, masked, seen_keys, visible_keys,
+    AttentionProblem, Epilogue, Mask, Operand, ROWS, Step, Unit, each_step, inverse, larger, largest_lane, masked, seen_keys,
+    shift, visible_keys,
 };
 use crate::math::softmax_exp;
 
@@ -277,9 +278,7 @@ impl Parts<'_, '_, '_> {
         self.fold_rows(kb, rows, f64::NEG_INFINITY, self.tops, (&larger, &largest_lane));
         self.each_vector(kb, &|kb, j| {
             let top = kb.load(self.tops, j, lanes);
-            let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
-            let hidden = kb.bin(BinOp::Eq, top, lowest);
-            let shift = kb.select(hidden, none, top);
+            let shift = shift(kb, top);
             kb.store(self.factors, j, shift);
         });
         kb.for_(zero, rows, 1, Unroll::No, |kb, r| {
@@ -297,16 +296,9 @@ impl Parts<'_, '_, '_> {
         });
         self.fold_rows(kb, rows, 0.0, self.factors, (&|kb, x, y| kb.add(x, y), &|kb, x| kb.reduce(ReduceOp::Add, x)));
         self.each_vector(kb, &|kb, j| {
-            let (one, scale, total) = (kb.num(ty, 1.0), kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
-            let total = kb.mul(total, scale);
-            // Infinite for a row that sees no key: its weights are NaN, as 0 times infinity, unless it is to be cleared.
-            let mut inverse = kb.bin(BinOp::Div, one, total);
-            if op.clear {
-                let (lowest, none) = (kb.num(ty, f64::NEG_INFINITY), kb.num(ty, 0.0));
-                let top = kb.load(self.tops, j, lanes);
-                let hidden = kb.bin(BinOp::Eq, top, lowest);
-                inverse = kb.select(hidden, none, inverse);
-            }
+            let (scale, total) = (kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
+            let (top, total) = (kb.load(self.tops, j, lanes), kb.mul(total, scale));
+            let inverse = inverse(kb, op.clear, top, total);
             kb.store(self.factors, j, inverse);
         });
         kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.codes(kb, r));

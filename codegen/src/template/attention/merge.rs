@@ -9,8 +9,8 @@ use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::types::{DType, Dim};
 
 use super::super::tile;
-use super::few::{inverse, shift, sums};
-use super::{AttentionProblem, Epilogue, larger};
+use super::few::{is_few, sums};
+use super::{AttentionProblem, Epilogue, inverse, larger, shift};
 use crate::math::softmax_exp;
 
 /// The records of an attention, `[batch, head, query, part]`: largest logit, sum of weights, and in the following vectors the weighted sums.
@@ -28,14 +28,16 @@ impl Records {
         p.sk.ceil_div(&self.keys.into())
     }
 
-    /// Number of independent units of the kernel that writes them.
-    pub fn extent(self, p: &AttentionProblem) -> Dim {
-        &(&p.b * &p.g) * &self.parts(p)
+    /// Number of independent units of the kernel that writes them; where queries are not few, it has units of so many query rows.
+    pub fn extent(self, p: &AttentionProblem, rows: i64) -> Dim {
+        let few = is_few(p);
+        let many = &Dim::from(1) - &few;
+        &(&(&(&p.b * &p.g) * &self.parts(p)) * &few) + &(&p.extent(rows) * &many)
     }
 
-    /// Number of independent units of the kernel that reads them.
+    /// Number of independent units of the kernel that reads them, none where queries are not few.
     pub fn rows(self, p: &AttentionProblem) -> Dim {
-        &(&p.b * &p.h) * &p.sq
+        &(&(&p.b * &p.h) * &p.sq) * &is_few(p)
     }
 
     /// Elements of a record.
@@ -119,7 +121,7 @@ pub fn build(kb: &mut KernelBuilder, p: &AttentionProblem, records: Records, fro
             kb.set(total, new);
         });
         let total = kb.get(total);
-        let inverse = inverse(kb, p, top, total);
+        let inverse = inverse(kb, p.clear, top, total);
         let (width, features) = (kb.index(lanes.into()), kb.dim(&p.e));
         let base = kb.add(base, width);
         sums(kb, lanes, (from, base, stride), (factors, zero, count), features, &mut |kb, n, x, live| {

@@ -236,3 +236,23 @@ fn largest_lane(kb: &mut KernelBuilder, mut x: Reg) -> Reg {
     }
     kb.push(Inst::Extract(x, 0))
 }
+
+/// What is taken from logits before `e^x`: the largest of them, or zero if all are `-inf`.
+fn shift(kb: &mut KernelBuilder, top: Reg) -> Reg {
+    let (lowest, none) = (kb.num(kb.ty(top), f64::NEG_INFINITY), kb.num(kb.ty(top), 0.0));
+    let hidden = kb.bin(BinOp::Eq, top, lowest);
+    kb.select(hidden, none, top)
+}
+
+/// What weighted sums are multiplied by: one over the sum of the weights. It is infinite for a row that sees no key, whose sums are zero and so become NaN, unless
+/// the row is to be cleared.
+fn inverse(kb: &mut KernelBuilder, clear: bool, top: Reg, total: Reg) -> Reg {
+    let one = kb.num(kb.ty(total), 1.0);
+    let inverse = kb.bin(BinOp::Div, one, total);
+    if !clear {
+        return inverse;
+    }
+    let (lowest, none) = (kb.num(kb.ty(top), f64::NEG_INFINITY), kb.num(kb.ty(top), 0.0));
+    let hidden = kb.bin(BinOp::Eq, top, lowest);
+    kb.select(hidden, none, inverse)
+}
