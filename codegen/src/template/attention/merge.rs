@@ -1,7 +1,7 @@
 //! Joins what attentions over parts of the keys leave.
 //!
 //! **Contract.** The record of a row and a part has the largest logit `m`, the sum of weights `l = sum e^(x - m)`, and the weighted sums `o = sum e^(x - m) v` of
-//! its keys. With the largest `m` of all parts as `M`, the result is `sum e^(m - M) o / sum e^(m - M) l` (LeanAttention, Sanovar et al. 2024, section 4; the
+//! its keys. With the largest `m` of all parts as `M`, the result is `sum e^(m - M) o / sum e^(m - M) l` (LeanAttention, Sanovar et al. 2024; the
 //! same algebra as the blocks of FlashAttention-2), summed in the order of the parts. A row that sees no key gives NaN, or zeros on request.
 
 use transc_ir::TensorType;
