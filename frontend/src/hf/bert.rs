@@ -432,7 +432,7 @@ impl Model<'_> {
         let inner = c.count("inner_group_num", 1, MAX_LAYERS)?;
         (0..self.layers).try_fold(x, |x, i| {
             let group = (i as f64 / (self.layers as f64 / groups as f64)) as usize;
-            self.block.stack(l, &format!("{}.{group}.albert_layers", self.m.layer), inner, x, sight)
+            l.round(i, |l| self.block.stack(l, &format!("{}.{group}.albert_layers", self.m.layer), inner, x, sight))
         })
     }
 

@@ -33,11 +33,9 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, head: Head) -> Result<()> {
     };
     let layers = c.count(c.named(["n_layer", "num_hidden_layers"]), 12, MAX_LAYERS)?;
     let positions = c.count(c.named(["n_positions", "max_position_embeddings"]), 1024, MAX_WIDTH)?;
-    for (field, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
-        if c.flag(field).is_some_and(|v| v != usual) {
-            return Err(Config::unsupported(format!("field `{field}` asks for an attention scale that is not supported")));
-        }
-    }
+    // The logits may be scaled by the size of a head or not, and by the number of the layer.
+    let head_scale = if c.flag("scale_attn_weights") == Some(false) { 1.0 } else { 1.0 / ((width / block.heads) as f64).sqrt() };
+    let by_layer = c.flag("scale_attn_by_inverse_layer_idx") == Some(true);
     let ids = l.tokens("input_ids", head, positions)?;
     let mask = l.tokens("attention_mask", head, positions)?;
     let base = l.base(&["transformer"], "wte.weight");
@@ -45,9 +43,13 @@ pub(crate) fn build(l: &mut Layers<'_>, c: &Config, head: Head) -> Result<()> {
         let x = l.embedding("wte.weight", [ANY, width], ids)?;
         let index = l.positions(ids)?;
         let p = l.embedding("wpe.weight", [positions, width], index)?;
-        let x = l.plus(x, p)?;
-        let sight = Sight { mask: Some(l.mask_bias(mask)?), causal: c.is_causal(), ..Sight::default() };
-        let x = block.stack(l, "h", layers, x, sight)?;
+        let mut x = l.plus(x, p)?;
+        let mask = Some(l.mask_bias(mask)?);
+        for i in 0..layers {
+            let scale = if by_layer { head_scale / (i + 1) as f64 } else { head_scale };
+            let sight = Sight { mask, causal: c.is_causal(), scale: Some(scale), softcap: None };
+            x = l.scope(&format!("h.{i}"), |l| block.layer(l, x, sight))?;
+        }
         l.layer_norm("ln_f", x, block.epsilon)
     })?;
     let table = l.under(base, "wte.weight");

@@ -35,7 +35,7 @@ pub(crate) enum Head {
 }
 
 /// By the end of the architecture's name; the first that fits.
-const ENDS: [(&str, Head); 13] = [
+const ENDS: [(&str, Head); 12] = [
     ("ForCausalLM", Head::CausalLm),
     ("LMHeadModel", Head::CausalLm),
     ("ForMaskedLM", Head::MaskedLm),
@@ -48,14 +48,16 @@ const ENDS: [(&str, Head); 13] = [
     ("ForImageClassificationWithTeacher", Head::Teacher),
     ("ModelWithProjection", Head::Projection),
     ("Model", Head::None),
-    ("", Head::None),
 ];
 
 impl Head {
     /// The head of an architecture; `None` if no recipe has it.
     pub(crate) fn of(architecture: &str) -> Option<Self> {
-        let named = |end: &str| if end.is_empty() { architecture.is_empty() } else { architecture.ends_with(end) };
-        ENDS.iter().find(|(end, _)| named(end)).map(|(_, head)| *head)
+        if architecture.is_empty() {
+            return Some(Self::None);
+        }
+        let fits = |end: &str| architecture.ends_with(end) && !architecture.ends_with("HeadsModel");
+        ENDS.iter().find(|(end, _)| fits(end)).map(|(_, head)| *head)
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) b: Builder<'a>,
     pub(crate) weights: Weights,
     pub(crate) prefix: String,
+    /// What stands before that path in the provenance of layers that share their weights with others.
+    pub(crate) round: String,
     /// The dims of the inputs.
     pub(crate) symbols: Ranges,
     /// The weights that are constants already.
@@ -40,11 +42,25 @@ impl Layers<'_> {
         }
         let outer = self.prefix.clone();
         self.prefix = format!("{outer}{name}.");
-        self.b.loc = Loc::new(self.prefix.trim_end_matches('.'));
+        self.place();
         let out = f(self);
-        self.b.loc = Loc::new(outer.trim_end_matches('.'));
         self.prefix = outer;
+        self.place();
         out
+    }
+
+    /// Runs `f` for layer `i` of several that share their weights.
+    pub(crate) fn round<T>(&mut self, i: usize, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.round = format!("layers.{i}.");
+        let out = f(self);
+        self.round.clear();
+        self.place();
+        out
+    }
+
+    /// New nodes come from the current layer.
+    fn place(&mut self) {
+        self.b.loc = Loc::new(format!("{}{}", self.round, self.prefix).trim_end_matches('.'));
     }
 
     /// The path of the body in the file, which is told by a weight of it; empty in files of bare bodies.

@@ -110,6 +110,7 @@ fn build(dir: &Path, config: &Config, weights: Weights) -> Result<Module> {
         b: Builder::new(&mut func, &mut consts),
         weights,
         prefix: String::new(),
+        round: String::new(),
         symbols: Ranges::new(),
         known: BTreeMap::new(),
     };
