@@ -10,10 +10,10 @@ pub(crate) type Activation = fn(&mut BodyBuilder, Ref) -> Ref;
 
 /// The functions; names that differ in how they are computed there, not in what, stand together.
 const ACTIVATIONS: &[(&[&str], Activation)] = &[
-    (&["gelu", "gelu_python"], |f, x| gelu_erf(f, DType::F32, x)),
+    (&["gelu", "gelu_python"], gelu),
     (&["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate"], |f, x| gelu_tanh(f, DType::F32, x)),
     (&["gelu_10"], |f, x| {
-        let y = gelu_erf(f, DType::F32, x);
+        let y = gelu(f, x);
         between(f, y, -10.0, 10.0)
     }),
     (&["hardswish"], |f, x| hard_swish(f, DType::F32, x)),
@@ -49,6 +49,10 @@ pub(crate) fn find(name: &str) -> Option<Activation> {
 /// All names.
 pub(crate) fn names() -> String {
     ACTIVATIONS.iter().flat_map(|(names, _)| *names).copied().collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn gelu(f: &mut BodyBuilder, x: Ref) -> Ref {
+    gelu_erf(f, DType::F32, x)
 }
 
 pub(crate) fn relu(f: &mut BodyBuilder, x: Ref) -> Ref {

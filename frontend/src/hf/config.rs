@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 use transc_ir::diag::{Diagnostic, Fault};
 
 use super::activations::{self, Activation};
-use super::{Recipe, Result, bert, clip, gpt2, llama, problem, vit};
+use super::{Result, problem};
 
 /// Largest size of a layer, of a table, or number of heads that a config may ask for.
 pub(crate) const MAX_WIDTH: usize = 1 << 20;
@@ -14,6 +14,8 @@ pub(crate) const MAX_WIDTH: usize = 1 << 20;
 const MAX_EXTENT: usize = 1 << 16;
 /// Most layers that a config may ask for.
 pub(crate) const MAX_LAYERS: usize = 4096;
+/// Longest sequence where positions need no table.
+pub(crate) const MAX_POSITIONS: usize = 1 << 30;
 
 /// The file.
 pub(crate) const FILE: &str = "config.json";
@@ -46,14 +48,10 @@ impl Config {
         problem("T0405", Fault::Invalid, FILE, format!("field `{field}` {what}"), "")
     }
 
-    /// A positive integer up to `max`; `default` stands in for an absent field, none means that the field is required.
-    pub(crate) fn count(&self, field: &str, default: Option<usize>, max: usize) -> Result<usize> {
-        let value = match (self.fields.get(field), default) {
-            (None | Some(Json::Null), Some(d)) => return Ok(d),
-            (None | Some(Json::Null), None) => return Err(Self::bad(field, "is missing")),
-            (Some(v), _) => v.as_u64().and_then(|v| usize::try_from(v).ok()),
-        };
-        match value {
+    /// A positive integer up to `max`, `default` if it is absent or null.
+    pub(crate) fn count(&self, field: &str, default: usize, max: usize) -> Result<usize> {
+        let Some(value) = self.field(field) else { return Ok(default) };
+        match value.as_u64().and_then(|v| usize::try_from(v).ok()) {
             Some(v) if v > max => {
                 Err(problem("T0403", Fault::Limit, FILE, format!("field `{field}` is {v}, more than the limit of {max}"), ""))
             }
@@ -65,7 +63,7 @@ impl Config {
     /// Height and width: one number for both, or two.
     pub(crate) fn extents(&self, field: &str, default: usize) -> Result<[usize; 2]> {
         let Some(Json::Array(both)) = self.fields.get(field) else {
-            return Ok([self.count(field, Some(default), MAX_EXTENT)?; 2]);
+            return Ok([self.count(field, default, MAX_EXTENT)?; 2]);
         };
         let extent = |v: &Json| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=MAX_EXTENT).contains(v));
         match both.iter().map(extent).collect::<Option<Vec<_>>>().as_deref() {
@@ -80,8 +78,8 @@ impl Config {
     }
 
     /// A number of heads, which divides the width that they share.
-    pub(crate) fn heads(&self, field: &str, width: usize) -> Result<usize> {
-        let heads = self.count(field, None, MAX_WIDTH)?;
+    pub(crate) fn heads(&self, field: &str, default: usize, width: usize) -> Result<usize> {
+        let heads = self.count(field, default, MAX_WIDTH)?;
         if width.is_multiple_of(heads) {
             Ok(heads)
         } else {
@@ -89,19 +87,28 @@ impl Config {
         }
     }
 
-    /// A positive finite number.
+    /// A finite number of at least 0, `default` if it is absent or null.
     pub(crate) fn epsilon(&self, field: &str, default: f64) -> Result<f64> {
+        self.field(field).map_or(Ok(default), |v| {
+            v.as_f64().filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| Self::bad(field, "is not a finite number >= 0"))
+        })
+    }
+
+    /// A positive number that null turns off.
+    pub(crate) fn option(&self, field: &str, absent: Option<f64>) -> Result<Option<f64>> {
         match self.fields.get(field) {
-            None | Some(Json::Null) => Ok(default),
+            None => Ok(absent),
+            Some(Json::Null) => Ok(None),
             Some(v) => {
-                v.as_f64().filter(|v| v.is_finite() && *v >= 0.0).ok_or_else(|| Self::bad(field, "is not a finite number >= 0"))
+                let v = v.as_f64().filter(|v| v.is_finite() && *v > 0.0);
+                v.map(Some).ok_or_else(|| Self::bad(field, "is not a positive number"))
             }
         }
     }
 
-    /// An integer that may be absent, such as a token id.
-    pub(crate) fn id(&self, field: &str) -> Option<i64> {
-        self.fields.get(field).and_then(Json::as_i64)
+    /// An integer that may be null, such as a token id.
+    pub(crate) fn id(&self, field: &str, absent: Option<i64>) -> Option<i64> {
+        self.fields.get(field).map_or(absent, Json::as_i64)
     }
 
     /// A text field, empty if absent.
@@ -118,20 +125,30 @@ impl Config {
         })
     }
 
-    /// The recipe for the architecture.
-    pub(crate) fn recipe(&self) -> Result<Recipe> {
-        let architecture = self.fields.get("architectures").and_then(|a| a.get(0)).and_then(Json::as_str).unwrap_or("");
-        let model_type = self.text("model_type");
-        let recipe = bert::Model::find(model_type, architecture).map(Recipe::Bert);
-        let recipe = recipe.or_else(|| clip::Model::find(model_type, architecture).map(Recipe::Clip));
-        let recipe = recipe.or_else(|| gpt2::Model::find(model_type, architecture).map(Recipe::Gpt2));
-        let recipe = recipe.or_else(|| llama::Model::find(model_type, architecture).map(Recipe::Llama));
-        recipe.or_else(|| vit::Model::find(model_type, architecture).map(Recipe::Vit)).ok_or_else(|| {
-            let message = format!("describes `{architecture}` (model_type `{model_type}`), which has no importer");
-            let help = "folders of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ViT, DeiT, CLIP's text tower, GPT-2, Llama, Mistral, \
-                        Qwen2, Qwen3 and Gemma can be imported; export other models to ONNX";
-            problem("T0401", Fault::Unsupported, FILE, message, help)
-        })
+    /// The name of the model's class, empty if absent.
+    pub(crate) fn architecture(&self) -> &str {
+        self.fields.get("architectures").and_then(|a| a.get(0)).and_then(Json::as_str).unwrap_or("")
+    }
+
+    /// Which kind of attention layer `i` has, where the config lists it.
+    pub(crate) fn layer_type(&self, i: usize) -> Option<&str> {
+        self.field("layer_types")?.get(i)?.as_str()
+    }
+
+    /// The config of a part of the model, empty where there is none; in old files `<part>_dict` stands above `<part>`.
+    pub(crate) fn part(&self, name: &str) -> Self {
+        let fields = self.object(&format!("{name}_dict")).or_else(|| self.object(name));
+        Self { fields: fields.cloned().unwrap_or_default() }
+    }
+
+    /// False if the model of a decoder looks ahead.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.flag("is_causal") != Some(false)
+    }
+
+    /// The error for a field that asks for what no recipe does.
+    pub(crate) fn unsupported(what: impl Into<String>) -> Box<Diagnostic> {
+        problem("T0401", Fault::Unsupported, FILE, what, "export the model to ONNX")
     }
 
     /// A field that is true or false.
@@ -152,13 +169,5 @@ impl Config {
     /// True if a field is there to say that it has no value.
     pub(crate) fn is_null(&self, field: &str) -> bool {
         self.fields.get(field).is_some_and(Json::is_null)
-    }
-
-    /// The longest sequence of a text model; `None` for image models.
-    pub(crate) fn max_seq(&self) -> Option<i64> {
-        let positions = self.id("max_position_embeddings").or_else(|| self.id("n_positions")).filter(|v| *v > 0)?;
-        // RoBERTa's table starts behind the padding index.
-        let reserved = if self.text("model_type").contains("roberta") { self.id("pad_token_id").unwrap_or(1) + 1 } else { 0 };
-        Some((positions - reserved).max(1))
     }
 }

@@ -1,94 +1,58 @@
 //! GPT-2 (Radford et al. 2019). One pass over whole sequences, without a cache.
 
-use transc_ir::Value;
-use transc_ir::diag::Fault;
-use transc_ir::op::Slice;
-use transc_ir::scalar::BinOp;
-
+use super::Result;
+use super::attention::Sight;
+use super::block::{Block, Names};
 use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
-use super::layers::{Layers, typed};
-use super::{Result, input, problem, tokens};
+use super::heads::{Head, Tops};
+use super::layers::Layers;
+use super::weights::ANY;
 
-/// GPT-2, with the language model's head or without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Model {
-    head: bool,
-}
-
-impl Model {
-    /// The model for a `model_type` and architecture.
-    pub(crate) fn find(model_type: &str, architecture: &str) -> Option<Self> {
-        match (model_type, architecture) {
-            ("gpt2", "GPT2LMHeadModel") => Some(Self { head: true }),
-            ("gpt2", "GPT2Model") => Some(Self { head: false }),
-            _ => None,
-        }
-    }
-}
+const NAMES: Names = Names {
+    qkv: &["attn.c_attn"],
+    out: "attn.c_proj",
+    norms: ["ln_1", "ln_2"],
+    up: "mlp.c_fc",
+    down: "mlp.c_proj",
+    scales: None,
+    in_out: true,
+};
 
 /// Builds the model.
-pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
-    let width = c.count(c.named(["n_embd", "hidden_size"]), None, MAX_WIDTH)?;
-    let heads = c.heads(c.named(["n_head", "num_attention_heads"]), width)?;
-    let layers = c.count(c.named(["n_layer", "num_hidden_layers"]), None, MAX_LAYERS)?;
-    let inner = c.count("n_inner", Some(4 * width), MAX_WIDTH)?;
-    let positions = c.count(c.named(["n_positions", "max_position_embeddings"]), Some(1024), MAX_WIDTH)?;
-    let epsilon = c.epsilon("layer_norm_epsilon", 1e-5)?;
-    let activation = c.activation("activation_function", "gelu_new")?;
-    for (field, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
-        if c.flag(field).is_some_and(|v| v != usual) {
-            let message = format!("field `{field}` asks for an attention scale that is not supported");
-            return Err(problem("T0401", Fault::Unsupported, "config.json", message, "export the model to ONNX"));
-        }
-    }
-    let ids = input(l, "input_ids", tokens());
-    let mask = input(l, "attention_mask", tokens());
-    let nested = l.weights.has("transformer.wte.weight");
-    let decode = |l: &mut Layers<'_>| -> Result<Value> {
-        let x = l.embedding("wte.weight", [usize::MAX, width], ids)?;
+pub(crate) fn build(l: &mut Layers<'_>, c: &Config, head: Head) -> Result<()> {
+    let width = c.count(c.named(["n_embd", "hidden_size"]), 768, MAX_WIDTH)?;
+    let block = Block {
+        names: &NAMES,
+        width,
+        heads: c.heads(c.named(["n_head", "num_attention_heads"]), 12, width)?,
+        inner: c.count("n_inner", 4 * width, MAX_WIDTH)?,
+        epsilon: c.epsilon("layer_norm_epsilon", 1e-5)?,
+        activation: c.activation("activation_function", "gelu_new")?,
+        norm_first: true,
+        gated: false,
+    };
+    let layers = c.count(c.named(["n_layer", "num_hidden_layers"]), 12, MAX_LAYERS)?;
+    let positions = c.count(c.named(["n_positions", "max_position_embeddings"]), 1024, MAX_WIDTH)?;
+    // The logits may be scaled by the size of a head or not, and by the number of the layer.
+    let head_scale = if c.flag("scale_attn_weights") == Some(false) { 1.0 } else { 1.0 / ((width / block.heads) as f64).sqrt() };
+    let by_layer = c.flag("scale_attn_by_inverse_layer_idx") == Some(true);
+    let ids = l.tokens("input_ids", head, positions)?;
+    let mask = l.tokens("attention_mask", head, positions)?;
+    let base = l.base(&["transformer"], "wte.weight");
+    let hidden = l.scope(base, |l| {
+        let x = l.embedding("wte.weight", [ANY, width], ids)?;
         let index = l.positions(ids)?;
         let p = l.embedding("wpe.weight", [positions, width], index)?;
-        let mut x = typed(l.b.bin(BinOp::Add, x, p))?;
-        let bias = l.mask_bias(mask)?;
+        let mut x = l.plus(x, p)?;
+        let mask = Some(l.mask_bias(mask)?);
         for i in 0..layers {
-            x = l.scope(&format!("h.{i}"), |l| {
-                let h = l.layer_norm("ln_1", x, width, epsilon)?;
-                let qkv = l.linear_in_out("attn.c_attn", h, width, 3 * width)?;
-                let parts = split(l, qkv, width, heads)?;
-                let h = l.attend(parts, Some(bias), Some(0.into()))?;
-                let h = l.linear_in_out("attn.c_proj", h, width, width)?;
-                let x = typed(l.b.bin(BinOp::Add, h, x))?;
-                let h = l.layer_norm("ln_2", x, width, epsilon)?;
-                let h = l.linear_in_out("mlp.c_fc", h, width, inner)?;
-                let h = l.activate(activation, h)?;
-                let h = l.linear_in_out("mlp.c_proj", h, inner, width)?;
-                typed(l.b.bin(BinOp::Add, x, h))
-            })?;
+            let scale = if by_layer { head_scale / (i + 1) as f64 } else { head_scale };
+            let sight = Sight { mask, causal: c.is_causal(), scale: Some(scale), softcap: None };
+            x = l.scope(&format!("h.{i}"), |l| block.layer(l, x, sight))?;
         }
-        l.layer_norm("ln_f", x, width, epsilon)
-    };
-    let hidden = if nested { l.scope("transformer", decode)? } else { decode(l)? };
-    if !model.head {
-        l.output("last_hidden_state", hidden);
-        return Ok(());
-    }
-    let table = if nested { "transformer.wte.weight" } else { "wte.weight" };
-    let vocabulary = l.weights.get(table, &[usize::MAX, width])?.dims()[0];
-    let head = if l.weights.has("lm_head.weight") { "lm_head.weight" } else { table };
-    let logits = l.project(head, hidden, [vocabulary, width])?;
-    l.output("logits", logits);
-    Ok(())
-}
-
-/// Query, key and value heads of the packed projection `[B, S, 3*width]`.
-fn split(l: &mut Layers<'_>, qkv: Value, width: usize, heads: usize) -> Result<[Value; 3]> {
-    let dims = l.b.ty(qkv).dims.clone();
-    let mut parts = [qkv; 3];
-    for (i, part) in parts.iter_mut().enumerate() {
-        let starts = vec![0.into(), 0.into(), (i * width).into()];
-        let sizes = vec![dims[0].clone(), dims[1].clone(), width.into()];
-        let x = typed(l.b.add(Slice { starts, sizes, steps: vec![1; 3] }, &[qkv]))?;
-        *part = l.split_heads(x, heads)?;
-    }
-    Ok(parts)
+        l.layer_norm("ln_f", x, block.epsilon)
+    })?;
+    let table = l.under(base, "wte.weight");
+    let tops = Tops { words: "lm_head", table: &table, tied: true, classes: "classifier", pad: None, softcap: None };
+    l.top_off(c, head, hidden, ids, &tops)
 }

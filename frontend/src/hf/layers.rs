@@ -1,14 +1,17 @@
 //! Building blocks shared by the recipes.
 
+use std::collections::BTreeMap;
+
 use transc_ir::Value;
 use transc_ir::diag::{Diagnostic, Fault};
-use transc_ir::op::{Attention, Contract, Gather, Iota, LayerNorm, Map, Real, TypeError};
-use transc_ir::scalar::{BinOp, Body, Literal};
-use transc_ir::tensor::{Builder, Loc};
-use transc_ir::types::{DType, Dim};
+use transc_ir::op::{Contract, Gather, Iota, LayerNorm, Map, Real, Reduce, ReduceKind, Scan, Slice, TypeError};
+use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
+use transc_ir::tensor::{Builder, ConstData, Loc};
+use transc_ir::types::{DType, Dim, Ranges};
 
 use super::activations::Activation;
-use super::weights::Weights;
+use super::config::FILE;
+use super::weights::{ANY, Weights};
 use super::{Result, problem};
 
 /// A function under construction with the weights that it uses. `prefix` is the path of the current layer, ending in a dot.
@@ -16,60 +19,125 @@ pub(crate) struct Layers<'a> {
     pub(crate) b: Builder<'a>,
     pub(crate) weights: Weights,
     pub(crate) prefix: String,
+    /// What stands before that path in the provenance of layers that share their weights with others.
+    pub(crate) round: String,
+    /// The dims of the inputs.
+    pub(crate) symbols: Ranges,
+    /// The weights that are constants already.
+    pub(crate) known: BTreeMap<String, Value>,
 }
 
 /// The recipes build well-typed graphs; a type error means that config and weights describe another model than the recipe's.
 pub(crate) fn typed<T>(r: std::result::Result<T, TypeError>) -> Result<T> {
     r.map_err(|e: TypeError| -> Box<Diagnostic> {
-        problem(e.code, Fault::Invalid, "config.json", e.message, "the config does not fit itself")
+        problem(e.code, Fault::Invalid, FILE, e.message, "the config does not fit itself")
     })
 }
 
 impl Layers<'_> {
-    /// Runs `f` inside a sub-layer: provenance and weight names get its path.
+    /// Runs `f` inside a sub-layer, if it has a name: provenance and weight names get its path.
     pub(crate) fn scope<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if name.is_empty() {
+            return f(self);
+        }
         let outer = self.prefix.clone();
         self.prefix = format!("{outer}{name}.");
-        self.b.loc = Loc::new(self.prefix.trim_end_matches('.'));
+        self.place();
         let out = f(self);
-        self.b.loc = Loc::new(outer.trim_end_matches('.'));
         self.prefix = outer;
+        self.place();
         out
+    }
+
+    /// Runs `f` for layer `i` of several that share their weights.
+    pub(crate) fn round<T>(&mut self, i: usize, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.round = format!("layers.{i}.");
+        let out = f(self);
+        self.round.clear();
+        self.place();
+        out
+    }
+
+    /// New nodes come from the current layer.
+    fn place(&mut self) {
+        self.b.loc = Loc::new(format!("{}{}", self.round, self.prefix).trim_end_matches('.'));
+    }
+
+    /// The path of the body in the file, which is told by a weight of it; empty in files of bare bodies.
+    pub(crate) fn base(&self, paths: &[&'static str], weight: &str) -> &'static str {
+        paths.iter().find(|p| self.weights.has(&self.under(p, weight))).copied().unwrap_or("")
+    }
+
+    /// The full name of a weight of the current layer.
+    pub(crate) fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name of a weight below a path that may be empty.
+    pub(crate) fn under(&self, path: &str, name: &str) -> String {
+        if path.is_empty() { self.full(name) } else { self.full(&format!("{path}.{name}")) }
+    }
+
+    /// True if the file has this weight of the current layer.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.has(&self.full(name))
     }
 
     /// A weight of the current layer as a value.
     pub(crate) fn weight(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
-        let name = format!("{}{name}", self.prefix);
-        let data = self.weights.get(&name, dims)?;
-        typed(self.b.constant(&name, data))
+        let name = self.full(name);
+        self.named(&name, dims)
     }
 
-    /// `x W^T + b` with `W[out, in]`; the bias may be absent.
-    pub(crate) fn linear(&mut self, name: &str, x: Value, inp: usize, out: usize) -> Result<Value> {
+    /// The weight of this full name as a value, one for all its uses.
+    fn named(&mut self, name: &str, dims: &[usize]) -> Result<Value> {
+        if let Some(v) = self.known.get(name) {
+            let have = &self.b.ty(*v).dims;
+            if have.len() == dims.len() && have.iter().zip(dims).all(|(h, d)| *d == ANY || h.as_usize() == Some(*d)) {
+                return Ok(*v);
+            }
+        }
+        let data = self.weights.get(name, dims)?;
+        let v = self.constant(name, data)?;
+        self.known.insert(name.into(), v);
+        Ok(v)
+    }
+
+    /// A constant.
+    pub(crate) fn constant(&mut self, name: &str, data: ConstData) -> Result<Value> {
+        typed(self.b.constant(name, data))
+    }
+
+    /// The extent of the last axis, which is a number in all hidden states.
+    pub(crate) fn width(&self, x: Value) -> usize {
+        self.b.ty(x).dims.last().and_then(Dim::as_usize).unwrap_or(ANY)
+    }
+
+    /// `x W^T + b` with `W[out, in]` (any number of rows for [`ANY`]); the bias may be absent.
+    pub(crate) fn linear(&mut self, name: &str, x: Value, out: usize) -> Result<Value> {
         self.scope(name, |l| {
-            let y = l.project(&format!("{}weight", l.prefix), x, [out, inp])?;
-            l.biased(y, out)
+            let y = l.project(&l.full("weight"), x, out)?;
+            l.biased(y)
         })
     }
 
     /// `x W + b` with `W[in, out]`; the bias may be absent.
-    pub(crate) fn linear_in_out(&mut self, name: &str, x: Value, inp: usize, out: usize) -> Result<Value> {
+    pub(crate) fn linear_in_out(&mut self, name: &str, x: Value, out: usize) -> Result<Value> {
         self.scope(name, |l| {
-            let w = l.weight("weight", &[inp, out])?;
+            let w = l.weight("weight", &[l.width(x), out])?;
             let y = l.contract_last(x, w, false)?;
-            l.biased(y, out)
+            l.biased(y)
         })
     }
 
     /// `x W^T` with the weight `W[out, in]` of this full name.
-    pub(crate) fn project(&mut self, weight: &str, x: Value, dims: [usize; 2]) -> Result<Value> {
-        let data = self.weights.get(weight, &dims)?;
-        let w = typed(self.b.constant(weight, data))?;
+    pub(crate) fn project(&mut self, weight: &str, x: Value, out: usize) -> Result<Value> {
+        let w = self.named(weight, &[out, self.width(x)])?;
         self.contract_last(x, w, true)
     }
 
     /// Contracts the last axis of `x` with the rows of `w[in, out]`, or of `w[out, in]` if that is transposed.
-    fn contract_last(&mut self, x: Value, w: Value, transposed: bool) -> Result<Value> {
+    pub(crate) fn contract_last(&mut self, x: Value, w: Value, transposed: bool) -> Result<Value> {
         let rank = self.b.ty(x).rank() as u8;
         let lhs: Vec<u8> = (0..rank).collect();
         let (k, n) = (rank - 1, rank);
@@ -80,53 +148,45 @@ impl Layers<'_> {
     }
 
     /// Adds the bias of the current layer, if it has one.
-    fn biased(&mut self, y: Value, out: usize) -> Result<Value> {
-        if !self.weights.has(&format!("{}bias", self.prefix)) {
+    pub(crate) fn biased(&mut self, y: Value) -> Result<Value> {
+        if !self.has("bias") {
             return Ok(y);
         }
-        let bias = self.weight("bias", &[out])?;
-        typed(self.b.bin(BinOp::Add, y, bias))
+        let bias = self.weight("bias", &[self.width(y)])?;
+        self.plus(y, bias)
+    }
+
+    /// The sum of two tensors.
+    pub(crate) fn plus(&mut self, a: Value, b: Value) -> Result<Value> {
+        typed(self.b.bin(BinOp::Add, a, b))
+    }
+
+    /// The product of two tensors, element by element.
+    pub(crate) fn times(&mut self, a: Value, b: Value) -> Result<Value> {
+        typed(self.b.bin(BinOp::Mul, a, b))
     }
 
     /// Layer norm over the last axis.
-    pub(crate) fn layer_norm(&mut self, name: &str, x: Value, width: usize, epsilon: f64) -> Result<Value> {
+    pub(crate) fn layer_norm(&mut self, name: &str, x: Value, epsilon: f64) -> Result<Value> {
+        self.norm(name, x, epsilon, true)
+    }
+
+    /// Layer norm over the last axis, with a bias or without.
+    pub(crate) fn norm(&mut self, name: &str, x: Value, epsilon: f64, biased: bool) -> Result<Value> {
+        let width = self.width(x);
         self.scope(name, |l| {
             // The names of TensorFlow, as the first published files have them.
-            let names = if l.weights.has(&format!("{}gamma", l.prefix)) { ["gamma", "beta"] } else { ["weight", "bias"] };
-            let (scale, bias) = (l.weight(names[0], &[width])?, l.weight(names[1], &[width])?);
+            let names = if l.has("gamma") { ["gamma", "beta"] } else { ["weight", "bias"] };
+            let mut operands = vec![x];
+            for name in &names[..1 + usize::from(biased)] {
+                operands.push(l.weight(name, &[width])?);
+            }
             let axis = l.b.ty(x).rank() - 1;
-            typed(l.b.add(LayerNorm { axis, epsilon: Real(epsilon) }, &[x, scale, bias]))
+            typed(l.b.add(LayerNorm { axis, epsilon: Real(epsilon) }, &operands))
         })
     }
 
-    /// `[B, S, heads*d]` to `[B, heads, S, d]`.
-    pub(crate) fn split_heads(&mut self, x: Value, heads: usize) -> Result<Value> {
-        let dims = self.b.ty(x).dims.clone();
-        let d = dims[2].floor_div(&heads.into());
-        let x = typed(self.b.reshape(x, vec![dims[0].clone(), dims[1].clone(), heads.into(), d]))?;
-        typed(self.b.transpose(x, &[0, 2, 1, 3]))
-    }
-
-    /// Attention over `[B, S, width]` projections, back to `[B, S, width]`.
-    pub(crate) fn attention(&mut self, qkv: [Value; 3], mask: Option<Value>, heads: usize, causal: bool) -> Result<Value> {
-        let mut split = qkv;
-        for x in &mut split {
-            *x = self.split_heads(*x, heads)?;
-        }
-        self.attend(split, mask, causal.then(|| 0.into()))
-    }
-
-    /// Attention over split heads `q[B, H, S, d]`, `k` and `v[B, G, S, d]`, scaled by `1/sqrt d`, back to `[B, S, H*d]`.
-    pub(crate) fn attend(&mut self, [q, k, v]: [Value; 3], mask: Option<Value>, causal: Option<Dim>) -> Result<Value> {
-        let dims = self.b.ty(q).dims.clone();
-        let scale = 1.0 / (dims[3].as_const().unwrap_or(1) as f64).sqrt();
-        let operands: Vec<Value> = [q, k, v].into_iter().chain(mask).collect();
-        let y = typed(self.b.add(Attention { scale: Real(scale), causal, softcap: Real(0.0), clear: true }, &operands))?;
-        let y = typed(self.b.transpose(y, &[0, 2, 1, 3]))?;
-        typed(self.b.reshape(y, vec![dims[0].clone(), dims[2].clone(), &dims[1] * &dims[3]]))
-    }
-
-    /// Rows of table `name[extent, width]` (any extent for `usize::MAX`) at the indices.
+    /// Rows of table `name[extent, width]` at the indices.
     pub(crate) fn embedding(&mut self, name: &str, [extent, width]: [usize; 2], index: Value) -> Result<Value> {
         let table = self.weight(name, &[extent, width])?;
         typed(self.b.add(Gather { axis: 0 }, &[table, index]))
@@ -138,34 +198,19 @@ impl Layers<'_> {
         typed(self.b.add(Iota { dims: vec![seq], axis: 0 }, &[]))
     }
 
-    /// `attention_mask[B, S]` as an additive mask `[B, 1, 1, S]`: 0 where set, the lowest `f32` elsewhere, as transformers does it.
-    pub(crate) fn mask_bias(&mut self, mask: Value) -> Result<Value> {
-        let dims = self.b.ty(mask).dims.clone();
+    /// Places of the elements of `x[B, S]` that are not `none`, counted from `start + 1` on; those of the others are `start`.
+    pub(crate) fn counted(&mut self, x: Value, none: i64, start: i64) -> Result<Value> {
         let mut f = Body::builder(1);
-        let (m, zero) = (f.arg(0), f.lit(Literal::i64(0)));
-        let keep = f.bin(BinOp::Ne, m, zero);
-        let bias = keep_or_lowest(&mut f, keep);
-        let bias = typed(self.b.add(Map { body: f.finish(bias) }, &[mask]))?;
-        typed(self.b.reshape(bias, vec![dims[0].clone(), 1.into(), 1.into(), dims[1].clone()]))
-    }
-
-    /// As [`Layers::mask_bias`], and a query sees itself and the `window - 1` keys before it (Beltagy et al. 2020): `[B, 1, S, S]`.
-    pub(crate) fn window_bias(&mut self, mask: Value, window: usize) -> Result<Value> {
-        let dims = self.b.ty(mask).dims.clone();
-        let keys = self.positions(mask)?;
-        let queries = typed(self.b.reshape(keys, vec![dims[1].clone(), 1.into()]))?;
-        let mask = typed(self.b.reshape(mask, vec![dims[0].clone(), 1.into(), 1.into(), dims[1].clone()]))?;
-        let mut f = Body::builder(3);
-        let (m, i, j) = (f.arg(0), f.arg(1), f.arg(2));
-        let (zero, window) = (f.lit(Literal::i64(0)), f.lit(Literal::i64(window as i64)));
-        let age = f.bin(BinOp::Sub, i, j);
-        let near = f.bin(BinOp::Lt, age, window);
-        let valid = f.bin(BinOp::Ne, m, zero);
-        let past = f.bin(BinOp::Le, zero, age);
-        let near = f.bin(BinOp::And, past, near);
-        let keep = f.bin(BinOp::And, valid, near);
-        let bias = keep_or_lowest(&mut f, keep);
-        typed(self.b.add(Map { body: f.finish(bias) }, &[mask, queries, keys]))
+        let (x0, none) = (f.arg(0), f.lit(Literal::i64(none)));
+        let real = f.bin(BinOp::Ne, x0, none);
+        let real = f.cast(DType::I64, real);
+        let real = typed(self.b.add(Map { body: f.finish(real) }, &[x]))?;
+        let count = typed(self.b.add(Scan { kind: ReduceKind::Sum, axis: 1, exclusive: false, reverse: false }, &[real]))?;
+        let mut f = Body::builder(2);
+        let (n, real_arg, start) = (f.arg(0), f.arg(1), f.lit(Literal::i64(start)));
+        let n = f.bin(BinOp::Mul, n, real_arg);
+        let n = f.bin(BinOp::Add, n, start);
+        typed(self.b.add(Map { body: f.finish(n) }, &[count, real]))
     }
 
     /// An activation.
@@ -176,24 +221,75 @@ impl Layers<'_> {
         typed(self.b.add(Map { body: f.finish(result) }, &[x]))
     }
 
+    /// A gated unit (Shazeer 2020): the first half of the last axis, activated, times the second.
+    pub(crate) fn gated(&mut self, a: Activation, x: Value) -> Result<Value> {
+        let half = self.width(x) / 2;
+        let [gate, up] = self.split(x, [half; 2])?;
+        let gate = self.activate(a, gate)?;
+        self.times(gate, up)
+    }
+
+    /// The gated unit whose three layers stand apart.
+    pub(crate) fn gated_unit(&mut self, x: Value, inner: usize, a: Activation) -> Result<Value> {
+        let gate = self.linear("gate_proj", x, inner)?;
+        let gate = self.activate(a, gate)?;
+        let up = self.linear("up_proj", x, inner)?;
+        let h = self.times(gate, up)?;
+        self.linear("down_proj", h, self.width(x))
+    }
+
+    /// `x` times a number.
+    pub(crate) fn scaled(&mut self, x: Value, factor: f64) -> Result<Value> {
+        let mut f = Body::builder(1);
+        let (x0, factor) = (f.arg(0), f.lit(Literal::from_f64(DType::F32, factor)));
+        let y = f.bin(BinOp::Mul, x0, factor);
+        typed(self.b.add(Map { body: f.finish(y) }, &[x]))
+    }
+
+    /// `cap * tanh(x / cap)`.
+    pub(crate) fn soft_cap(&mut self, x: Value, cap: f64) -> Result<Value> {
+        let mut f = Body::builder(1);
+        let (x0, cap) = (f.arg(0), f.num(DType::F32, cap));
+        let y = f.bin(BinOp::Div, x0, cap);
+        let y = f.un(UnOp::Tanh, y);
+        let y = f.bin(BinOp::Mul, y, cap);
+        typed(self.b.add(Map { body: f.finish(y) }, &[x]))
+    }
+
+    /// `size` elements from `start` on along an axis.
+    pub(crate) fn cut(&mut self, x: Value, axis: usize, start: impl Into<Dim>, size: impl Into<Dim>) -> Result<Value> {
+        let mut sizes = self.b.ty(x).dims.clone();
+        let mut starts = vec![Dim::from(0); sizes.len()];
+        (starts[axis], sizes[axis]) = (start.into(), size.into());
+        let steps = vec![1; sizes.len()];
+        typed(self.b.add(Slice { starts, sizes, steps }, &[x]))
+    }
+
+    /// Neighbouring parts of the last axis.
+    pub(crate) fn split<const N: usize>(&mut self, x: Value, sizes: [usize; N]) -> Result<[Value; N]> {
+        let axis = self.b.ty(x).rank() - 1;
+        let (mut parts, mut start) = ([x; N], 0);
+        for (part, size) in parts.iter_mut().zip(sizes) {
+            *part = self.cut(x, axis, start, size)?;
+            start += size;
+        }
+        Ok(parts)
+    }
+
     /// Row `i` of axis 1: `[B, S, W]` to `[B, W]`.
-    pub(crate) fn token(&mut self, x: Value, i: i64) -> Result<Value> {
+    pub(crate) fn token(&mut self, x: Value, i: impl Into<Dim>) -> Result<Value> {
         let dims = self.b.ty(x).dims.clone();
-        let mut sizes = dims.clone();
-        sizes[1] = Dim::from(1);
-        let starts = vec![0.into(), i.into(), 0.into()];
-        let row = typed(self.b.add(transc_ir::op::Slice { starts, sizes, steps: vec![1; 3] }, &[x]))?;
+        let row = self.cut(x, 1, i, 1)?;
         typed(self.b.reshape(row, vec![dims[0].clone(), dims[2].clone()]))
+    }
+
+    /// The sum over an axis.
+    pub(crate) fn sum(&mut self, x: Value, axis: usize, keep: bool) -> Result<Value> {
+        typed(self.b.add(Reduce { kind: ReduceKind::Sum, axes: vec![axis], keep }, &[x]))
     }
 
     /// Declares an output.
     pub(crate) fn output(&mut self, name: &str, v: Value) {
         self.b.func.add_result(name, v);
     }
-}
-
-/// 0 where `keep`, the lowest `f32` elsewhere.
-fn keep_or_lowest(f: &mut transc_ir::scalar::BodyBuilder, keep: transc_ir::scalar::Ref) -> transc_ir::scalar::Ref {
-    let (on, off) = (f.num(DType::F32, 0.0), f.lit(Literal::f32(f32::MIN)));
-    f.select(keep, on, off)
 }

@@ -1,261 +1,221 @@
-//! Decoder-only language models with rotary positions and RMS norm: Llama (Touvron et al. 2023), Mistral (Jiang et al. 2023), Qwen2
-//! (Yang et al. 2024), Qwen3 (Yang et al. 2025) and Gemma (Mesnard et al. 2024). One pass over whole sequences, without a cache.
+//! Decoders with rotary positions and RMS norms, whose members are in `members.rs`. One pass over whole sequences, without a cache.
 
 use transc_ir::Value;
-use transc_ir::diag::Fault;
-use transc_ir::op::{Map, Real, RmsNorm, Rope};
-use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
-use transc_ir::tensor::ConstData;
-use transc_ir::types::{DType, TensorType};
+use transc_ir::op::{Map, Real, RmsNorm};
+use transc_ir::scalar::{BinOp, Body};
+use transc_ir::types::DType;
 
-use super::activations::Activation;
-use super::config::{Config, MAX_LAYERS, MAX_WIDTH};
+use super::Result;
+use super::activations::{Activation, find};
+use super::attention::Sight;
+use super::config::{Config, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH};
+use super::heads::{Head, Tops};
 use super::layers::{Layers, typed};
-use super::rope::{Rotations, rotations};
-use super::{Result, input, problem, tokens};
-use crate::activations::gelu_tanh;
+use super::members::Member;
+use super::moe::Experts;
+use super::rope::{self, Kind, Turns, Wanted};
+use super::weights::ANY;
 
-/// Members of the family, which differ in what a config leaves out and in windows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
-    Llama,
-    /// All layers have a window.
-    Mistral,
-    /// Some layers have a window, where that is asked for.
-    Qwen2,
-    Qwen3,
-    /// Norm weights are stored minus 1, embeddings scaled by the root of the width.
-    Gemma,
-}
+/// The layers that see all keys, and those with a window, where their rotations differ.
+const KINDS: [Kind; 2] = [
+    Kind { name: "full_attention", theta: "rope_theta", stretched: true },
+    Kind { name: "sliding_attention", theta: "rope_local_base_freq", stretched: false },
+];
 
-/// Keys that a windowed layer sees where the config does not say.
-const WINDOW: usize = 4096;
-/// The first layer of Qwen with a window, likewise.
-const FIRST_WINDOWED: i64 = 28;
-
-/// A model of the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Model {
-    member: Member,
-    /// With the language model's head on top.
-    head: bool,
-}
-
-impl Model {
-    /// The model for a `model_type` and architecture.
-    pub(crate) fn find(model_type: &str, architecture: &str) -> Option<Self> {
-        let member = match model_type {
-            "llama" => Member::Llama,
-            "mistral" => Member::Mistral,
-            "qwen2" => Member::Qwen2,
-            "qwen3" => Member::Qwen3,
-            "gemma" => Member::Gemma,
-            _ => return None,
-        };
-        let head = match architecture.split_once("For").map(|(_, h)| h) {
-            None => false,
-            Some("CausalLM") => true,
-            Some(_) => return None,
-        };
-        Some(Self { member, head })
-    }
-
-    fn is_gemma(self) -> bool {
-        self.member == Member::Gemma
-    }
-
-    /// How many of the latest keys a windowed layer sees, and which layers have that window; `None` if none has.
-    fn window(self, c: &Config, layers: usize) -> Result<Option<(usize, Vec<bool>)>> {
-        let given = || c.count("sliding_window", Some(WINDOW), 1 << 30);
-        Ok(match self.member {
-            Member::Llama | Member::Gemma => None,
-            Member::Mistral if c.is_null("sliding_window") => None,
-            Member::Mistral => Some((given()?, vec![true; layers])),
-            Member::Qwen2 | Member::Qwen3 => {
-                if c.flag("use_sliding_window") != Some(true) || c.is_null("sliding_window") {
-                    return Ok(None);
-                }
-                let kinds = c.field("layer_types");
-                let first = c.id("max_window_layers").unwrap_or(FIRST_WINDOWED);
-                let windowed = |i: usize| {
-                    let kind = kinds.and_then(|t| t.get(i)).and_then(|k| k.as_str());
-                    kind.map_or(i as i64 >= first, |k| k == "sliding_attention")
-                };
-                Some((given()?, (0..layers).map(windowed).collect()))
-            }
-        }
-        .filter(|(_, which)| which.contains(&true)))
-    }
-}
-
-struct Sizes {
+/// A model of the family with its sizes.
+struct Model<'a> {
+    m: &'a Member,
     width: usize,
     heads: usize,
     key_heads: usize,
     head_dim: usize,
+    /// Features of a head that are rotated.
+    rotated: usize,
     inner: usize,
+    layers: usize,
+    positions: usize,
     epsilon: f64,
     activation: Activation,
+    /// Of the logits of attention and of words.
+    softcaps: [Option<f64>; 2],
+    experts: Option<Experts>,
 }
 
-impl Sizes {
-    fn read(c: &Config, model: Model) -> Result<Self> {
-        let width = c.count("hidden_size", None, MAX_WIDTH)?;
-        let heads = c.count("num_attention_heads", None, MAX_WIDTH)?;
-        let key_heads = c.count("num_key_value_heads", Some(heads), MAX_WIDTH)?;
-        let usual_dim = match model.member {
-            Member::Qwen3 => 128,
-            Member::Gemma => 256,
-            _ => (width / heads).max(1),
-        };
-        let sizes = Self {
+impl<'a> Model<'a> {
+    fn read(c: &Config, m: &'a Member) -> Result<Self> {
+        let width = c.count("hidden_size", m.sizes.width, MAX_WIDTH)?;
+        let heads = c.count("num_attention_heads", m.sizes.heads, MAX_WIDTH)?;
+        let or = |size: usize, other: usize| if size == 0 { other } else { size };
+        // Null means as many as heads, too.
+        let key_heads = if c.is_null("num_key_value_heads") { heads } else { or(m.sizes.key_heads, heads) };
+        let key_heads = c.count("num_key_value_heads", key_heads, MAX_WIDTH)?;
+        let head_dim = c.count("head_dim", or(m.sizes.head_dim, (width / heads).max(1)), MAX_WIDTH)?;
+        let (field, usual) = m.activation;
+        // The first files of Gemma name the exact gelu and mean the approximation.
+        let legacy = m.gemma && field == "hidden_act" && c.text(field) == "gelu";
+        let activation = if legacy { find(usual) } else { None };
+        // Of these, Phi-3 alone turns a part of a head.
+        let rotated = if m.fused { rope::rotated(c, "partial_rotary_factor", 1.0, head_dim)? } else { head_dim };
+        if !heads.is_multiple_of(key_heads) {
+            return Err(Config::bad("num_key_value_heads", format!("is {key_heads}, which does not divide the {heads} heads")));
+        }
+        if !rotated.is_multiple_of(2) {
+            return Err(Config::bad("head_dim", format!("asks for rotations of {rotated} features, which are no pairs")));
+        }
+        Ok(Self {
+            m,
             width,
             heads,
             key_heads,
-            head_dim: c.count("head_dim", Some(usual_dim), MAX_WIDTH)?,
-            inner: c.count("intermediate_size", None, MAX_WIDTH)?,
-            epsilon: c.epsilon("rms_norm_eps", 1e-6)?,
-            activation: match (model.is_gemma(), c.text("hidden_act")) {
-                // Its first files name the exact gelu and mean the approximation.
-                (true, "" | "gelu") => |f, x| gelu_tanh(f, DType::F32, x),
-                _ => c.activation("hidden_act", "silu")?,
+            head_dim,
+            rotated,
+            inner: c.count("intermediate_size", m.sizes.inner, MAX_WIDTH)?,
+            layers: c.count("num_hidden_layers", m.sizes.layers, MAX_LAYERS)?,
+            positions: c.count("max_position_embeddings", m.sizes.positions, MAX_POSITIONS)?,
+            epsilon: c.epsilon("rms_norm_eps", m.epsilon)?,
+            activation: activation.map_or_else(|| c.activation(field, usual), Ok)?,
+            softcaps: {
+                let [(attention, usual), (words, usual_of_words)] = m.softcaps;
+                [c.option(attention, usual)?, c.option(words, usual_of_words)?]
             },
-        };
-        if heads % key_heads != 0 || !sizes.head_dim.is_multiple_of(2) {
-            let message = format!("{heads} heads of {} features do not fit {key_heads} key heads", sizes.head_dim);
-            return Err(problem("T0405", Fault::Invalid, "config.json", message, ""));
-        }
-        Ok(sizes)
+            experts: m.experts.map(|kinds| Experts::read(c, kinds)).transpose()?,
+        })
     }
 }
 
-/// What all layers share.
+/// What layers of one kind share.
+#[derive(Clone, Copy)]
 struct Shared {
-    /// The mask of padding.
-    bias: Value,
-    /// The mask of padding, window and future, if a layer has a window.
-    windowed: Option<Value>,
-    /// A token sees those before it only.
-    causal: bool,
-    cos: Value,
-    sin: Value,
+    sight: Sight,
+    turns: Turns,
 }
 
-/// Builds the model.
-pub(crate) fn build(l: &mut Layers<'_>, c: &Config, model: Model) -> Result<()> {
-    let s = Sizes::read(c, model)?;
-    let layers = c.count("num_hidden_layers", None, MAX_LAYERS)?;
-    let ids = input(l, "input_ids", tokens());
-    let mask = input(l, "attention_mask", tokens());
-    let both_ways = c.flag("is_causal") == Some(false) || model.is_gemma() && c.flag("use_bidirectional_attention") == Some(true);
-    let causal = !both_ways;
-    let window = model.window(c, layers)?;
-    if both_ways && window.is_some() {
-        let message = "looks ahead in layers with a window, which is not supported";
-        return Err(problem("T0401", Fault::Unsupported, "config.json", message, "export the model to ONNX"));
-    }
-    let table = if l.weights.has("model.embed_tokens.weight") { "model.embed_tokens.weight" } else { "embed_tokens.weight" };
-    let nested = table.starts_with("model.");
-    let decode = |l: &mut Layers<'_>| -> Result<Value> {
-        let mut x = l.embedding("embed_tokens.weight", [usize::MAX, s.width], ids)?;
-        if model.is_gemma() {
-            x = scaled(l, x, (s.width as f64).sqrt())?;
+/// Builds a model.
+pub(crate) fn build(l: &mut Layers<'_>, c: &Config, head: Head, m: &Member) -> Result<()> {
+    let model = Model::read(c, m)?;
+    let ids = l.tokens("input_ids", head, model.positions)?;
+    let mask = l.tokens("attention_mask", head, model.positions)?;
+    // Heads of answers have the body under another name.
+    let base = l.base(&["model", "transformer"], "embed_tokens.weight");
+    let hidden = l.scope(base, |l| {
+        let mut x = l.embedding("embed_tokens.weight", [ANY, model.width], ids)?;
+        if m.gemma {
+            x = l.scaled(x, (model.width as f64).sqrt())?;
         }
-        let (cos, sin) = rotation(l, ids, &rotations(c, s.head_dim)?)?;
-        let windowed = match &window {
-            Some((keys, _)) => Some(l.window_bias(mask, *keys)?),
+        let (whole, windowed) = model.shared(l, c, ids, mask)?;
+        for i in 0..model.layers {
+            let shared = windowed.as_ref().filter(|(_, which)| which[i]).map_or(whole, |(shared, _)| *shared);
+            x = l.scope(&format!("layers.{i}"), |l| model.layer(l, i, &shared, x))?;
+        }
+        model.norm(l, "norm", x)
+    })?;
+    let table = l.under(base, "embed_tokens.weight");
+    let softcap = model.softcaps[1];
+    let tops = Tops { words: "lm_head", table: &table, tied: m.tied, classes: "score", pad: m.pad, softcap };
+    l.top_off(c, head, hidden, ids, &tops)
+}
+
+impl Model<'_> {
+    /// What the layers that see all keys share, and what those with a window do, with the list of these.
+    fn shared(&self, l: &mut Layers<'_>, c: &Config, ids: Value, mask: Value) -> Result<(Shared, Option<(Shared, Vec<bool>)>)> {
+        let ahead = self.m.gemma && c.flag("use_bidirectional_attention") == Some(true);
+        let wanted = Wanted { features: self.rotated, positions: self.positions, theta: self.m.theta };
+        let mut turns = Vec::new();
+        if self.m.local_turns {
+            for (kind, theta) in KINDS.iter().zip([self.m.theta, rope::THETA]) {
+                turns.push(rope::rotations_of(c, kind, Wanted { theta, ..wanted })?.turns(l, ids)?);
+            }
+        } else {
+            turns = vec![rope::rotations(c, "rope_theta", wanted)?.turns(l, ids)?; 2];
+        }
+        let scale = match self.m.query_scale {
+            Some(absent) => c.option("query_pre_attn_scalar", Some(absent))?.map(|s| 1.0 / s.sqrt()),
             None => None,
         };
-        let shared = Shared { bias: l.mask_bias(mask)?, windowed, causal, cos, sin };
-        for i in 0..layers {
-            let windowed = shared.windowed.filter(|_| window.as_ref().is_some_and(|(_, which)| which[i]));
-            x = l.scope(&format!("layers.{i}"), |l| layer(l, &s, model, &shared, windowed, x))?;
-        }
-        rms_norm(l, "norm", x, s.width, s.epsilon, model)
-    };
-    let hidden = if nested { l.scope("model", decode)? } else { decode(l)? };
-    if !model.head {
-        l.output("last_hidden_state", hidden);
-        return Ok(());
+        let causal = c.is_causal() && !ahead;
+        let sight = Sight { mask: Some(l.mask_bias(mask)?), causal, scale, softcap: self.softcaps[0] };
+        let whole = Shared { sight, turns: turns[0] };
+        let Some((keys, which)) = self.m.windows.read(c, self.layers)? else { return Ok((whole, None)) };
+        let (before, behind) = match (causal, ahead) {
+            (true, _) => (keys - 1, 0),
+            // Gemma 3 halves the window where it looks ahead; Gemma 2 does not say what becomes of it.
+            (false, true) if self.m.local_turns => (keys / 2, keys / 2),
+            (false, true) => return Err(Config::unsupported("looks ahead in layers with a window, which is not supported")),
+            (false, false) => (keys, keys),
+        };
+        let window = l.window_bias(mask, before, behind)?;
+        let sight = Sight { mask: Some(window), causal: false, ..sight };
+        Ok((whole, Some((Shared { sight, turns: turns[1] }, which))))
     }
-    let tied = c.flag("tie_word_embeddings").unwrap_or(model.is_gemma());
-    let head = if tied && !l.weights.has("lm_head.weight") { table } else { "lm_head.weight" };
-    let vocabulary = l.weights.get(table, &[usize::MAX, s.width])?.dims()[0];
-    let logits = l.project(head, hidden, [vocabulary, s.width])?;
-    l.output("logits", logits);
-    Ok(())
-}
 
-fn layer(l: &mut Layers<'_>, s: &Sizes, model: Model, shared: &Shared, windowed: Option<Value>, x: Value) -> Result<Value> {
-    let h = rms_norm(l, "input_layernorm", x, s.width, s.epsilon, model)?;
-    let h = l.scope("self_attn", |l| {
-        let mut qkv = [h; 3];
-        for (v, (name, heads)) in qkv.iter_mut().zip([("q", s.heads), ("k", s.key_heads), ("v", s.key_heads)]) {
-            let y = l.linear(&format!("{name}_proj"), h, s.width, heads * s.head_dim)?;
-            let mut y = l.split_heads(y, heads)?;
+    fn layer(&self, l: &mut Layers<'_>, i: usize, shared: &Shared, x: Value) -> Result<Value> {
+        let h = self.norm(l, "input_layernorm", x)?;
+        let mut h = l.scope("self_attn", |l| self.attention(l, shared, h))?;
+        let mut before = "post_attention_layernorm";
+        if self.m.norms_behind {
+            h = self.norm(l, before, h)?;
+            before = "pre_feedforward_layernorm";
+        }
+        let x = l.plus(x, h)?;
+        let h = self.norm(l, before, x)?;
+        let mut h = match self.experts.as_ref().filter(|e| e.stand_in(i)) {
+            Some(experts) => experts.of(l, h, self.activation)?,
+            None => l.scope("mlp", |l| self.gated(l, h, self.inner))?,
+        };
+        if self.m.norms_behind {
+            h = self.norm(l, "post_feedforward_layernorm", h)?;
+        }
+        l.plus(x, h)
+    }
+
+    fn attention(&self, l: &mut Layers<'_>, shared: &Shared, x: Value) -> Result<Value> {
+        let heads = [self.heads, self.key_heads, self.key_heads];
+        let widths = heads.map(|n| n * self.head_dim);
+        let names = ["q", "k", "v"];
+        let mut qkv = [x; 3];
+        if self.m.fused {
+            let all = l.linear("qkv_proj", x, widths.iter().sum())?;
+            qkv = l.split(all, widths)?;
+        } else {
+            for ((v, name), width) in qkv.iter_mut().zip(names).zip(widths) {
+                *v = l.linear(&format!("{name}_proj"), x, width)?;
+            }
+        }
+        for ((v, name), heads) in qkv.iter_mut().zip(names).zip(heads) {
+            *v = l.split_heads(*v, heads)?;
             if name != "v" {
                 let norm = format!("{name}_norm");
-                if l.weights.has(&format!("{}{norm}.weight", l.prefix)) {
-                    y = rms_norm(l, &norm, y, s.head_dim, s.epsilon, model)?;
+                if l.has(&format!("{norm}.weight")) {
+                    *v = self.norm(l, &norm, *v)?;
                 }
-                let rope = Rope { rotary: s.head_dim, interleaved: false };
-                y = l.scope(&format!("{name}_rope"), |l| typed(l.b.add(rope, &[y, shared.cos, shared.sin])))?;
+                *v = l.scope(&format!("{name}_rope"), |l| shared.turns.of(l, *v))?;
             }
-            *v = y;
         }
-        let y = match windowed {
-            Some(bias) => l.attend(qkv, Some(bias), None)?,
-            None => l.attend(qkv, Some(shared.bias), shared.causal.then(|| 0.into()))?,
-        };
-        l.linear("o_proj", y, s.heads * s.head_dim, s.width)
-    })?;
-    let x = typed(l.b.bin(BinOp::Add, x, h))?;
-    let h = rms_norm(l, "post_attention_layernorm", x, s.width, s.epsilon, model)?;
-    let h = l.scope("mlp", |l| {
-        let gate = l.linear("gate_proj", h, s.width, s.inner)?;
-        let gate = l.activate(s.activation, gate)?;
-        let up = l.linear("up_proj", h, s.width, s.inner)?;
-        let h = typed(l.b.bin(BinOp::Mul, gate, up))?;
-        l.linear("down_proj", h, s.inner, s.width)
-    })?;
-    typed(l.b.bin(BinOp::Add, x, h))
-}
+        let y = l.attend(qkv, shared.sight)?;
+        l.linear("o_proj", y, self.width)
+    }
 
-fn rms_norm(l: &mut Layers<'_>, name: &str, x: Value, width: usize, epsilon: f64, model: Model) -> Result<Value> {
-    l.scope(name, |l| {
-        let mut scale = l.weight("weight", &[width])?;
-        if model.is_gemma() {
-            let mut f = Body::builder(1);
-            let (w, one) = (f.arg(0), f.num(DType::F32, 1.0));
-            let w = f.bin(BinOp::Add, w, one);
-            scale = typed(l.b.add(Map { body: f.finish(w) }, &[scale]))?;
+    /// The gated unit.
+    fn gated(&self, l: &mut Layers<'_>, x: Value, inner: usize) -> Result<Value> {
+        if !self.m.fused {
+            return l.gated_unit(x, inner, self.activation);
         }
-        let axis = l.b.ty(x).rank() - 1;
-        typed(l.b.add(RmsNorm { axis, epsilon: Real(epsilon) }, &[x, scale]))
-    })
-}
+        let h = l.linear("gate_up_proj", x, 2 * inner)?;
+        let h = l.gated(self.activation, h)?;
+        l.linear("down_proj", h, self.width)
+    }
 
-fn scaled(l: &mut Layers<'_>, x: Value, factor: f64) -> Result<Value> {
-    let mut f = Body::builder(1);
-    let (x0, factor) = (f.arg(0), f.lit(Literal::from_f64(DType::F32, factor)));
-    let y = f.bin(BinOp::Mul, x0, factor);
-    typed(l.b.add(Map { body: f.finish(y) }, &[x]))
-}
-
-/// Cosine and sine of the rotations, `[S, d/2]`: position times frequency.
-fn rotation(l: &mut Layers<'_>, ids: Value, r: &Rotations) -> Result<(Value, Value)> {
-    let bytes: Vec<u8> = r.frequencies.iter().flat_map(|f| f.to_le_bytes()).collect();
-    let data = ConstData::new(TensorType::new(DType::F32, vec![r.frequencies.len().into()]), bytes)
-        .ok_or_else(|| problem("T0405", Fault::Invalid, "config.json", "has a head size without rotations", ""))?;
-    let frequencies = typed(l.b.constant("rotary_emb.inv_freq", data))?;
-    let seq = l.b.ty(ids).dims[1].clone();
-    let positions = l.positions(ids)?;
-    let positions = typed(l.b.cast(DType::F32, positions))?;
-    let positions = typed(l.b.reshape(positions, vec![seq, 1.into()]))?;
-    let angles = typed(l.b.bin(BinOp::Mul, positions, frequencies))?;
-    let mut table = |f: UnOp| {
-        let x = typed(l.b.un(f, angles))?;
-        if r.factor == 1.0 { Ok(x) } else { scaled(l, x, r.factor) }
-    };
-    Ok((table(UnOp::Cos)?, table(UnOp::Sin)?))
+    fn norm(&self, l: &mut Layers<'_>, name: &str, x: Value) -> Result<Value> {
+        let (axis, width) = (l.b.ty(x).rank() - 1, l.width(x));
+        l.scope(name, |l| {
+            let mut scale = l.weight("weight", &[width])?;
+            if self.m.gemma {
+                let mut f = Body::builder(1);
+                let (w, one) = (f.arg(0), f.num(DType::F32, 1.0));
+                let w = f.bin(BinOp::Add, w, one);
+                scale = typed(l.b.add(Map { body: f.finish(w) }, &[scale]))?;
+            }
+            typed(l.b.add(RmsNorm { axis, epsilon: Real(self.epsilon) }, &[x, scale]))
+        })
+    }
 }

@@ -12,6 +12,9 @@ use transc_ir::types::{DType, Dim, TensorType};
 
 use super::{Result, problem};
 
+/// In the dims that a weight should have: any extent.
+pub(crate) const ANY: usize = usize::MAX;
+
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -96,7 +99,7 @@ impl Weights {
         self.entries.contains_key(name)
     }
 
-    /// A tensor as `f32` of the expected dims (`usize::MAX` accepts any extent).
+    /// A tensor as `f32` of the expected dims.
     pub(crate) fn get(&self, name: &str, want: &[usize]) -> Result<ConstData> {
         let entry = self.entries.get(name).ok_or_else(|| {
             problem(
@@ -104,12 +107,13 @@ impl Weights {
                 Fault::Invalid,
                 SINGLE,
                 format!("tensor `{name}` is missing"),
-                "the config describes a model with this weight",
+                "the config describes a model with this weight; where the file has no head, `architectures` should name the bare model",
             )
         })?;
-        let fits = entry.dims.len() == want.len() && entry.dims.iter().zip(want).all(|(d, w)| *w == usize::MAX || d == w);
+        let fits = entry.dims.len() == want.len() && entry.dims.iter().zip(want).all(|(d, w)| *w == ANY || d == w);
         if !fits {
-            let message = format!("tensor `{name}` has shape {:?}, the config asks for {want:?}", entry.dims);
+            let want: Vec<String> = want.iter().map(|w| if *w == ANY { "any".into() } else { w.to_string() }).collect();
+            let message = format!("tensor `{name}` has shape {:?}, the config asks for [{}]", entry.dims, want.join(", "));
             return Err(problem("T0407", Fault::Invalid, SINGLE, message, ""));
         }
         let ty = TensorType::new(DType::F32, entry.dims.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>());
@@ -126,6 +130,22 @@ impl Weights {
             }
         };
         data.ok_or_else(|| problem("T0406", Fault::Invalid, SINGLE, format!("tensor `{name}` has the wrong number of bytes"), ""))
+    }
+
+    /// Tensors of the same dims as one, joined along axis 0 or 1.
+    pub(crate) fn joined(&self, names: &[String], dims: [usize; 2], axis: usize) -> Result<ConstData> {
+        let parts = names.iter().map(|n| self.get(n, &dims)).collect::<Result<Vec<_>>>()?;
+        // Runs of bytes that stay together.
+        let (runs, len) = if axis == 0 { (1, dims[0] * dims[1] * 4) } else { (dims[0], dims[1] * 4) };
+        let mut bytes = Vec::with_capacity(parts.iter().map(|p| p.bytes().len()).sum());
+        for run in 0..runs {
+            parts.iter().for_each(|p| bytes.extend_from_slice(&p.bytes()[run * len..(run + 1) * len]));
+        }
+        let mut all = dims;
+        all[axis] *= parts.len();
+        let ty = TensorType::new(DType::F32, all.map(Dim::from).to_vec());
+        ConstData::new(ty, bytes)
+            .ok_or_else(|| problem("T0406", Fault::Invalid, SINGLE, "has experts that do not fit each other", ""))
     }
 }
 
