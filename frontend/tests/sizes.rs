@@ -7,7 +7,7 @@ use build::*;
 use transc_frontend::onnx::import_bytes;
 use transc_frontend::onnx::proto::attribute_proto::AttributeType;
 use transc_frontend::onnx::proto::tensor_proto::DataType;
-use transc_frontend::onnx::proto::{AttributeProto, ModelProto, type_proto};
+use transc_frontend::onnx::proto::{AttributeProto, ModelProto, ValueInfoProto, type_proto};
 use transc_frontend::{Fixed, FrontendError, ImportOptions};
 use transc_ir::Module;
 use transc_ir::interp::{Tensor, eval_module};
@@ -251,6 +251,14 @@ fn a_cache_may_be_empty() {
     assert_eq!(y(3).expect("it runs").remove(0).to_f64(), [4.0, 4.0]);
 }
 
+fn condition(name: &str) -> ValueInfoProto {
+    let mut v = value(name, &[]);
+    if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        t.elem_type = Some(DataType::Bool.into());
+    }
+    v
+}
+
 /// One file for the first step and for the others, as exporters of decoders merge them.
 #[test]
 fn an_input_that_chooses_a_branch_is_fixed() {
@@ -258,11 +266,7 @@ fn an_input_that_chooses_a_branch_is_fixed() {
         |op: &str, operands: &[&str]| graph(vec![with(node(op, operands, &["z"]), int("axis", 0))], vec![], &["z"], vec![]);
     let choice = with(node("If", &["first"], &["y"]), graph_attr("then_branch", branch("Flatten", &["x"])));
     let choice = with(choice, graph_attr("else_branch", branch("Concat", &["x", "x"])));
-    let mut first = value("first", &[]);
-    if let Some(type_proto::Value::TensorType(t)) = first.r#type.as_mut().and_then(|t| t.value.as_mut()) {
-        t.elem_type = Some(DataType::Bool.into());
-    }
-    let file = model(graph(vec![choice], vec![first, value("x", &["1", "n"])], &["y"], vec![]));
+    let file = model(graph(vec![choice], vec![condition("first"), value("x", &["1", "n"])], &["y"], vec![]));
     let e = import(&file).expect_err("the branches differ");
     assert_eq!(e.problems[0].code, "T0302");
     let rows = |number: f64| {
@@ -278,4 +282,53 @@ fn an_input_that_chooses_a_branch_is_fixed() {
             .expect_err("it does not fit");
         assert_eq!(e.problems[0].code, "T0116", "{e}");
     }
+}
+
+/// A transform of an axis is the same whether its extent is known or not.
+#[test]
+fn transforms_of_symbolic_axes() {
+    let x: Vec<f32> = (0..24).map(|i| ((i * i) % 7) as f32 - 2.0).collect();
+    for (inverse, onesided) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        for (parts, n) in [(1, 6), (2, 6), (2, 5)] {
+            if onesided == 1 && inverse + 1 != parts {
+                continue;
+            }
+            let dft = |n: &str, parts: i64| {
+                let t = with(with(node("DFT", &["x"], &["y"]), int("axis", 1)), int("inverse", inverse));
+                import(&chain(vec![with(t, int("onesided", onesided))], &["2", n, &parts.to_string()], vec![]))
+                    .expect("it is imported")
+            };
+            let dims = [2, n, parts as usize];
+            let values = &x[..dims.iter().product()];
+            let got = run(&dft("n", parts), &dims, values).expect("it runs");
+            let want = run(&dft(&n.to_string(), parts), &dims, values).expect("it runs");
+            assert_eq!(got.len(), want.len());
+            let far = got.iter().zip(&want).any(|(g, w)| (g - w).abs() > 1e-5);
+            assert!(!far, "{inverse} {onesided} {parts} {n}: {got:?} for {want:?}");
+        }
+    }
+}
+
+/// A filter says how many channels there are.
+#[test]
+fn channels_are_those_of_the_filter() {
+    let weights = vec![floats("w", &[2, 1, 1], &[1.0, 10.0])];
+    let m = import(&chain(vec![node("ConvTranspose", &["x", "w"], &["y"])], &["1", "c", "n"], weights)).expect("it is imported");
+    assert_eq!(run(&m, &[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]), Some(vec![31.0, 42.0]));
+    assert_eq!(run(&m, &[1, 1, 2], &[1.0, 2.0]), None);
+}
+
+/// In the branch for the first step nothing reads the cache.
+#[test]
+fn a_cache_that_is_not_read_may_be_empty() {
+    let branch = |of: &str| graph(vec![node("Neg", &[of], &["z"])], vec![], &["z"], vec![]);
+    let choice = with(node("If", &["use_cache"], &["y"]), graph_attr("then_branch", branch("past")));
+    let choice = with(choice, graph_attr("else_branch", branch("x")));
+    let inputs = vec![condition("use_cache"), value("past", &["k", "b", "2"]), value("x", &["n", "b", "2"])];
+    let file = model(graph(vec![choice], inputs, &["y"], vec![]));
+    let fixed_inputs = vec![("use_cache".to_owned(), Fixed::Numbers(vec![0.0]))];
+    let m =
+        import_bytes(bytes(&file), None, &ImportOptions { fixed_inputs, ..ImportOptions::default() }).expect("it is imported");
+    let smallest: Vec<i64> = m.symbols.values().map(|r| r.min).collect();
+    assert_eq!(smallest, [0, 1, 1]);
 }

@@ -196,6 +196,12 @@ fn split(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
             (0..parts).map(|i| if i + 1 == parts { rest.clone() } else { size.clone() }).collect()
         }
     };
+    parts(cx, x, axis, &sizes)
+}
+
+/// Parts of `x` that stand one behind the other along an axis and fill it.
+pub(super) fn parts(cx: &mut OpCx<'_, '_>, x: Value, axis: usize, sizes: &[Dim]) -> Result<Vec<Value>> {
+    let extent = cx.dims(x)[axis].clone();
     if sizes.iter().any(|s| s.as_const().is_some_and(|c| c < 0)) {
         return invalid("has a part of negative size");
     }
@@ -207,8 +213,8 @@ fn split(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let mut start = Dim::from(0);
     let mut out = Vec::new();
     for s in sizes {
-        out.push(cx.slice(x, axis, &start, &s, 1)?);
-        start = &start + &s;
+        out.push(cx.slice(x, axis, &start, s, 1)?);
+        start = &start + s;
     }
     Ok(out)
 }
