@@ -107,6 +107,29 @@ fn a_length_that_must_be_a_multiple_is_one() {
     assert_eq!(run(&m, &[6], &[1.0; 6]), None);
 }
 
+/// As many texts for each image, as in detection of what a text names.
+#[test]
+fn a_batch_that_must_be_a_multiple_of_another_is_one() {
+    let nodes = vec![
+        node("Shape", &["x"], &["all"]),
+        node("Shape", &["z"], &["images"]),
+        node("Div", &["all", "images"], &["each"]),
+        with(node("Concat", &["images", "each"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["x", "shape"], &["rows"]),
+        with(with(node("ReduceSum", &["rows", "one"], &["sums"]), int("keepdims", 0)), int("noop_with_empty_axes", 0)),
+        node("Add", &["sums", "z"], &["y"]),
+    ];
+    let inputs = vec![value("x", &["n"]), value("z", &["k"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![int64s("one", &[1], &[1])]))).expect("it is imported");
+    let add = |n: usize, k: usize| {
+        let operands = [Tensor::from_f32(&[n], &vec![1.0; n]), Tensor::from_f32(&[k], &vec![0.5; k])];
+        eval_module(&m, &operands).map(|mut r| r.remove(0).to_f64())
+    };
+    assert_eq!(add(6, 2).expect("three each"), [3.5, 3.5]);
+    assert_eq!(add(3, 3).expect("one each"), [1.5; 3]);
+    assert!(add(5, 2).is_err());
+}
+
 #[test]
 fn sums_of_lengths_become_equal() {
     let join = |x: &str, y: &str| with(node("Concat", &[x, "w"], &[y]), int("axis", 0));

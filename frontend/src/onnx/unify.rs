@@ -77,10 +77,7 @@ impl OpCx<'_, '_> {
     /// # Errors
     /// [`OpError::Retry`] if that replaced a symbol; constants that do not divide are left to the caller.
     pub(super) fn multiple(&mut self, d: &Dim, of: &Dim) -> Result<()> {
-        match of.as_const() {
-            Some(n) if n > 0 && self.imp.divide_symbol(d, n, &Dim::from(0)) => Err(OpError::Retry),
-            _ => Ok(()),
-        }
+        if self.imp.divide(d, of, &Dim::from(0)) { Err(OpError::Retry) } else { Ok(()) }
     }
 
     /// Makes two element counts equal by a symbol in one that is not in the other.
@@ -255,11 +252,45 @@ impl Importer<'_> {
         let difference = a - b;
         let divisions: Vec<_> = difference.terms().into_iter().flat_map(|(m, _)| m).collect();
         divisions.iter().any(|atom| match atom {
-            Atom::FloorDiv(d, n) | Atom::Mod(d, n) => {
-                n.as_const().is_some_and(|n| n > 0 && self.divide_symbol(d, n, &difference))
-            }
+            Atom::FloorDiv(d, n) | Atom::Mod(d, n) => self.divide(d, n, &difference),
             _ => false,
         })
+    }
+
+    /// Makes `d` a multiple of `n` where that makes `zero` 0.
+    fn divide(&mut self, d: &Dim, n: &Dim, zero: &Dim) -> bool {
+        match n.as_const() {
+            Some(n) => n > 0 && self.divide_symbol(d, n, zero),
+            None => self.multiply_symbol(d, n, zero),
+        }
+    }
+
+    /// Makes `d`, a symbol, a multiple of a dim where that makes `zero` 0: the symbol becomes the dim times a new one.
+    fn multiply_symbol(&mut self, d: &Dim, n: &Dim, zero: &Dim) -> bool {
+        let Some(symbol) = d.as_symbol().cloned().filter(|s| !mentions(n, s)) else { return false };
+        let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
+        let (lo, hi) = n.bounds(&self.module.symbols);
+        if lo < 1 {
+            return false;
+        }
+        let part = self.unused(format!("{symbol}_by"));
+        let by = n * &Dim::from(part.clone());
+        if !zero.subst(&|s| (*s == symbol).then(|| by.clone())).is(0) {
+            return false;
+        }
+        let ceil = |a: i64, b: i64| a.div_euclid(b) + i64::from(a.rem_euclid(b) != 0);
+        self.module.symbols.insert(part, SymbolRange { min: ceil(range.min, hi), max: range.max / lo });
+        let inside = by.max_with(&range.min.into()).min_with(&range.max.into());
+        self.module.constraints.push((inside, by.clone(), format!("{symbol} is in its range")));
+        self.substitute(symbol, by)
+    }
+
+    /// A symbol that is not declared yet.
+    fn unused(&self, mut name: String) -> Symbol {
+        while self.module.symbols.contains_key(&Symbol::new(&name)) {
+            name.push('_');
+        }
+        Symbol::new(&name)
     }
 
     /// Makes `d`, which is linear in one symbol, a multiple of `n` where that makes `zero` 0: the symbol becomes a multiple of a new one.
@@ -268,11 +299,7 @@ impl Importer<'_> {
         let step = n / gcd(factor, n);
         let Some(first) = (0..step.min(MAX_DIVISOR)).find(|r| (factor * r + constant).rem_euclid(n) == 0) else { return false };
         let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
-        let mut name = format!("{symbol}_by_{step}");
-        while self.module.symbols.contains_key(&Symbol::new(&name)) {
-            name.push('_');
-        }
-        let part = Symbol::new(&name);
+        let part = self.unused(format!("{symbol}_by_{step}"));
         let by = &(&Dim::from(part.clone()) * &Dim::from(step)) + &Dim::from(first);
         let becomes = |s: &Symbol| (*s == symbol).then(|| by.clone());
         if step == 1 || !zero.subst(&becomes).is(0) {
