@@ -355,3 +355,47 @@ fn a_cache_that_is_not_read_may_be_empty() {
     let smallest: Vec<i64> = m.symbols.values().map(|r| r.min).collect();
     assert_eq!(smallest, [0, 1, 1]);
 }
+
+/// Frames of four, the last one padded: how many there are is rounded in reals.
+#[test]
+fn a_size_that_is_rounded_up_in_reals() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        with(node("Cast", &["n"], &["length"]), int("to", 1)),
+        node("Div", &["length", "four"], &["quotient"]),
+        node("Ceil", &["quotient"], &["up"]),
+        with(node("Cast", &["up"], &["frames"]), int("to", 7)),
+        with(node("Concat", &["frames", "size"], &["shape"]), int("axis", 0)),
+        node("Mul", &["frames", "size"], &["wide"]),
+        node("Sub", &["wide", "n"], &["missing"]),
+        with(node("Concat", &["zero", "missing"], &["pads"]), int("axis", 0)),
+        node("Pad", &["x", "pads"], &["padded"]),
+        node("Reshape", &["padded", "shape"], &["rows"]),
+        with(node("ReduceSum", &["rows", "one"], &["y"]), int("keepdims", 0)),
+    ];
+    let weights = [("zero", 0), ("one", 1), ("size", 4)].map(|(name, v)| int64s(name, &[1], &[v])).to_vec();
+    let m = import(&chain(nodes, &["n"], [weights, vec![floats("four", &[], &[4.0])]].concat())).expect("it is imported");
+    assert_eq!(run(&m, &[6], &[1.0; 6]), Some(vec![4.0, 2.0]));
+    assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
+}
+
+/// Places of what is not zero, where all is or nothing.
+#[test]
+fn places_in_a_tensor_of_one_number() {
+    let places = |compare: &str| {
+        let nodes = vec![
+            node("Shape", &["x"], &["sizes"]),
+            node("ConstantOfShape", &["sizes"], &["zeros"]),
+            node(compare, &["zeros", "half"], &["hits"]),
+            node("NonZero", &["hits"], &["columns"]),
+            node("Transpose", &["columns"], &["index"]),
+            node("GatherND", &["x", "index"], &["picked"]),
+            node("ScatterND", &["x", "index", "picked"], &["z"]),
+            with(node("Concat", &["picked", "picked"], &["y"]), int("axis", 0)),
+        ];
+        import(&chain(nodes, &["n", "2"], vec![floats("half", &[], &[0.5])])).expect("it is imported")
+    };
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    assert_eq!(run(&places("Greater"), &[3, 2], &x), Some(vec![]));
+    assert_eq!(run(&places("Less"), &[3, 2], &x).map(|y| y[..6].to_vec()), Some(x.map(f64::from).to_vec()));
+}
