@@ -379,6 +379,38 @@ fn a_size_that_is_rounded_up_in_reals() {
     assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
 }
 
+/// What was padded is cut off: an axis that needed no padding would be cut to nothing.
+#[test]
+fn a_slice_that_counts_from_the_end() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Neg", &["n"], &["minus"]),
+        node("Mod", &["minus", "four"], &["pad"]),
+        node("Neg", &["pad"], &["end"]),
+        node("Slice", &["x", "zero", "end"], &["y"]),
+    ];
+    let m = import(&chain(nodes, &["n"], vec![int64s("zero", &[1], &[0]), int64s("four", &[1], &[4])])).expect("it is imported");
+    assert_eq!(run(&m, &[7], &[1.0; 7]).map(|y| y.len()), Some(6));
+    assert_eq!(run(&m, &[8], &[1.0; 8]), None);
+}
+
+/// The sum of ones is how many there are.
+#[test]
+fn ones_are_counted() {
+    let nodes = vec![
+        node("Shape", &["x"], &["sizes"]),
+        node("ConstantOfShape", &["sizes"], &["zeros"]),
+        node("Less", &["zeros", "half"], &["hits"]),
+        with(node("Cast", &["hits"], &["ones"]), int("to", 7)),
+        with(node("ReduceSum", &["ones"], &["count"]), int("keepdims", 0)),
+        node("Unsqueeze", &["count", "zero"], &["shape"]),
+        node("Reshape", &["x", "shape"], &["y"]),
+    ];
+    let weights = vec![floats("half", &[], &[0.5]), int64s("zero", &[1], &[0])];
+    let m = import(&chain(nodes, &["n", "2"], weights)).expect("it is imported");
+    assert_eq!(run(&m, &[2, 2], &[1.0, 2.0, 3.0, 4.0]), Some(vec![1.0, 2.0, 3.0, 4.0]));
+}
+
 /// Places of what is not zero, where all is or nothing.
 #[test]
 fn places_in_a_tensor_of_one_number() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use transc_ir::interp::{EvalCx, SymTensor, Tensor, sym_eval};
+use transc_ir::op::ReduceKind;
 use transc_ir::scalar::Literal;
 use transc_ir::tensor::{Node, NodeId};
 use transc_ir::{Dim, Module, Op, TensorType, Value};
@@ -69,6 +70,10 @@ impl Facts {
         if !ty.dims.iter().all(|d| d.is(1)) {
             return;
         }
+        if let Some(n) = self.counted(m, node).filter(|_| ty.dtype.is_int()) {
+            self.known[v.index()] = Some(SymTensor { dims: vec![1; ty.rank()], values: vec![n] });
+            return;
+        }
         let of = |v: &Value| match self.known[v.index()].as_ref().map(|t| t.values.as_slice()) {
             Some([d]) => Some(Fraction::whole(d.clone())),
             _ => self.fractions[v.index()].clone(),
@@ -80,6 +85,15 @@ impl Facts {
         } else {
             self.fractions[v.index()] = Some(f);
         }
+    }
+
+    /// The sum of a tensor full of one number.
+    fn counted(&self, m: &Module, node: &Node) -> Option<Dim> {
+        let Op::Reduce(r) = &node.op else { return None };
+        let x = *node.operands.first().filter(|_| r.kind == ReduceKind::Sum)?;
+        let number = self.uniform(m, x)?.to_i64();
+        let dims = &m.main.ty(x).dims;
+        Some(r.axes.iter().fold(Dim::from(number), |n, a| &n * &dims[*a]))
     }
 
     /// The number that all elements of a value are.
