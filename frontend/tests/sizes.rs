@@ -379,6 +379,38 @@ fn a_size_that_is_rounded_up_in_reals() {
     assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
 }
 
+/// Rows of four and a last one that is shorter by a number that was fixed when the model was exported.
+#[test]
+fn chunks_of_a_length_and_a_rest() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Div", &["n", "four"], &["rows"]),
+        node("Mul", &["rows", "four"], &["whole"]),
+        node("Slice", &["x", "zero", "whole"], &["front"]),
+        node("Slice", &["x", "minus", "end"], &["back"]),
+        with(node("Concat", &["front", "back"], &["both"]), int("axis", 0)),
+        with(node("Concat", &["n", "minus"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["both", "shape"], &["y"]),
+    ];
+    let weights = [("zero", 0), ("minus", -1), ("four", 4), ("end", i64::MAX)].map(|(name, v)| int64s(name, &[1], &[v]));
+    let m = import(&chain(nodes, &["n"], weights.to_vec())).expect("it is imported");
+    let x: Vec<f32> = (0..9).map(|i| i as f32).collect();
+    assert_eq!(run(&m, &[9], &x), Some(x.iter().map(|v| f64::from(*v)).collect()));
+    assert_eq!(run(&m, &[8], &x[..8]), None);
+}
+
+/// The dims of a mask are those of the ids, although only their product says so.
+#[test]
+fn axes_in_one_order_are_the_same() {
+    let nodes = vec![node("Shape", &["ids"], &["sizes"]), node("Reshape", &["mask", "sizes"], &["y"])];
+    let inputs = vec![value("ids", &["b", "s"]), value("mask", &["c", "t"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![]))).expect("it is imported");
+    let y = |c: usize, t: usize| {
+        eval_module(&m, &[Tensor::from_f32(&[2, 3], &[0.0; 6]), Tensor::from_f32(&[c, t], &vec![1.0; c * t])])
+    };
+    assert!(y(2, 3).is_ok() && y(3, 2).is_err());
+}
+
 /// What was padded is cut off: an axis that needed no padding would be cut to nothing.
 #[test]
 fn a_slice_that_counts_from_the_end() {

@@ -6,6 +6,7 @@ use transc_ir::{Dim, Value};
 use super::super::cx::OpCx;
 use super::super::error::{OpError, Result, invalid, limit, too_symbolic};
 use super::super::slicing;
+use super::super::unify::mentions;
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[
@@ -108,6 +109,12 @@ fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], (others, free): (&[Dim], usize)
     for (i, d) in others.iter().enumerate().filter(|(_, d)| d.as_symbol().is_some() && !from.contains(d)) {
         let place = if i < free { Some(i) } else { (from.len() + i).checked_sub(others.len()) };
         if let Some(same) = place.and_then(|p| from.get(p)).filter(|s| s.as_symbol().is_some()) {
+            cx.equal(same, d)?;
+        }
+    }
+    // An extent in chunks that is asked for as a whole.
+    for (d, symbol) in others.iter().filter(|d| !from.contains(d)).filter_map(|d| Some((d, d.as_symbol()?))) {
+        if let Some(same) = from.iter().find(|s| mentions(s, symbol)) {
             cx.equal(same, d)?;
         }
     }
