@@ -168,6 +168,55 @@ fn masks_of_keys() {
     assert_eq!(attend(int64s("m", &[2], &[4, 3])), table);
 }
 
+/// How many bounds of keys there are may be seen only when the model runs.
+#[test]
+fn bounds_of_keys_of_any_number() {
+    let n = with(fused("Attention", &["x", "w", "b", "m"]), int("num_heads", 2));
+    let inputs = vec![value("x", &["b", "5", "4"]), value("m", &["n"])];
+    let mut m = model(graph(vec![n], inputs, &["y"], vec![ramp("w", &[4, 12]), ramp("b", &[12])]));
+    m.opset_import.push(opset("com.microsoft", 1));
+    let m = import_bytes(bytes(&m), None, &ImportOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let x: Vec<f32> = (0..40).map(|i| i as f32 / 8.0 - 1.0).collect();
+    let attend = |bounds: &[f32]| {
+        let operands = [Tensor::from_f32(&[2, 5, 4], &x), Tensor::from_f32(&[bounds.len()], bounds)];
+        eval_module(&m, &operands).map(|mut r| r.remove(0).to_f64())
+    };
+    let table = |mask: &[i64]| {
+        let n = with(fused("Attention", &["x", "w", "b", "m"]), int("num_heads", 2));
+        result(vec![n], &["2", "5", "4"], vec![ramp("w", &[4, 12]), ramp("b", &[12]), int64s("m", &[2, 5], mask)])
+    };
+    assert_eq!(attend(&[4.0, 3.0]).expect("ends"), table(&[1, 1, 1, 1, 0, 1, 1, 1, 0, 0]));
+    assert_eq!(attend(&[4.0, 5.0, 1.0, 2.0]).expect("ends and starts"), table(&[0, 1, 1, 1, 0, 0, 0, 1, 1, 1]));
+    let sums = [4.0, 3.0, 0.0, 5.0, 10.0, 0.0, 4.0, 7.0];
+    assert_eq!(attend(&sums).expect("ends and sums"), table(&[1, 1, 1, 1, 0, 1, 1, 1, 0, 0]));
+    assert!(attend(&[4.0]).is_err());
+}
+
+/// The rows of a mask for more tokens than there are.
+#[test]
+fn a_mask_for_the_longest_sequence() {
+    let attend = |mask: TensorProto| {
+        let n = with(fused("Attention", &["x", "w", "", "m"]), int("num_heads", 2));
+        result(vec![n], &["1", "3", "4"], vec![ramp("w", &[4, 12]), mask])
+    };
+    let wide: Vec<i64> = (0..16).map(|i| i64::from(i % 4 <= i / 4)).collect();
+    assert_eq!(attend(int64s("m", &[1, 1, 4, 4], &wide)), attend(int64s("m", &[1, 3, 3], &[1, 0, 0, 1, 1, 0, 1, 1, 1])));
+}
+
+/// The first axis stands behind those of the batch, and the last two are swapped after that.
+#[test]
+fn products_of_operands_with_their_batch_behind() {
+    let w = || vec![ramp("w", &[3, 2, 4])];
+    let n = with(with(fused("FusedMatMul", &["x", "w"]), int("transBatchA", 1)), int("transBatchB", 1));
+    let one = result(vec![with(n, int("transB", 1))], &["5", "2", "4"], w());
+    let nodes = vec![
+        with(node("Transpose", &["x"], &["a"]), ints("perm", &[1, 0, 2])),
+        with(node("Transpose", &["w"], &["b"]), ints("perm", &[1, 2, 0])),
+        node("MatMul", &["a", "b"], &["y"]),
+    ];
+    assert_eq!(one, result(nodes, &["5", "2", "4"], w()));
+}
+
 /// A row of which all is hidden still has weights: the same is added to all of its logits.
 #[test]
 fn hidden_keys_are_lowered() {
@@ -218,6 +267,65 @@ fn a_past_that_is_not_full() {
     assert_eq!(step(2), step(0));
 }
 
+/// Each row of the softmax has one more term in its denominator: of logit 0, or of a number for the head.
+#[test]
+fn sinks_of_attention() {
+    let attend = |past: bool, sink: bool, attrs: &[(&str, i64)]| {
+        let operands = ["x", "k", "v", "pk", "pv", "seen", "all", "", "", "", "", if sink { "sink" } else { "" }];
+        let mut n = fused("GroupQueryAttention", &operands);
+        if !past {
+            n.input[3] = String::new();
+            n.input[4] = String::new();
+        }
+        let n = [("num_heads", 2), ("kv_num_heads", 1)].iter().chain(attrs).fold(n, |n, (a, v)| with(n, int(a, *v)));
+        let number = |name: &str, v: i32| raw(name, DataType::Int32, &[1], v.to_le_bytes().to_vec());
+        let (old, all) = if past { (2, 4) } else { (0, 2) };
+        let mut weights = vec![ramp("k", &[1, 2, 4]), ramp("v", &[1, 2, 4]), number("seen", all - 1), number("all", all)];
+        weights.extend([ramp("pk", &[1, 1, i64::from(old), 4]), ramp("pv", &[1, 1, i64::from(old), 4])]);
+        weights.push(floats("sink", &[2], &[0.5, -1.0]));
+        result(vec![n], &["1", "2", "8"], weights)
+    };
+    // The same by hand.
+    let by_hand = |past: bool, sinks: Option<[f64; 2]>| {
+        let table = |n: i64| -> Vec<f64> { (0..n).map(|i| ((i * 5) % 11) as f64 / 4.0 - 1.0).collect() };
+        let old = if past { table(8) } else { vec![] };
+        let rows = [old.clone(), table(8)].concat();
+        let x: Vec<f64> = (0..16).map(|i| f64::from(i) / 8.0 - 1.0).collect();
+        let mut out = Vec::new();
+        for (q, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let query = &x[q * 8 + head * 4..][..4];
+            let seen = old.len() / 4 + q + 1;
+            let weights: Vec<f64> =
+                (0..seen).map(|j| (query.iter().zip(&rows[j * 4..]).map(|(a, b)| a * b).sum::<f64>() / 2.0).exp()).collect();
+            let sum = weights.iter().sum::<f64>() + sinks.map_or(0.0, |s| s[head].exp());
+            out.extend((0..4).map(|c| (0..seen).map(|j| weights[j] * rows[j * 4 + c]).sum::<f64>() / sum));
+        }
+        out
+    };
+    let near = |a: Vec<f64>, b: Vec<f64>| a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5);
+    for past in [false, true] {
+        assert!(near(attend(past, false, &[]), by_hand(past, None)));
+        assert!(near(attend(past, false, &[("smooth_softmax", -1)]), by_hand(past, None)));
+        assert!(near(attend(past, false, &[("smooth_softmax", 1)]), by_hand(past, Some([0.0, 0.0]))));
+        assert!(near(attend(past, true, &[]), by_hand(past, Some([0.5, -1.0]))));
+    }
+}
+
+/// A result for which there is nothing here is refused, not left out.
+#[test]
+fn results_that_are_not_given() {
+    let mut n = with(fused("BiasGelu", &["x", "b"]), int("axis", 0));
+    n.output.push("more".into());
+    let mut m = chain(vec![n, node("Neg", &["more"], &["z"])], &["2"], vec![ramp("b", &[2])]);
+    m.opset_import.push(opset("com.microsoft", 1));
+    let import = |m: &_| import_bytes(bytes(m), None, &ImportOptions::default());
+    assert!(import(&m).expect_err("there is one result").to_string().contains("`more`"));
+    if let Some(g) = &mut m.graph {
+        g.node.pop();
+    }
+    import(&m).expect("nothing asks for it");
+}
+
 /// Queries, keys and values in one operand, or in three.
 #[test]
 fn packed_heads() {
@@ -236,4 +344,68 @@ fn packed_heads() {
     let three = result(nodes, &["1", "5", "2", "3", "4"], weights);
     let one = result(vec![with(fused("MultiHeadAttention", &["x"]), int("num_heads", 2))], &["1", "5", "2", "3", "4"], vec![]);
     assert_eq!(one, three);
+}
+
+/// The experts of a token one by one.
+#[test]
+fn mixtures_of_experts() {
+    let (e, h, f) = (3usize, 4usize, 2usize);
+    let value = |i: usize| ((i * 5) % 11) as f64 / 4.0 - 1.0;
+    let logits = [0.1f32, 0.9, 0.4, 2.0, -1.0, 1.0];
+    let mix = |op: &str, inputs: &[&str], attrs: &[(&str, i64)], activation: &str, weights: Vec<TensorProto>| {
+        let n = with(fused(op, inputs), text("activation_type", activation));
+        let n = attrs.iter().fold(n, |n, (a, v)| with(n, int(a, *v)));
+        result(vec![n], &["1", "2", "4"], [weights, vec![floats("r", &[2, 3], &logits)]].concat())
+    };
+    // Weights as functions of their place, so that codes may stand for them.
+    let by_hand = |gated: bool, normal: bool, first: &dyn Fn(usize) -> f64, second: &dyn Fn(usize) -> f64| {
+        let rows = if gated { 2 * f } else { f };
+        let mut out = Vec::new();
+        for t in 0..2 {
+            let x: Vec<f64> = (0..h).map(|i| (t * h + i) as f64 / 8.0 - 1.0).collect();
+            let shares: Vec<f64> = (0..e).map(|i| f64::from(logits[t * e + i]).exp()).collect();
+            let sum: f64 = shares.iter().sum();
+            let mut order: Vec<usize> = (0..e).collect();
+            order.sort_by(|a, b| shares[*b].total_cmp(&shares[*a]));
+            let kept: f64 = if normal { order[..2].iter().map(|i| shares[*i]).sum() } else { sum };
+            let mut y = vec![0.0; h];
+            for i in &order[..2] {
+                let row = |r: usize| (0..h).map(|c| first((i * rows + r) * h + c) * x[c]).sum::<f64>() + value(i * rows + r);
+                let hidden = |u: usize| {
+                    if gated {
+                        let g = row(2 * u);
+                        g / (1.0 + (-g).exp()) * row(2 * u + 1)
+                    } else {
+                        row(u).max(0.0)
+                    }
+                };
+                for (c, y) in y.iter_mut().enumerate() {
+                    let sum_of = (0..f).map(|u| second((i * h + c) * f + u) * hidden(u)).sum::<f64>() + value(i * h + c);
+                    *y += shares[*i] / kept * sum_of;
+                }
+            }
+            out.extend(y);
+        }
+        out
+    };
+    let near = |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+    let plain = vec![ramp("w", &[3, 2, 4]), ramp("b", &[3, 2]), ramp("v", &[3, 4, 2]), ramp("c", &[3, 4])];
+    let got = mix("MoE", &["x", "r", "w", "b", "v", "c"], &[("k", 2)], "relu", plain);
+    assert!(near(&got, &by_hand(false, false, &value, &value)), "{got:?}");
+    let gated = vec![ramp("w", &[3, 4, 4]), ramp("b", &[3, 4]), ramp("v", &[3, 4, 2]), ramp("c", &[3, 4])];
+    let attrs = [("k", 2), ("normalize_routing_weights", 1), ("swiglu_fusion", 1)];
+    let got = mix("MoE", &["x", "r", "w", "b", "v", "c"], &attrs, "swiglu", gated);
+    assert!(near(&got, &by_hand(true, true, &value, &value)), "{got:?}");
+    // Codes of 4 bits around 8, with a scale for each row.
+    let nibble = |i: usize| (i * 37 % 251) as u8 >> 4;
+    let packed = |name: &str, dims: &[i64]| {
+        let n = 2 * dims.iter().product::<i64>() as usize;
+        raw(name, DataType::Uint8, dims, (0..n / 2).map(|i| nibble(2 * i) | nibble(2 * i + 1) << 4).collect())
+    };
+    let scales = |name: &str, dims: &[i64]| floats(name, dims, &vec![0.25; dims.iter().product::<i64>() as usize]);
+    let coded = |i: usize| (f64::from(nibble(i)) - 8.0) * 0.25;
+    let mut weights = vec![packed("w", &[3, 2, 2]), scales("s", &[3, 2]), ramp("b", &[3, 2])];
+    weights.extend([packed("v", &[3, 4, 1]), scales("t", &[3, 4]), ramp("c", &[3, 4])]);
+    let got = mix("QMoE", &["x", "r", "w", "s", "b", "v", "t", "c"], &[("k", 2)], "relu", weights);
+    assert!(near(&got, &by_hand(false, false, &coded, &coded)), "{got:?}");
 }

@@ -7,7 +7,7 @@ use build::*;
 use transc_frontend::onnx::import_bytes;
 use transc_frontend::onnx::proto::attribute_proto::AttributeType;
 use transc_frontend::onnx::proto::tensor_proto::DataType;
-use transc_frontend::onnx::proto::{AttributeProto, ModelProto, type_proto};
+use transc_frontend::onnx::proto::{AttributeProto, ModelProto, ValueInfoProto, type_proto};
 use transc_frontend::{Fixed, FrontendError, ImportOptions};
 use transc_ir::Module;
 use transc_ir::interp::{Tensor, eval_module};
@@ -105,6 +105,29 @@ fn a_length_that_must_be_a_multiple_is_one() {
     let m = import(&rows_of_four(false)).expect("it is imported");
     assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
     assert_eq!(run(&m, &[6], &[1.0; 6]), None);
+}
+
+/// As many texts for each image, as in detection of what a text names.
+#[test]
+fn a_batch_that_must_be_a_multiple_of_another_is_one() {
+    let nodes = vec![
+        node("Shape", &["x"], &["all"]),
+        node("Shape", &["z"], &["images"]),
+        node("Div", &["all", "images"], &["each"]),
+        with(node("Concat", &["images", "each"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["x", "shape"], &["rows"]),
+        with(with(node("ReduceSum", &["rows", "one"], &["sums"]), int("keepdims", 0)), int("noop_with_empty_axes", 0)),
+        node("Add", &["sums", "z"], &["y"]),
+    ];
+    let inputs = vec![value("x", &["n"]), value("z", &["k"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![int64s("one", &[1], &[1])]))).expect("it is imported");
+    let add = |n: usize, k: usize| {
+        let operands = [Tensor::from_f32(&[n], &vec![1.0; n]), Tensor::from_f32(&[k], &vec![0.5; k])];
+        eval_module(&m, &operands).map(|mut r| r.remove(0).to_f64())
+    };
+    assert_eq!(add(6, 2).expect("three each"), [3.5, 3.5]);
+    assert_eq!(add(3, 3).expect("one each"), [1.5; 3]);
+    assert!(add(5, 2).is_err());
 }
 
 #[test]
@@ -251,6 +274,14 @@ fn a_cache_may_be_empty() {
     assert_eq!(y(3).expect("it runs").remove(0).to_f64(), [4.0, 4.0]);
 }
 
+fn condition(name: &str) -> ValueInfoProto {
+    let mut v = value(name, &[]);
+    if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        t.elem_type = Some(DataType::Bool.into());
+    }
+    v
+}
+
 /// One file for the first step and for the others, as exporters of decoders merge them.
 #[test]
 fn an_input_that_chooses_a_branch_is_fixed() {
@@ -258,11 +289,7 @@ fn an_input_that_chooses_a_branch_is_fixed() {
         |op: &str, operands: &[&str]| graph(vec![with(node(op, operands, &["z"]), int("axis", 0))], vec![], &["z"], vec![]);
     let choice = with(node("If", &["first"], &["y"]), graph_attr("then_branch", branch("Flatten", &["x"])));
     let choice = with(choice, graph_attr("else_branch", branch("Concat", &["x", "x"])));
-    let mut first = value("first", &[]);
-    if let Some(type_proto::Value::TensorType(t)) = first.r#type.as_mut().and_then(|t| t.value.as_mut()) {
-        t.elem_type = Some(DataType::Bool.into());
-    }
-    let file = model(graph(vec![choice], vec![first, value("x", &["1", "n"])], &["y"], vec![]));
+    let file = model(graph(vec![choice], vec![condition("first"), value("x", &["1", "n"])], &["y"], vec![]));
     let e = import(&file).expect_err("the branches differ");
     assert_eq!(e.problems[0].code, "T0302");
     let rows = |number: f64| {
@@ -278,4 +305,161 @@ fn an_input_that_chooses_a_branch_is_fixed() {
             .expect_err("it does not fit");
         assert_eq!(e.problems[0].code, "T0116", "{e}");
     }
+}
+
+/// A transform of an axis is the same whether its extent is known or not.
+#[test]
+fn transforms_of_symbolic_axes() {
+    let x: Vec<f32> = (0..24).map(|i| ((i * i) % 7) as f32 - 2.0).collect();
+    for (inverse, onesided) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        for (parts, n) in [(1, 6), (2, 6), (2, 5)] {
+            if onesided == 1 && inverse + 1 != parts {
+                continue;
+            }
+            let dft = |n: &str, parts: i64| {
+                let t = with(with(node("DFT", &["x"], &["y"]), int("axis", 1)), int("inverse", inverse));
+                import(&chain(vec![with(t, int("onesided", onesided))], &["2", n, &parts.to_string()], vec![]))
+                    .expect("it is imported")
+            };
+            let dims = [2, n, parts as usize];
+            let values = &x[..dims.iter().product()];
+            let got = run(&dft("n", parts), &dims, values).expect("it runs");
+            let want = run(&dft(&n.to_string(), parts), &dims, values).expect("it runs");
+            assert_eq!(got.len(), want.len());
+            let far = got.iter().zip(&want).any(|(g, w)| (g - w).abs() > 1e-5);
+            assert!(!far, "{inverse} {onesided} {parts} {n}: {got:?} for {want:?}");
+        }
+    }
+}
+
+/// A filter says how many channels there are.
+#[test]
+fn channels_are_those_of_the_filter() {
+    let weights = vec![floats("w", &[2, 1, 1], &[1.0, 10.0])];
+    let m = import(&chain(vec![node("ConvTranspose", &["x", "w"], &["y"])], &["1", "c", "n"], weights)).expect("it is imported");
+    assert_eq!(run(&m, &[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]), Some(vec![31.0, 42.0]));
+    assert_eq!(run(&m, &[1, 1, 2], &[1.0, 2.0]), None);
+}
+
+/// In the branch for the first step nothing reads the cache.
+#[test]
+fn a_cache_that_is_not_read_may_be_empty() {
+    let branch = |of: &str| graph(vec![node("Neg", &[of], &["z"])], vec![], &["z"], vec![]);
+    let choice = with(node("If", &["use_cache"], &["y"]), graph_attr("then_branch", branch("past")));
+    let choice = with(choice, graph_attr("else_branch", branch("x")));
+    let inputs = vec![condition("use_cache"), value("past", &["k", "b", "2"]), value("x", &["n", "b", "2"])];
+    let file = model(graph(vec![choice], inputs, &["y"], vec![]));
+    let fixed_inputs = vec![("use_cache".to_owned(), Fixed::Numbers(vec![0.0]))];
+    let m =
+        import_bytes(bytes(&file), None, &ImportOptions { fixed_inputs, ..ImportOptions::default() }).expect("it is imported");
+    let smallest: Vec<i64> = m.symbols.values().map(|r| r.min).collect();
+    assert_eq!(smallest, [0, 1, 1]);
+}
+
+/// Frames of four, the last one padded: how many there are is rounded in reals.
+#[test]
+fn a_size_that_is_rounded_up_in_reals() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        with(node("Cast", &["n"], &["length"]), int("to", 1)),
+        node("Div", &["length", "four"], &["quotient"]),
+        node("Ceil", &["quotient"], &["up"]),
+        with(node("Cast", &["up"], &["frames"]), int("to", 7)),
+        with(node("Concat", &["frames", "size"], &["shape"]), int("axis", 0)),
+        node("Mul", &["frames", "size"], &["wide"]),
+        node("Sub", &["wide", "n"], &["missing"]),
+        with(node("Concat", &["zero", "missing"], &["pads"]), int("axis", 0)),
+        node("Pad", &["x", "pads"], &["padded"]),
+        node("Reshape", &["padded", "shape"], &["rows"]),
+        with(node("ReduceSum", &["rows", "one"], &["y"]), int("keepdims", 0)),
+    ];
+    let weights = [("zero", 0), ("one", 1), ("size", 4)].map(|(name, v)| int64s(name, &[1], &[v])).to_vec();
+    let m = import(&chain(nodes, &["n"], [weights, vec![floats("four", &[], &[4.0])]].concat())).expect("it is imported");
+    assert_eq!(run(&m, &[6], &[1.0; 6]), Some(vec![4.0, 2.0]));
+    assert_eq!(run(&m, &[8], &[1.0; 8]), Some(vec![4.0, 4.0]));
+}
+
+/// Rows of four and a last one that is shorter by a number that was fixed when the model was exported.
+#[test]
+fn chunks_of_a_length_and_a_rest() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Div", &["n", "four"], &["rows"]),
+        node("Mul", &["rows", "four"], &["whole"]),
+        node("Slice", &["x", "zero", "whole"], &["front"]),
+        node("Slice", &["x", "minus", "end"], &["back"]),
+        with(node("Concat", &["front", "back"], &["both"]), int("axis", 0)),
+        with(node("Concat", &["n", "minus"], &["shape"]), int("axis", 0)),
+        node("Reshape", &["both", "shape"], &["y"]),
+    ];
+    let weights = [("zero", 0), ("minus", -1), ("four", 4), ("end", i64::MAX)].map(|(name, v)| int64s(name, &[1], &[v]));
+    let m = import(&chain(nodes, &["n"], weights.to_vec())).expect("it is imported");
+    let x: Vec<f32> = (0..9).map(|i| i as f32).collect();
+    assert_eq!(run(&m, &[9], &x), Some(x.iter().map(|v| f64::from(*v)).collect()));
+    assert_eq!(run(&m, &[8], &x[..8]), None);
+}
+
+/// The dims of a mask are those of the ids, although only their product says so.
+#[test]
+fn axes_in_one_order_are_the_same() {
+    let nodes = vec![node("Shape", &["ids"], &["sizes"]), node("Reshape", &["mask", "sizes"], &["y"])];
+    let inputs = vec![value("ids", &["b", "s"]), value("mask", &["c", "t"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![]))).expect("it is imported");
+    let y = |c: usize, t: usize| {
+        eval_module(&m, &[Tensor::from_f32(&[2, 3], &[0.0; 6]), Tensor::from_f32(&[c, t], &vec![1.0; c * t])])
+    };
+    assert!(y(2, 3).is_ok() && y(3, 2).is_err());
+}
+
+/// What was padded is cut off: an axis that needed no padding would be cut to nothing.
+#[test]
+fn a_slice_that_counts_from_the_end() {
+    let nodes = vec![
+        node("Shape", &["x"], &["n"]),
+        node("Neg", &["n"], &["minus"]),
+        node("Mod", &["minus", "four"], &["pad"]),
+        node("Neg", &["pad"], &["end"]),
+        node("Slice", &["x", "zero", "end"], &["y"]),
+    ];
+    let m = import(&chain(nodes, &["n"], vec![int64s("zero", &[1], &[0]), int64s("four", &[1], &[4])])).expect("it is imported");
+    assert_eq!(run(&m, &[7], &[1.0; 7]).map(|y| y.len()), Some(6));
+    assert_eq!(run(&m, &[8], &[1.0; 8]), None);
+}
+
+/// The sum of ones is how many there are.
+#[test]
+fn ones_are_counted() {
+    let nodes = vec![
+        node("Shape", &["x"], &["sizes"]),
+        node("ConstantOfShape", &["sizes"], &["zeros"]),
+        node("Less", &["zeros", "half"], &["hits"]),
+        with(node("Cast", &["hits"], &["ones"]), int("to", 7)),
+        with(node("ReduceSum", &["ones"], &["count"]), int("keepdims", 0)),
+        node("Unsqueeze", &["count", "zero"], &["shape"]),
+        node("Reshape", &["x", "shape"], &["y"]),
+    ];
+    let weights = vec![floats("half", &[], &[0.5]), int64s("zero", &[1], &[0])];
+    let m = import(&chain(nodes, &["n", "2"], weights)).expect("it is imported");
+    assert_eq!(run(&m, &[2, 2], &[1.0, 2.0, 3.0, 4.0]), Some(vec![1.0, 2.0, 3.0, 4.0]));
+}
+
+/// Places of what is not zero, where all is or nothing.
+#[test]
+fn places_in_a_tensor_of_one_number() {
+    let places = |compare: &str| {
+        let nodes = vec![
+            node("Shape", &["x"], &["sizes"]),
+            node("ConstantOfShape", &["sizes"], &["zeros"]),
+            node(compare, &["zeros", "half"], &["hits"]),
+            node("NonZero", &["hits"], &["columns"]),
+            node("Transpose", &["columns"], &["index"]),
+            node("GatherND", &["x", "index"], &["picked"]),
+            node("ScatterND", &["x", "index", "picked"], &["z"]),
+            with(node("Concat", &["picked", "picked"], &["y"]), int("axis", 0)),
+        ];
+        import(&chain(nodes, &["n", "2"], vec![floats("half", &[], &[0.5])])).expect("it is imported")
+    };
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    assert_eq!(run(&places("Greater"), &[3, 2], &x), Some(vec![]));
+    assert_eq!(run(&places("Less"), &[3, 2], &x).map(|y| y[..6].to_vec()), Some(x.map(f64::from).to_vec()));
 }

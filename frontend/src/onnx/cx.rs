@@ -7,7 +7,7 @@ use transc_ir::op::{self, ReduceKind, TypeError};
 use transc_ir::scalar::{BinOp, Body, BodyBuilder, Literal, Ref, UnOp};
 use transc_ir::{DType, Dim, Loc, Op, TensorType, Value};
 
-use super::error::{OpError, Result, data_dependent, invalid};
+use super::error::{OpError, Result, data_dependent, invalid, too_symbolic};
 use super::import::Importer;
 use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::error::quote;
@@ -70,9 +70,9 @@ impl OpCx<'_, '_> {
     /// A tensor of small integers that is known now, such as axes: constants only.
     pub(super) fn ints(&mut self, v: Value, what: &str) -> Result<Vec<i64>> {
         let dims = self.extents(v, what)?;
-        match dims.iter().map(Dim::as_const).collect() {
-            Some(v) => Ok(v),
-            None => data_dependent(what),
+        match dims.iter().find(|d| d.as_const().is_none()) {
+            Some(d) => too_symbolic(format!("needs {what} as a number, it is {d}")),
+            None => Ok(dims.iter().filter_map(Dim::as_const).collect()),
         }
     }
 

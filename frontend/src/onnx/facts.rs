@@ -5,18 +5,25 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use transc_ir::interp::{EvalCx, SymTensor, Tensor, sym_eval};
+use transc_ir::op::ReduceKind;
+use transc_ir::scalar::Literal;
 use transc_ir::tensor::{Node, NodeId};
 use transc_ir::{Dim, Module, Op, TensorType, Value};
 
 use super::error::{Result, invalid, limit};
+use super::fractions::{self, Fraction};
 
 /// Most elements of a tensor of whole numbers that is evaluated without being asked for.
 const FEW_INTS: usize = 64;
+/// Most operations between a number and the value that is full of it.
+const MAX_STEPS: usize = 16;
 
 /// Knowledge about the values of one function. It grows with the function; see [`Facts::propagate`].
 #[derive(Default)]
 pub(super) struct Facts {
     known: Vec<Option<SymTensor>>,
+    /// Single reals that are quotients of dims.
+    fractions: Vec<Option<Fraction>>,
     /// Which values depend on nothing but constants.
     constant: Vec<bool>,
     folded: BTreeMap<Value, Rc<Tensor>>,
@@ -28,6 +35,7 @@ impl Facts {
     pub(super) fn propagate(&mut self, m: &Module) {
         let f = &m.main;
         self.known.resize(f.value_count(), None);
+        self.fractions.resize(f.value_count(), None);
         self.constant.resize(f.value_count(), false);
         for i in self.done..f.node_count() {
             let node = f.node(NodeId(i as u32));
@@ -38,6 +46,8 @@ impl Facts {
                 for (v, t) in node.results.iter().zip(values) {
                     self.known[v.index()] = Some(t);
                 }
+            } else if let ([v], [ty]) = (node.results.as_slice(), results.as_slice()) {
+                self.fraction(m, node, *v, ty);
             }
             let constant = node.operands.iter().all(|v| self.constant[v.index()])
                 && results.iter().all(|t| t.static_dims().is_some())
@@ -55,6 +65,75 @@ impl Facts {
         self.done = f.node_count();
     }
 
+    /// Takes in a single number that reals are on the way to.
+    fn fraction(&mut self, m: &Module, node: &Node, v: Value, ty: &TensorType) {
+        if !ty.dims.iter().all(|d| d.is(1)) {
+            return;
+        }
+        if let Some(n) = self.counted(m, node).filter(|_| ty.dtype.is_int()) {
+            self.known[v.index()] = Some(SymTensor { dims: vec![1; ty.rank()], values: vec![n] });
+            return;
+        }
+        let of = |v: &Value| match self.known[v.index()].as_ref().map(|t| t.values.as_slice()) {
+            Some([d]) => Some(Fraction::whole(d.clone())),
+            _ => self.fractions[v.index()].clone(),
+        };
+        let operands: Vec<Option<Fraction>> = node.operands.iter().map(of).collect();
+        let Some(f) = fractions::eval(m, node, &operands) else { return };
+        if f.bottom == 1 && !node.operands.is_empty() {
+            self.known[v.index()] = Some(SymTensor { dims: vec![1; ty.rank()], values: vec![f.top] });
+        } else {
+            self.fractions[v.index()] = Some(f);
+        }
+    }
+
+    /// The sum of a tensor full of one number.
+    fn counted(&self, m: &Module, node: &Node) -> Option<Dim> {
+        let Op::Reduce(r) = &node.op else { return None };
+        let x = *node.operands.first().filter(|_| r.kind == ReduceKind::Sum)?;
+        let number = self.uniform(m, x)?.to_i64();
+        let dims = &m.main.ty(x).dims;
+        Some(r.axes.iter().fold(Dim::from(number), |n, a| &n * &dims[*a]))
+    }
+
+    /// The number that all elements of a value are.
+    pub(super) fn uniform(&self, m: &Module, v: Value) -> Option<Literal> {
+        self.uniform_within(m, v, MAX_STEPS)
+    }
+
+    fn uniform_within(&self, m: &Module, v: Value, steps: usize) -> Option<Literal> {
+        let node = m.main.def_node(v)?;
+        let steps = steps.checked_sub(1)?;
+        match &node.op {
+            Op::Constant(c) => {
+                let data = m.consts.get(c.id)?;
+                let mut all = data.bytes().chunks_exact(data.ty().dtype.size_bytes());
+                let first = all.next()?;
+                let mut bits = [0u8; 8];
+                bits[..first.len()].copy_from_slice(first);
+                all.all(|e| e == first).then_some(Literal { dtype: data.ty().dtype, bits: u64::from_le_bytes(bits) })
+            }
+            Op::Broadcast(_) | Op::Reshape(_) | Op::Slice(_) | Op::Transpose(_) => {
+                self.uniform_within(m, *node.operands.first()?, steps)
+            }
+            Op::Map(_) => {
+                let one = |v: &Value| {
+                    self.uniform_within(m, *v, steps).map(|l| {
+                        let mut t = Tensor { dtype: l.dtype, dims: Vec::new(), data: vec![0; l.dtype.size_bytes()] };
+                        t.set(0, l);
+                        t
+                    })
+                };
+                let operands: Vec<Tensor> = node.operands.iter().map(one).collect::<Option<_>>()?;
+                let refs: Vec<&Tensor> = operands.iter().collect();
+                let cx = EvalCx { consts: &m.consts, symbols: &|_| None };
+                let result = node.op.eval(&refs, &cx).ok()?;
+                Some(result.first()?.get(0))
+            }
+            _ => None,
+        }
+    }
+
     /// The elements of a constant with few of them, where all that it is computed from is small too.
     fn few_ints(&mut self, m: &Module, v: Value, ty: &TensorType) -> Option<SymTensor> {
         let dims: Vec<usize> = ty.dims.iter().map(Dim::as_usize).collect::<Option<_>>()?;
@@ -66,6 +145,7 @@ impl Facts {
     /// Forgets what was derived, since symbols were replaced: more may be known now.
     pub(super) fn reset(&mut self) {
         self.known.clear();
+        self.fractions.clear();
         self.constant.clear();
         self.done = 0;
     }

@@ -37,6 +37,8 @@ pub(super) enum Binding<'a> {
     Sparse(&'a SparseTensorProto),
     /// The result of a node that could not be imported; what depends on it is left out without further words.
     Poison,
+    /// A result that the builder of its node does not give.
+    Missing,
 }
 
 /// The names of one graph or function body.
@@ -60,6 +62,8 @@ pub(super) struct Importer<'a> {
     pub(super) facts: Facts,
     pub(super) problems: Vec<Problem>,
     pub(super) scopes: Vec<Scope<'a>>,
+    /// The tensors of each sequence, by the value that stands for it, which no operator on tensors takes.
+    pub(super) sequences: BTreeMap<Value, Vec<Value>>,
     functions: BTreeMap<FunctionKey<'a>, &'a FunctionProto>,
     dir: Option<ModelDir>,
     built: usize,
@@ -80,6 +84,7 @@ pub(super) fn import(model: &ModelProto, dir: Option<ModelDir>, options: &Import
         facts: Facts::default(),
         problems: Vec::new(),
         scopes: Vec::new(),
+        sequences: BTreeMap::new(),
         functions: model.functions.iter().map(|f| (check::function_key(f), f)).collect(),
         dir,
         built: 0,
@@ -102,6 +107,7 @@ pub(super) fn import(model: &ModelProto, dir: Option<ModelDir>, options: &Import
     }
     // Shape arithmetic has become dims: what computed it is no longer used.
     imp.module.main = compact(imp.module.take_main());
+    inputs::release_unread(&mut imp.module, options);
     Ok(imp.module)
 }
 
@@ -120,7 +126,12 @@ impl<'a> Importer<'a> {
     fn outputs(&mut self, g: &'a GraphProto) {
         for o in &g.output {
             match self.lookup(0, o.name()) {
+                Some(Binding::Value(v)) if self.sequences.contains_key(&v) => {
+                    let message = format!("the output {} is a sequence; only tensors are supported", quote(o.name()));
+                    self.problems.push(Problem::new("T0310", Fault::Unsupported, message));
+                }
                 Some(Binding::Value(v)) => self.module.main.add_result(o.name(), v),
+                Some(Binding::Missing) => self.problems.push(missing(o.name())),
                 Some(_) => {}
                 None => self.problems.push(Problem::invalid("T0112", format!("the output {} is not defined", quote(o.name())))),
             }
@@ -138,7 +149,7 @@ impl<'a> Importer<'a> {
             }
         };
         let read = match found {
-            Binding::Value(_) | Binding::Poison => return Some(found),
+            Binding::Value(_) | Binding::Poison | Binding::Missing => return Some(found),
             Binding::Tensor(t) => self.reader().read(t),
             Binding::Sparse(s) => self.reader().read_sparse(s),
         };
@@ -225,16 +236,14 @@ impl<'a> Importer<'a> {
             Some(v) => format!("{}, opset {v}", n.op_type()),
             None => n.op_type().to_owned(),
         };
-        let mut outputs = match self.build(scope, n, domain, version, &path) {
-            Ok(values) => values.into_iter().map(|v| v.map_or(Binding::Poison, Binding::Value)).collect(),
-            Err(e) => {
-                self.report(e, &path, &label);
-                Vec::new()
-            }
-        }
-        .into_iter();
+        let built = self.build(scope, n, domain, version, &path).unwrap_or_else(|e| {
+            self.report(e, &path, &label);
+            Vec::new()
+        });
+        let rest = if built.is_empty() { Binding::Poison } else { Binding::Missing };
+        let mut outputs = built.into_iter().map(|v| v.map_or(Binding::Poison, Binding::Value));
         for o in &n.output {
-            let b = outputs.next().unwrap_or(Binding::Poison);
+            let b = outputs.next().unwrap_or(rest);
             if !o.is_empty() {
                 self.scopes[scope].names.insert(o, b);
             }
@@ -263,6 +272,7 @@ impl<'a> Importer<'a> {
             operands.push(match self.lookup(scope, i) {
                 _ if i.is_empty() => None,
                 Some(Binding::Value(v)) => Some(v),
+                Some(Binding::Missing) => return Err(missing(i).into()),
                 Some(_) => return Ok(Vec::new()),
                 None => return Err(Problem::invalid("T0111", format!("the value {} is not defined", quote(i))).into()),
             });
@@ -270,7 +280,10 @@ impl<'a> Importer<'a> {
         if let Some(f) = function {
             return self.call(scope, n, f, attrs, &operands, path);
         }
-        let Some(OpRow { build, .. }) = row else { return Ok(Vec::new()) };
+        let Some(OpRow { build, sequences, .. }) = row else { return Ok(Vec::new()) };
+        if !sequences && operands.iter().flatten().any(|v| self.sequences.contains_key(v)) {
+            return super::error::invalid("takes tensors, but is given a sequence");
+        }
         let version = version.unwrap_or(1);
         // A retry removes a symbol or decides a minimum, so there are few.
         for _ in 0..=self.module.symbols.len() + MAX_DECISIONS {
@@ -385,6 +398,11 @@ impl<'a> Importer<'a> {
         self.scopes.truncate(inner);
         Ok(out)
     }
+}
+
+/// The problem of a result that is asked for, but not given.
+fn missing(name: &str) -> Problem {
+    Problem::new("T0302", Fault::Unsupported, format!("the result {} of its operator is not supported", quote(name)))
 }
 
 /// The row of the operator of a node.

@@ -1,12 +1,13 @@
 //! The inputs of a model: their types, and the symbolic dims that they introduce.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use transc_ir::diag::Fault;
 use transc_ir::interp::Tensor;
 use transc_ir::scalar::Literal;
 use transc_ir::types::{Symbol, SymbolRange};
-use transc_ir::{Dim, TensorType, Value};
+use transc_ir::{Dim, Module, TensorType, Value};
 
 use super::error::OpError;
 use super::import::{Binding, Importer};
@@ -17,7 +18,7 @@ use super::proto::{GraphProto, ValueInfoProto};
 use super::tensor;
 use crate::Problem;
 use crate::error::quote;
-use crate::options::{DimOption, Fixed};
+use crate::options::{DimOption, Fixed, ImportOptions};
 
 /// The range of a symbolic dim about which nothing is said.
 const DEFAULT_RANGE: SymbolRange = SymbolRange { min: 1, max: 65_536 };
@@ -64,6 +65,31 @@ pub(super) fn declare<'a>(imp: &mut Importer<'a>, g: &'a GraphProto) {
             let help =
                 if known.is_empty() { "it has no symbolic dims".to_owned() } else { format!("it has: {}", known.join(", ")) };
             imp.problems.push(Problem::invalid("T0116", format!("the model has no symbolic dim {}", quote(name))).help(help));
+        }
+    }
+}
+
+/// Dims that only inputs have which nothing reads may be 0, where nothing else is said of them: a merged decoder is given such caches when its branch for the
+/// first step is taken.
+pub(super) fn release_unread(m: &mut Module, options: &ImportOptions) {
+    let uses = m.main.use_counts();
+    let read = |v: Value| m.main.def_node(v).is_some() || uses[v.index()] > 0;
+    let mut dims: Vec<Dim> = m.constraints.iter().flat_map(|(a, b, _)| [a.clone(), b.clone()]).collect();
+    for v in m.main.params().iter().map(|p| p.1).chain(m.main.nodes().flat_map(|(_, n)| n.results.iter().copied())) {
+        dims.extend(m.main.ty(v).dims.iter().filter(|_| read(v)).cloned());
+    }
+    let seen = RefCell::new(dims);
+    for (_, n) in m.main.nodes() {
+        n.op.clone().map_dims(&|d| {
+            seen.borrow_mut().push(d.clone());
+            d.clone()
+        });
+    }
+    let mut symbols = Vec::new();
+    seen.borrow().iter().for_each(|d| d.symbols(&mut symbols));
+    for (s, r) in m.symbols.iter_mut().filter(|(s, r)| **r == DEFAULT_RANGE && !symbols.contains(s)) {
+        if !options.dims.iter().any(|(name, _)| name == s.name()) {
+            r.min = 0;
         }
     }
 }

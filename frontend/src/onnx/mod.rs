@@ -4,6 +4,7 @@ mod check;
 mod cx;
 mod error;
 mod facts;
+mod fractions;
 mod import;
 mod inputs;
 mod ops;

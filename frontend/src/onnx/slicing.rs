@@ -33,15 +33,22 @@ pub(super) fn range(cx: &mut OpCx<'_, '_>, extent: &Dim, start: &Dim, end: &Dim,
 }
 
 /// An index with negative ones counted from the end; it may still lie outside. One that is negative only for large sizes, such as
-/// `64 - length`, is taken not to be: a model that slices its tables so is refused when they are too short.
+/// `64 - length`, is taken not to be: a model that slices its tables so is refused when they are too short. One that may be 0, such as the padding that
+/// is cut off at the end, is taken to be negative where it is so for the smallest sizes.
 fn from_front(cx: &mut OpCx<'_, '_>, extent: &Dim, index: &Dim) -> Result<Dim> {
     let (lo, hi) = index.bounds(&cx.imp.module.symbols);
+    let smallest = at_smallest(cx, index);
     if lo >= 0 {
         Ok(index.clone())
     } else if hi < 0 {
         Ok(extent + index)
-    } else if at_smallest(cx, index) >= Some(0) && cx.assume_not_negative(index, "a slice starts and ends inside its axis") {
+    } else if smallest >= Some(0) && cx.assume_not_negative(index, "a slice starts and ends inside its axis") {
         Ok(index.clone())
+    } else if hi == 0
+        && smallest.is_some_and(|i| i < 0)
+        && cx.assume_not_negative(&(&Dim::from(-1) - index), "a slice ends before the end of its axis")
+    {
+        Ok(extent + index)
     } else {
         too_symbolic(format!("slices at {index}, which may count from the front or from the end"))
     }

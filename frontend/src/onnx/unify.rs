@@ -13,6 +13,8 @@ use super::import::Importer;
 
 /// Largest divisor that a symbol is made a multiple of.
 const MAX_DIVISOR: i64 = 1 << 16;
+/// Most rests of a division that are tried.
+const MAX_RESTS: i64 = 1 << 10;
 
 impl OpCx<'_, '_> {
     /// Makes two dims equal, or finds that they are.
@@ -77,10 +79,7 @@ impl OpCx<'_, '_> {
     /// # Errors
     /// [`OpError::Retry`] if that replaced a symbol; constants that do not divide are left to the caller.
     pub(super) fn multiple(&mut self, d: &Dim, of: &Dim) -> Result<()> {
-        match of.as_const() {
-            Some(n) if n > 0 && self.imp.divide_symbol(d, n, &Dim::from(0)) => Err(OpError::Retry),
-            _ => Ok(()),
-        }
+        if self.imp.divide(d, of, &Dim::from(0)) { Err(OpError::Retry) } else { Ok(()) }
     }
 
     /// Makes two element counts equal by a symbol in one that is not in the other.
@@ -88,7 +87,7 @@ impl OpCx<'_, '_> {
     /// # Errors
     /// As [`OpCx::equal`].
     pub(super) fn equal_counts(&mut self, a: &[Dim], b: &[Dim]) -> Result<()> {
-        let (mut a, mut b) = (a.to_vec(), b.to_vec());
+        let [mut a, mut b] = [a, b].map(|v| v.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<_>>());
         // Factors that both sides have cancel.
         a.retain(|d| match b.iter().position(|e| e == d) {
             Some(i) => {
@@ -97,6 +96,13 @@ impl OpCx<'_, '_> {
             }
             None => true,
         });
+        // Axes that stand in one order on both sides are the same.
+        let named = |(x, y): (&Dim, &Dim)| {
+            content(x) == content(y) && reduced(x).as_symbol().is_some() && reduced(y).as_symbol().is_some()
+        };
+        if a.len() == b.len() && a.iter().zip(&b).all(named) {
+            return a.iter().zip(&b).try_for_each(|(x, y)| self.equal(&reduced(x), &reduced(y)));
+        }
         let product = |v: &[Dim]| v.iter().fold(Dim::from(1), |n, d| &n * d);
         let (a, b) = (product(&a), product(&b));
         // `4*S = 4*T` and `B*S = B*T` reduce to `S = T`.
@@ -255,33 +261,65 @@ impl Importer<'_> {
         let difference = a - b;
         let divisions: Vec<_> = difference.terms().into_iter().flat_map(|(m, _)| m).collect();
         divisions.iter().any(|atom| match atom {
-            Atom::FloorDiv(d, n) | Atom::Mod(d, n) => {
-                n.as_const().is_some_and(|n| n > 0 && self.divide_symbol(d, n, &difference))
-            }
+            Atom::FloorDiv(d, n) | Atom::Mod(d, n) => self.divide(d, n, &difference),
             _ => false,
         })
     }
 
-    /// Makes `d`, which is linear in one symbol, a multiple of `n` where that makes `zero` 0: the symbol becomes a multiple of a new one.
-    fn divide_symbol(&mut self, d: &Dim, n: i64, zero: &Dim) -> bool {
-        let Some((symbol, factor, constant)) = linear(d) else { return false };
-        let step = n / gcd(factor, n);
-        let Some(first) = (0..step.min(MAX_DIVISOR)).find(|r| (factor * r + constant).rem_euclid(n) == 0) else { return false };
+    /// Makes `d` a multiple of `n` where that makes `zero` 0.
+    fn divide(&mut self, d: &Dim, n: &Dim, zero: &Dim) -> bool {
+        match n.as_const() {
+            Some(n) => n > 0 && self.divide_symbol(d, n, zero),
+            None => self.multiply_symbol(d, n, zero),
+        }
+    }
+
+    /// Makes `d`, a symbol, a multiple of a dim where that makes `zero` 0: the symbol becomes the dim times a new one.
+    fn multiply_symbol(&mut self, d: &Dim, n: &Dim, zero: &Dim) -> bool {
+        let Some(symbol) = d.as_symbol().cloned().filter(|s| !mentions(n, s)) else { return false };
         let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
-        let mut name = format!("{symbol}_by_{step}");
+        let (lo, hi) = n.bounds(&self.module.symbols);
+        if lo < 1 {
+            return false;
+        }
+        let part = self.unused(format!("{symbol}_by"));
+        let by = n * &Dim::from(part.clone());
+        if !zero.subst(&|s| (*s == symbol).then(|| by.clone())).is(0) {
+            return false;
+        }
+        let ceil = |a: i64, b: i64| a.div_euclid(b) + i64::from(a.rem_euclid(b) != 0);
+        self.module.symbols.insert(part, SymbolRange { min: ceil(range.min, hi), max: range.max / lo });
+        let inside = by.max_with(&range.min.into()).min_with(&range.max.into());
+        self.module.constraints.push((inside, by.clone(), format!("{symbol} is in its range")));
+        self.substitute(symbol, by)
+    }
+
+    /// A symbol that is not declared yet.
+    fn unused(&self, mut name: String) -> Symbol {
         while self.module.symbols.contains_key(&Symbol::new(&name)) {
             name.push('_');
         }
-        let part = Symbol::new(&name);
-        let by = &(&Dim::from(part.clone()) * &Dim::from(step)) + &Dim::from(first);
-        let becomes = |s: &Symbol| (*s == symbol).then(|| by.clone());
-        if step == 1 || !zero.subst(&becomes).is(0) {
-            return false;
-        }
+        Symbol::new(&name)
+    }
+
+    /// Makes `d`, which is linear in one symbol, a multiple of `n`, or of what else makes `zero` 0: the symbol becomes a multiple of a new one, and a rest.
+    fn divide_symbol(&mut self, d: &Dim, n: i64, zero: &Dim) -> bool {
+        let Some((symbol, factor, constant)) = linear(d) else { return false };
+        let step = n / gcd(factor, n);
+        let Some(range) = self.module.symbols.get(&symbol).copied() else { return false };
+        let part = self.unused(format!("{symbol}_by_{step}"));
+        let by = |rest: i64| &(&Dim::from(part.clone()) * &Dim::from(step)) + &Dim::from(rest);
+        let fits = |rest: &i64| match zero.as_const() {
+            Some(c) => c == 0 && (factor * rest + constant).rem_euclid(n) == 0,
+            None => zero.subst(&|s| (*s == symbol).then(|| by(*rest))).is(0),
+        };
+        let tries = if zero.as_const().is_some() { MAX_DIVISOR } else { MAX_RESTS };
+        let Some(first) = (0..step.min(tries)).find(fits).filter(|_| step > 1) else { return false };
         let (min, max) = ((range.min - first + step - 1).div_euclid(step), (range.max - first).div_euclid(step));
         if min > max {
             return false;
         }
+        let by = by(first);
         self.module.symbols.insert(part, SymbolRange { min, max });
         self.substitute(symbol, by)
     }
@@ -307,7 +345,8 @@ impl Importer<'_> {
     }
 }
 
-fn mentions(d: &Dim, s: &Symbol) -> bool {
+/// True if a symbol is in a dim.
+pub(super) fn mentions(d: &Dim, s: &Symbol) -> bool {
     let mut all = Vec::new();
     d.symbols(&mut all);
     all.contains(s)

@@ -1,10 +1,10 @@
 //! Operators that ONNX Runtime's transformer optimiser writes (domain `com.microsoft`).
 
-use transc_ir::scalar::{BinOp, BodyBuilder, Inst, Ref};
+use transc_ir::scalar::{BinOp, BodyBuilder, Inst, Ref, UnOp};
 use transc_ir::{DType, Dim, Value};
 
 use super::super::cx::OpCx;
-use super::super::error::{Result, invalid, unsupported};
+use super::super::error::{Result, data_dependent, invalid, unsupported};
 use super::attention::{Heads, join_heads, rotate, split_heads};
 use super::{OpRow, contrib, linalg, norm, quant};
 use crate::activations::{gelu_erf, gelu_tanh, scaled_silu};
@@ -18,10 +18,10 @@ pub(super) static ROWS: &[OpRow] = &[
     }),
     contrib("BiasGelu", |cx| with_bias(cx, gelu_erf)),
     contrib("BiasSoftmax", bias_softmax),
+    contrib("BiasSplitGelu", bias_split_gelu),
     contrib("EmbedLayerNormalization", embed_layer_norm),
     contrib("FastGelu", |cx| with_bias(cx, gelu_tanh)),
     contrib("Gelu", |cx| with_bias(cx, gelu_erf)),
-    contrib("GroupQueryAttention", group_query_attention),
     contrib("MultiHeadAttention", multi_head_attention),
     contrib("QAttention", q_attention),
     contrib("QEmbedLayerNormalization", q_embed_layer_norm),
@@ -29,6 +29,7 @@ pub(super) static ROWS: &[OpRow] = &[
         let alpha = cx.real("alpha", 1.702);
         with_bias(cx, |b, d, x| scaled_silu(b, d, x, alpha))
     }),
+    contrib("RelativePositionBias", relative_position_bias),
     contrib("RotaryEmbedding", rotary),
 ];
 
@@ -40,47 +41,81 @@ fn with_bias(cx: &mut OpCx<'_, '_>, f: impl FnOnce(&mut BodyBuilder, DType, Ref)
     Ok(vec![cx.map1(x, f)?])
 }
 
-fn optional_scale(cx: &OpCx<'_, '_>) -> Option<f64> {
+pub(super) fn optional_scale(cx: &OpCx<'_, '_>) -> Option<f64> {
     cx.attr("scale").map(|a| f64::from(a.f())).filter(|s| *s != 0.0)
 }
 
-/// Masks of these operators: `[B, Sk]` of 0 and 1, `[B]` of lengths, `[2 B]` of ends, then starts, or `[B, Sq, Sk]`.
-fn key_mask(cx: &mut OpCx<'_, '_>, mask: Value, batch: &Dim, keys: &Dim) -> Result<Value> {
+/// Refuses operands that change what the operator computes.
+pub(super) fn refuse_operands(cx: &OpCx<'_, '_>, operands: &[(usize, &str)]) -> Result<()> {
+    match operands.iter().find(|(i, _)| cx.opt(*i).is_some()) {
+        Some((_, what)) => unsupported(*what),
+        None => Ok(()),
+    }
+}
+
+/// Masks of these operators: `[B, Sk]` of 0 and 1, `[B, Sq, Sk]`, `[B, 1, M, M]` for up to `M` tokens, or bounds of the keys ([`key_bounds`]). The
+/// sizes are those of the batch, the queries and the keys.
+pub(super) fn key_mask(cx: &mut OpCx<'_, '_>, mut mask: Value, [batch, queries, keys]: [&Dim; 3]) -> Result<Value> {
     let dims = cx.dims(mask);
     let one = Dim::from(1);
     let shape = match dims.as_slice() {
         [b, k] => vec![b.clone(), one.clone(), one, k.clone()],
         [b, q, k] => vec![b.clone(), one, q.clone(), k.clone()],
-        [n] => {
-            // Behind the ends there may be starts.
-            let both = *n == batch * &Dim::from(2);
-            let count = if both { batch } else { n };
-            let bounds = cx.cast(DType::I64, mask)?;
-            let at = cx.iota(keys, 3, 4)?;
-            let column = vec![count.clone(), one.clone(), one.clone(), one];
-            let ends = cx.slice(bounds, 0, &Dim::from(0), count, 1)?;
-            let ends = cx.reshape(ends, column.clone())?;
-            let mut seen = cx.bin(BinOp::Lt, at, ends)?;
-            if both {
-                let starts = cx.slice(bounds, 0, count, count, 1)?;
-                let starts = cx.reshape(starts, column)?;
-                let behind = cx.bin(BinOp::Ge, at, starts)?;
-                seen = cx.bin(BinOp::And, seen, behind)?;
+        [_, _, rows, _] => {
+            // The queries are the last tokens.
+            if !cx.assume_not_negative(&(rows - keys), "the mask is large enough") {
+                return invalid(format!("has the mask {} for {keys} keys", cx.ty(mask)));
             }
-            return Ok(seen);
+            mask = cx.slice(mask, 2, &(keys - queries), queries, 1)?;
+            mask = cx.slice(mask, 3, &Dim::from(0), keys, 1)?;
+            cx.dims(mask)
         }
+        [n] => return bounded(cx, mask, n, [batch, keys]),
         _ => return unsupported(format!("has the mask {}", cx.ty(mask))),
     };
     let m = cx.reshape(mask, shape)?;
     cx.cast(DType::Bool, m)
 }
 
+/// The keys inside the bounds of their row of a batch: `[B]` ends, `[2 B]` ends, then starts, or `[3 B + 2]` ends, then sums of lengths. Which of them it is
+/// may be seen only when the model runs.
+fn bounded(cx: &mut OpCx<'_, '_>, mask: Value, n: &Dim, [batch, keys]: [&Dim; 2]) -> Result<Value> {
+    if !cx.assume_not_negative(&(n - batch), "the mask has a number for each row of the batch") {
+        return invalid(format!("has the mask {} for {batch} rows", cx.ty(mask)));
+    }
+    let one = Dim::from(1);
+    let column = vec![batch.clone(), one.clone(), one.clone(), one];
+    let bounds = cx.cast(DType::I64, mask)?;
+    let at = cx.iota(keys, 3, 4)?;
+    let ends = cx.slice(bounds, 0, &Dim::from(0), batch, 1)?;
+    let ends = cx.reshape(ends, column.clone())?;
+    let seen = cx.bin(BinOp::Lt, at, ends)?;
+    if n == batch {
+        return Ok(seen);
+    }
+    let row = cx.iota(batch, 0, 1)?;
+    let place = cx.map1(row, |b, d, row| {
+        let [n, batch] = [n, batch].map(|d| b.push(Inst::Dim(d.clone())));
+        let one = b.num(d, 1.0);
+        let (last, place) = (b.bin(BinOp::Sub, n, one), b.bin(BinOp::Add, row, batch));
+        b.bin(BinOp::Min, place, last)
+    })?;
+    let starts = cx.gather(bounds, place, 0)?;
+    let starts = cx.reshape(starts, column)?;
+    let behind = cx.map2(at, starts, |b, _, at, start| {
+        let [n, both] = [n, &(batch + batch)].map(|d| b.push(Inst::Dim(d.clone())));
+        let (behind, no_start) = (b.bin(BinOp::Ge, at, start), b.bin(BinOp::Ne, n, both));
+        b.bin(BinOp::Or, behind, no_start)
+    })?;
+    cx.bin(BinOp::And, seen, behind)
+}
+
 /// What `Attention` and `MultiHeadAttention` add to the logits: what their mask hides is lowered by a number, so that a row of which all is hidden still has
-/// weights.
-fn lowered(cx: &mut OpCx<'_, '_>, (mask, bias): (usize, usize), logits: [&Dim; 2], dtype: DType) -> Result<Option<Value>> {
+/// weights. The sizes are as for [`key_mask`].
+fn lowered(cx: &mut OpCx<'_, '_>, (mask, bias): (usize, usize), sizes: [&Dim; 3], dtype: DType) -> Result<Option<Value>> {
     let bias = cx.opt(bias);
     let Some(mask) = cx.opt(mask) else { return Ok(bias) };
-    let seen = key_mask(cx, mask, logits[0], logits[1])?;
+    let seen = key_mask(cx, mask, sizes)?;
     let (zero, low) = (cx.num(dtype, 0.0)?, cx.num(dtype, cx.real("mask_filter_value", -10_000.0))?);
     let mask = cx.select(seen, zero, low)?;
     Ok(Some(match bias {
@@ -89,19 +124,10 @@ fn lowered(cx: &mut OpCx<'_, '_>, (mask, bias): (usize, usize), logits: [&Dim; 2
     }))
 }
 
-/// A boolean mask and an additive bias as one mask.
-fn merged(cx: &mut OpCx<'_, '_>, mask: Value, bias: Option<Value>) -> Result<Value> {
-    let Some(bias) = bias else { return Ok(mask) };
-    let low = cx.num(cx.dtype(bias), f64::NEG_INFINITY)?;
-    cx.select(mask, bias, low)
-}
-
 /// Operands: input, weights of the packed projection, bias, mask, past, additive bias.
 fn attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, w) = (cx.x(0)?, cx.x(1)?);
-    if cx.opt(6).is_some() {
-        return unsupported("shares the buffer of its past");
-    }
+    refuse_operands(cx, &[(6, "shares the buffer of its past")])?;
     let packed = cx.mat_mul(x, w, cx.dtype(x))?;
     packed_attention(cx, packed, [3, 4, 5])
 }
@@ -144,7 +170,8 @@ fn packed_attention(cx: &mut OpCx<'_, '_>, mut packed: Value, [mask, past_at, bi
         (k, v) = (joined_past(cx, p, 0, k)?, joined_past(cx, p, 1, v)?);
     }
     let [batch, keys] = [0, 2].map(|a| cx.dims(k)[a].clone());
-    let mask = lowered(cx, (mask, bias_at), [&batch, &keys], cx.dtype(q))?;
+    let queries = cx.dims(q)[2].clone();
+    let mask = lowered(cx, (mask, bias_at), [&batch, &queries, &keys], cx.dtype(q))?;
     let causal = cx.flag("unidirectional").then_some(past);
     let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     let y = join_heads(cx, y)?;
@@ -187,6 +214,10 @@ fn joined_past(cx: &mut OpCx<'_, '_>, past: Value, half: i64, new: Value) -> Res
 /// Operands: query, key, value, bias, mask, additive bias, past key, past value.
 fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let heads = cx.int("num_heads", 0);
+    refuse_operands(cx, &[(8, "shares the buffer of its past"), (9, "reads its past in the order of beams")])?;
+    if cx.wants(3) {
+        return unsupported("gives its logits");
+    }
     let q = cx.x(0)?;
     let mut parts = match (cx.opt(1), cx.opt(2)) {
         (Some(k), Some(v)) => [q, k, v],
@@ -229,158 +260,11 @@ fn multi_head_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         (k, v) = (cx.concat(&[pk, k], 2)?, cx.concat(&[pv, v], 2)?);
     }
     let keys = cx.dims(k).get(2).cloned().unwrap_or_else(|| Dim::from(0));
-    let batch = cx.dims(q)[0].clone();
-    let mask = lowered(cx, (4, 5), [&batch, &keys], cx.dtype(q))?;
+    let [batch, queries] = [0, 2].map(|a| cx.dims(q)[a].clone());
+    let mask = lowered(cx, (4, 5), [&batch, &queries, &keys], cx.dtype(q))?;
     let causal = cx.flag("unidirectional").then_some(past);
     let y = Heads { q, k, v, mask, scale: optional_scale(cx), softcap: 0.0, causal, clear: true }.build(cx)?;
     Ok(vec![join_heads(cx, y)?, k, v])
-}
-
-/// Operands: query, key, value, past key, past value, lengths minus one, total length, cosines, sines. Each row of a batch has its own number of tokens in
-/// the past, with room behind them.
-fn group_query_attention(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
-    let (h, g) = (cx.int("num_heads", 0), cx.int("kv_num_heads", 0));
-    if cx.flag("smooth_softmax") || cx.opt(11).is_some() {
-        return unsupported("smooths its softmax");
-    }
-    if h <= 0 || g <= 0 {
-        return invalid(format!("has {h} query heads for {g} key heads"));
-    }
-    let mut q = cx.x(0)?;
-    let (k, v) = match (cx.opt(1), cx.opt(2)) {
-        (Some(k), Some(v)) => (k, v),
-        _ => {
-            // The heads of queries, keys and values stand side by side.
-            let width = cx.dims(q).get(2).and_then(|d| d.exact_div(&Dim::from(h.saturating_add(g.saturating_mul(2)))));
-            let Some(d) = width else { return invalid(format!("has packed heads {}", cx.ty(q))) };
-            let (nq, nk) = (&d * &Dim::from(h), &d * &Dim::from(g));
-            let (k, v) = (cx.slice(q, 2, &nq, &nk, 1)?, cx.slice(q, 2, &(&nq + &nk), &nk, 1)?);
-            q = cx.slice(q, 2, &Dim::from(0), &nq, 1)?;
-            (k, v)
-        }
-    };
-    let (mut q, mut k, mut v) = (split_heads(cx, q, h)?, split_heads(cx, k, g)?, split_heads(cx, v, g)?);
-    let past = cx.opt(3).zip(cx.opt(4));
-    let before = past.and_then(|(p, _)| cx.dims(p).get(2).cloned()).unwrap_or_else(|| Dim::from(0));
-    let n = cx.dims(q)[2].clone();
-    let lengths = Lengths::new(cx, &n)?;
-    let places = lengths.places(cx, &n)?;
-    if cx.flag("do_rotary") {
-        let (cos, sin) = (cx.x(7)?, cx.x(8)?);
-        let rows = cx.dims(cos)[0].clone();
-        if !cx.assume_not_negative(&(&rows - &(&before + &n)), "the rotary tables are long enough") {
-            return invalid("has rotary tables that are too short");
-        }
-        let mut tables = [cos, sin];
-        for t in &mut tables {
-            *t = match past {
-                Some(_) => cx.gather(*t, places, 0)?,
-                None => {
-                    let part = cx.slice(*t, 0, &Dim::from(0), &n, 1)?;
-                    let half = cx.dims(part)[1].clone();
-                    cx.reshape(part, vec![Dim::from(1), n.clone(), half])?
-                }
-            };
-        }
-        let interleaved = cx.flag("rotary_interleaved");
-        q = rotate(cx, q, tables[0], tables[1], interleaved, 1)?;
-        k = rotate(cx, k, tables[0], tables[1], interleaved, 1)?;
-    }
-    if let Some((pk, pv)) = past {
-        (k, v) = (lengths.joined(cx, pk, k)?, lengths.joined(cx, pv, v)?);
-    }
-    let keys = cx.dims(k)[2].clone();
-    let batch = cx.dims(q)[0].clone();
-    let mut mask = key_mask(cx, lengths.all, &batch, &keys)?;
-    let window = cx.int("local_window_size", -1);
-    if window > 0 || past.is_some() {
-        // A query sees itself and the keys before it, as many as the window holds.
-        let at = cx.reshape(places, vec![batch, Dim::from(1), n, Dim::from(1)])?;
-        let column = cx.iota(&keys, 3, 4)?;
-        let near = cx.map2(at, column, |b, d, at, column| {
-            let mut seen = b.bin(BinOp::Le, column, at);
-            if window > 0 {
-                let size = b.num(d, window as f64);
-                let first = b.bin(BinOp::Sub, at, size);
-                let near = b.bin(BinOp::Gt, column, first);
-                seen = b.bin(BinOp::And, seen, near);
-            }
-            seen
-        })?;
-        mask = cx.bin(BinOp::And, mask, near)?;
-    }
-    let mask = Some(merged(cx, mask, cx.opt(10))?);
-    let scale = optional_scale(cx);
-    // With a past, where the diagonal lies depends on the row of the batch.
-    let causal = past.is_none().then(|| Dim::from(0));
-    let y = Heads { q, k, v, mask, scale, softcap: cx.real("softcap", 0.0), causal, clear: true }.build(cx)?;
-    Ok(vec![join_heads(cx, y)?, k, v])
-}
-
-/// How many tokens each row of a batch has: `i64[B]`.
-struct Lengths {
-    all: Value,
-    /// Those before the queries, which are the last ones; none where there are fewer tokens than queries.
-    before: Value,
-}
-
-impl Lengths {
-    /// Of `GroupQueryAttention`, whose operand 5 has them less one, with `n` queries.
-    fn new(cx: &mut OpCx<'_, '_>, n: &Dim) -> Result<Self> {
-        let lengths = cx.x(5)?;
-        let batch = cx.ty(lengths).count();
-        let lengths = cx.reshape(lengths, vec![batch])?;
-        let lengths = cx.cast(DType::I64, lengths)?;
-        let all = cx.bin_num(BinOp::Add, lengths, 1.0)?;
-        let before = cx.map1(all, |b, d, all| {
-            let (n, none) = (b.push(Inst::Dim(n.clone())), b.num(d, 0.0));
-            let before = b.bin(BinOp::Sub, all, n);
-            b.bin(BinOp::Max, before, none)
-        })?;
-        Ok(Self { all, before })
-    }
-
-    /// The places of `n` queries, `i64[B, n]`.
-    fn places(&self, cx: &mut OpCx<'_, '_>, n: &Dim) -> Result<Value> {
-        let batch = cx.dims(self.before)[0].clone();
-        let before = cx.reshape(self.before, vec![batch, Dim::from(1)])?;
-        let at = cx.iota(n, 1, 2)?;
-        cx.bin(BinOp::Add, before, at)
-    }
-
-    /// A past `[B, G, P, D]` with what is new, `[B, G, n, D]`, behind the tokens that each row has.
-    fn joined(&self, cx: &mut OpCx<'_, '_>, past: Value, new: Value) -> Result<Value> {
-        let (past_len, n) = (cx.dims(past)[2].clone(), cx.dims(new)[2].clone());
-        let both = cx.concat(&[past, new], 2)?;
-        let keys = cx.dims(both)[2].clone();
-        let batch = cx.dims(self.before)[0].clone();
-        let before = cx.reshape(self.before, vec![batch, Dim::from(1)])?;
-        let at = cx.iota(&keys, 1, 2)?;
-        let source = cx.map2(at, before, |b, _, at, before| {
-            let [shift, last] = [&past_len, &n].map(|d| b.push(Inst::Dim(d.clone())));
-            let inside = b.bin(BinOp::Sub, at, before);
-            let one = b.num(DType::I64, 1.0);
-            let end = b.bin(BinOp::Sub, last, one);
-            let inside = b.bin(BinOp::Min, inside, end);
-            let moved = b.bin(BinOp::Add, inside, shift);
-            let old = b.bin(BinOp::Lt, at, before);
-            b.select(old, at, moved)
-        })?;
-        let dims = cx.dims(source);
-        let source = cx.reshape(source, vec![dims[0].clone(), dims[1].clone(), Dim::from(1)])?;
-        let by_token = cx.transpose(both, &[0, 2, 1, 3])?;
-        let moved = cx.add(transc_ir::op::GatherNd { batch_dims: 1 }, &[by_token, source])?;
-        let moved = cx.transpose(moved, &[0, 2, 1, 3])?;
-        // Behind the last token there is nothing.
-        let left = cx.map2(at, before, |b, _, at, before| {
-            let n = b.push(Inst::Dim(n.clone()));
-            let end = b.bin(BinOp::Add, before, n);
-            b.bin(BinOp::Lt, at, end)
-        })?;
-        let left = cx.reshape(left, vec![dims[0].clone(), Dim::from(1), dims[1].clone(), Dim::from(1)])?;
-        let none = cx.num(cx.dtype(moved), 0.0)?;
-        cx.select(left, moved, none)
-    }
 }
 
 /// Operands: x, position ids, cosines, sines.
@@ -426,6 +310,68 @@ fn bias_softmax(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let y = cx.bin(BinOp::Add, x, bias)?;
     Ok(vec![cx.softmax(y, axis)?])
+}
+
+/// The first half of the last axis by the activation of the second.
+fn bias_split_gelu(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, bias) = (cx.x(0)?, cx.x(1)?);
+    let x = cx.bin(BinOp::Add, x, bias)?;
+    let axis = cx.axis(-1, cx.rank(x))?;
+    let Some(half) = cx.dims(x)[axis].exact_div(&Dim::from(2)) else { return invalid(format!("cannot halve {}", cx.ty(x))) };
+    let (left, right) = (cx.slice(x, axis, &Dim::from(0), &half, 1)?, cx.slice(x, axis, &half, &half, 1)?);
+    let gate = cx.map1(right, gelu_erf)?;
+    Ok(vec![cx.bin(BinOp::Mul, left, gate)?])
+}
+
+/// Operands: a table of biases by bucket, numbers of queries and of keys. How far a key stands from a query says its bucket: near ones have their own, those
+/// further off share one by the logarithm of the distance (Raffel et al. 2020).
+fn relative_position_bias(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (table, queries, keys) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let (Some(queries), Some(keys)) = (cx.known_scalar(queries)?, cx.known_scalar(keys)?) else {
+        return data_dependent("the number of queries or keys");
+    };
+    let (both, max) = (cx.flag("is_bidirectional"), cx.int("max_distance", 128));
+    let known: Option<Vec<i64>> = cx.dims(table).iter().map(Dim::as_const).collect();
+    let Some(&[buckets, heads]) = known.as_deref() else { return invalid(format!("has the table {}", cx.ty(table))) };
+    // Keys behind a query have the other half of the buckets, or share the first.
+    let side = if both { buckets / 2 } else { buckets };
+    let near = side / 2;
+    if near < 1 || max <= near {
+        return invalid(format!("has {buckets} buckets for distances up to {max}"));
+    }
+    let (i, j) = (cx.iota(&queries, 0, 2)?, cx.iota(&keys, 1, 2)?);
+    let bucket = cx.map2(i, j, |b, d, i, j| {
+        let ahead = b.bin(BinOp::Sub, j, i);
+        let [zero, near_by, last, other] = [0, near, side - 1, side].map(|n| b.num(d, n as f64));
+        let distance = if both {
+            b.un(UnOp::Abs, ahead)
+        } else {
+            let back = b.un(UnOp::Neg, ahead);
+            b.bin(BinOp::Max, back, zero)
+        };
+        let reals = [near as f64, (max as f64 / near as f64).ln(), (side - near) as f64];
+        let [first, range, shared] = reals.map(|n| b.num(DType::F32, n));
+        let far = b.bin(BinOp::Max, distance, near_by);
+        let far = b.cast(DType::F32, far);
+        let far = b.bin(BinOp::Div, far, first);
+        let far = b.un(UnOp::Log, far);
+        let far = b.bin(BinOp::Div, far, range);
+        let far = b.bin(BinOp::Mul, far, shared);
+        let far = b.cast(d, far);
+        let far = b.bin(BinOp::Add, far, near_by);
+        let far = b.bin(BinOp::Min, far, last);
+        let own = b.bin(BinOp::Lt, distance, near_by);
+        let bucket = b.select(own, distance, far);
+        if !both {
+            return bucket;
+        }
+        let (behind, moved) = (b.bin(BinOp::Gt, ahead, zero), b.bin(BinOp::Add, bucket, other));
+        b.select(behind, moved, bucket)
+    })?;
+    // The table's elements stand head by head, whatever its dims say.
+    let table = cx.reshape(table, vec![Dim::from(heads), Dim::from(buckets)])?;
+    let bias = cx.gather(table, bucket, 1)?;
+    Ok(vec![cx.reshape(bias, vec![Dim::from(1), Dim::from(heads), queries, keys])?])
 }
 
 /// Operands: ids, segment ids, word, position and segment tables, scale, bias, mask, position ids.

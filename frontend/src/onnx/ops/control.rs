@@ -6,11 +6,11 @@ use transc_ir::{DType, Dim, Value};
 use super::super::cx::OpCx;
 use super::super::error::{OpError, Result, data_dependent, invalid, limit, too_symbolic, unsupported};
 use super::super::proto::GraphProto;
-use super::{LAST, OpRow, row};
+use super::{LAST, OpRow, row, sequences};
 use crate::Problem;
 
 pub(super) static ROWS: &[OpRow] =
-    &[row("If", 1..=LAST, if_row), row("Loop", 11..=LAST, loop_row), row("Scan", 9..=LAST, scan_row)];
+    &[row("If", 1..=LAST, if_row), sequences("Loop", 11..=LAST, loop_row), row("Scan", 9..=LAST, scan_row)];
 
 /// Most repetitions that are unrolled.
 const MAX_UNROLL: i64 = 4096;
@@ -49,6 +49,9 @@ fn if_row(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let condition = cx.reshape(condition, Vec::new())?;
     let mut out = Vec::new();
     for (x, y) in a.into_iter().zip(b) {
+        if [x, y].iter().any(|v| cx.imp.sequences.contains_key(v)) {
+            return unsupported("chooses at run time between sequences");
+        }
         if cx.dtype(x) != cx.dtype(y) || cx.rank(x) != cx.rank(y) {
             return different(cx, x, y);
         }
@@ -118,9 +121,12 @@ fn loop_row(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
 }
 
 /// Joins values along a new axis.
-fn stack(cx: &mut OpCx<'_, '_>, parts: &[Value], axis: usize) -> Result<Value> {
+pub(super) fn stack(cx: &mut OpCx<'_, '_>, parts: &[Value], axis: usize) -> Result<Value> {
     let mut wide = Vec::new();
     for p in parts {
+        if cx.imp.sequences.contains_key(p) {
+            return invalid("collects sequences");
+        }
         let mut dims = cx.dims(*p);
         if axis > dims.len() {
             return invalid(format!("collects {} along axis {axis}", cx.ty(*p)));
@@ -128,7 +134,7 @@ fn stack(cx: &mut OpCx<'_, '_>, parts: &[Value], axis: usize) -> Result<Value> {
         dims.insert(axis, Dim::from(1));
         wide.push(cx.reshape(*p, dims)?);
     }
-    if wide.is_empty() { unsupported("collects results of a body that is never repeated") } else { cx.concat(&wide, axis) }
+    if wide.is_empty() { unsupported("collects results of which there are none") } else { cx.concat(&wide, axis) }
 }
 
 /// Unrolled over the scanned axis, whose extent must be known.

@@ -15,6 +15,7 @@ pub(super) static ROWS: &[OpRow] = &[
     row("ConvTranspose", 1..=LAST, conv_transpose),
     row("QLinearConv", 10..=LAST, q_linear_conv),
     contrib("FusedConv", fused_conv),
+    contrib("NhwcConv", channels_last),
     contrib("QLinearConv", q_linear_conv),
 ];
 
@@ -48,6 +49,19 @@ fn conv(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, w) = (cx.x(0)?, cx.x(1)?);
     let y = convolve(cx, x, w)?;
     Ok(vec![add_bias(cx, y, cx.opt(2))?])
+}
+
+/// Channels are the last axis of images and of filters.
+fn channels_last(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, w) = (cx.x(0)?, cx.x(1)?);
+    let rank = cx.rank(x);
+    if rank < 3 || cx.rank(w) != rank {
+        return invalid(format!("needs a batch of images and filters with as many axes, got {} and {}", cx.ty(x), cx.ty(w)));
+    }
+    let (x, w) = (cx.move_axis(x, rank - 1, 1)?, cx.move_axis(w, rank - 1, 1)?);
+    let y = convolve(cx, x, w)?;
+    let y = add_bias(cx, y, cx.opt(2))?;
+    Ok(vec![cx.move_axis(y, 1, rank - 1)?])
 }
 
 /// A convolution, an optional sum, an activation.
@@ -116,6 +130,7 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     if dx.len() < 3 || dw.len() != dx.len() {
         return invalid(format!("needs a batch of images and filters with as many axes, got {} and {}", cx.ty(x), cx.ty(w)));
     }
+    cx.equal(&dx[1], &dw[0])?;
     let n = dx.len() - 2;
     let Some(kernel) = dw[2..].iter().map(Dim::as_const).collect::<Option<Vec<_>>>() else {
         return too_symbolic("has a kernel of symbolic extent");
@@ -184,6 +199,7 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     let conv = op::Conv { strides: vec![1; n], dilations, lo, hi, groups: usize::try_from(groups).unwrap_or(0) };
     let y = cx.add(conv, &[y, f])?;
+    cx.assume_not_empty(y, 2);
     Ok(vec![add_bias(cx, y, cx.opt(2))?])
 }
 

@@ -70,7 +70,6 @@ pub(super) static ROWS: &[OpRow] = &[
     row("Clip", 6..=10, clip_attributes),
     row("Clip", 11..=LAST, clip),
     row("Dropout", 7..=LAST, dropout),
-    row("Identity", 1..=LAST, |cx| Ok(vec![cx.x(0)?])),
     row("IsInf", 10..=LAST, is_inf),
 ];
 

@@ -138,9 +138,26 @@ fn one_hot(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![cx.select(hit, on, off)?])
 }
 
-/// Only of constants: how many elements are not zero decides the shape.
+/// Only of constants, and of tensors full of one number: how many elements are not zero decides the shape.
 fn non_zero(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let x = cx.x(0)?;
+    let dims = cx.dims(x);
+    if let Some(number) = cx.imp.facts.uniform(&cx.imp.module, x)
+        && dims.iter().any(|d| d.as_const().is_none())
+    {
+        let rank = Dim::from(dims.len());
+        if number.to_f64() == 0.0 {
+            return Ok(vec![cx.full(DType::I64, 0.0, &[rank, Dim::from(0)])?]);
+        }
+        let count = cx.ty(x).count();
+        let mut rows = Vec::new();
+        for (axis, extent) in dims.iter().enumerate() {
+            let places = cx.iota(extent, axis, dims.len())?;
+            let places = cx.broadcast(places, &dims)?;
+            rows.push(cx.reshape(places, vec![Dim::from(1), count.clone()])?);
+        }
+        return Ok(vec![cx.concat(&rows, 0)?]);
+    }
     let t = cx.constant_of(x, "the number of elements that are not zero")?;
     let hits: Vec<usize> = elements(&t).enumerate().filter(|(_, l)| l.to_f64() != 0.0).map(|(i, _)| i).collect();
     let rank = t.dims.len();

@@ -25,6 +25,7 @@ pub(super) static ROWS: &[OpRow] = &[
         Ok(vec![cx.map1(y, crate::activations::gelu_tanh)?])
     }),
     contrib("MatMulIntegerToFloat", mat_mul_integer_to_float),
+    contrib("TransposeMatMul", fused_mat_mul),
 ];
 
 impl OpCx<'_, '_> {
@@ -208,14 +209,14 @@ fn row_vector(cx: &mut OpCx<'_, '_>, scale: Value) -> Result<Value> {
     }
 }
 
-/// `alpha * A' B'` where the last two axes of the operands may be swapped.
+/// `alpha * A' B'` where the first axis of the operands may stand behind the batch, and then the last two axes may be swapped.
 fn fused_mat_mul(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (mut a, mut b) = (cx.x(0)?, cx.x(1)?);
-    if cx.flag("transBatchA") || cx.flag("transBatchB") {
-        return super::super::error::unsupported("moves batch axes of its operands");
-    }
-    for (flag, v) in [("transA", &mut a), ("transB", &mut b)] {
+    for (flag, batch, v) in [("transA", "transBatchA", &mut a), ("transB", "transBatchB", &mut b)] {
         let rank = cx.rank(*v);
+        if cx.flag(batch) && rank >= 3 {
+            *v = cx.move_axis(*v, 0, rank - 2)?;
+        }
         if cx.flag(flag) && rank >= 2 {
             *v = cx.move_axis(*v, rank - 1, rank - 2)?;
         }

@@ -12,9 +12,11 @@ mod creation;
 mod einsum;
 mod elementwise;
 mod grid;
+mod grouped;
 mod indexing;
 mod linalg;
 mod loss;
+mod moe;
 mod nbits;
 mod norm;
 mod pool;
@@ -24,6 +26,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod rnn;
+mod sequence;
 mod shape;
 mod signal;
 mod spatial;
@@ -48,16 +51,23 @@ pub(super) struct OpRow {
     /// The versions of the operator set in which the builder is right.
     pub(super) since: RangeInclusive<i64>,
     pub(super) build: Build,
+    /// Operands and results may be sequences of tensors.
+    pub(super) sequences: bool,
 }
 
 /// A row of the default domain.
 const fn row(name: &'static str, since: RangeInclusive<i64>, build: Build) -> OpRow {
-    OpRow { domain: "", name, since, build }
+    OpRow { domain: "", name, since, build, sequences: false }
+}
+
+/// A row of the default domain that takes sequences as well as tensors.
+const fn sequences(name: &'static str, since: RangeInclusive<i64>, build: Build) -> OpRow {
+    OpRow { domain: "", name, since, build, sequences: true }
 }
 
 /// A row of the domain of ONNX Runtime's own operators, which has one version.
 const fn contrib(name: &'static str, build: Build) -> OpRow {
-    OpRow { domain: "com.microsoft", name, since: 1..=1, build }
+    OpRow { domain: "com.microsoft", name, since: 1..=1, build, sequences: false }
 }
 
 static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
@@ -71,9 +81,11 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
         einsum::ROWS,
         elementwise::ROWS,
         grid::ROWS,
+        grouped::ROWS,
         indexing::ROWS,
         linalg::ROWS,
         loss::ROWS,
+        moe::ROWS,
         nbits::ROWS,
         norm::ROWS,
         pool::ROWS,
@@ -83,6 +95,7 @@ static TABLE: LazyLock<BTreeMap<(&str, &str), Vec<&OpRow>>> = LazyLock::new(|| {
         reduce::ROWS,
         resize::ROWS,
         rnn::ROWS,
+        sequence::ROWS,
         shape::ROWS,
         signal::ROWS,
     ];

@@ -26,10 +26,9 @@ fn mat_mul_nbits(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         return invalid(format!("has {k} by {n} weights in blocks of {block}; blocks have 16, 32, 64 .. elements"));
     }
     let (blocks, per_byte) = (k.div_ceil(block), if bits == 4 { 2 } else { 1 });
-    let code = |bytes: &[u8], i: usize| if bits == 8 { bytes[i] } else { bytes[i / 2] >> (i % 2 * 4) & 15 };
     let row = blocks * block / per_byte;
     let bytes = packed_bytes(cx, packed, n.checked_mul(row), "codes")?;
-    let codes = (0..n * k).map(|i| f64::from(code(&bytes[i / k * row..][..row], i % k)));
+    let codes = (0..n * k).map(|i| f64::from(code(&bytes[i / k * row..][..row], i % k, bits)));
     let codes = cx.table(DType::U8, &[n, k], codes)?;
     if cx.ty(scale).count() != Dim::from(n * blocks) {
         return invalid(format!("has scales {} for {n} rows of {blocks} blocks", cx.ty(scale)));
@@ -42,7 +41,7 @@ fn mat_mul_nbits(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         Some(z) => {
             let row = blocks.div_ceil(per_byte);
             let bytes = packed_bytes(cx, z, n.checked_mul(row), "zero points")?;
-            let zeros = (0..n * blocks).map(|i| f64::from(code(&bytes[i / blocks * row..][..row], i % blocks)));
+            let zeros = (0..n * blocks).map(|i| f64::from(code(&bytes[i / blocks * row..][..row], i % blocks, bits)));
             cx.table(DType::U8, &[n, blocks], zeros)?
         }
         None => cx.full(DType::U8, f64::from(1 << (bits - 1)), &per_block)?,
@@ -88,9 +87,9 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let reach = blocks.saturating_mul(usize::try_from(block).unwrap_or(0));
     let unsigned = cx.dtype(codes) == DType::U8;
     if unsigned && along + 1 == rank && bits == 4 && have.saturating_mul(2) <= reach {
-        codes = nibbles(cx, codes, have * 2)?;
+        codes = unpacked(cx, codes, have * 2, bits)?;
         zero = match zero {
-            Some(z) => Some(nibbles(cx, z, blocks)?),
+            Some(z) => Some(unpacked(cx, z, blocks, bits)?),
             None => None,
         };
     }
@@ -108,15 +107,20 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![cx.gather(table, index, axis)?])
 }
 
-/// The first `n` codes of each row of constant bytes, two codes to a byte, lowest bits first.
-fn nibbles(cx: &mut OpCx<'_, '_>, packed: Value, n: usize) -> Result<Value> {
+/// The first `n` codes of each row of constant bytes, of 8 or of 4 bits, of which the lowest stand first.
+pub(super) fn unpacked(cx: &mut OpCx<'_, '_>, packed: Value, n: usize, bits: i64) -> Result<Value> {
     let t = cx.constant_of(packed, "codes")?;
     let Some((last, lead)) = t.dims.split_last() else { return invalid("has codes of no axes") };
-    if n.div_ceil(2) != *last {
+    if t.dtype != DType::U8 || *last != if bits == 4 { n.div_ceil(2) } else { n } {
         return invalid(format!("has codes {} for rows of {n}", t.ty()));
     }
-    let rows = t.data.chunks_exact((*last).max(1));
-    let codes = rows.flat_map(|row| (0..n).map(move |i| f64::from(row[i / 2] >> (i % 2 * 4) & 15)));
     let dims: Vec<usize> = lead.iter().copied().chain([n]).collect();
+    let rows = t.data.chunks_exact((*last).max(1));
+    let codes = rows.flat_map(|row| (0..n).map(move |i| f64::from(code(row, i, bits))));
     cx.table(DType::U8, &dims, codes)
+}
+
+/// Code `i` of 4 or 8 bits.
+fn code(bytes: &[u8], i: usize, bits: i64) -> u8 {
+    if bits == 8 { bytes[i] } else { bytes[i / 2] >> (i % 2 * 4) & 15 }
 }

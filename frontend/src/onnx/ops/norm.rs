@@ -7,6 +7,7 @@ use transc_ir::{DType, Dim, Value};
 use super::super::cx::OpCx;
 use super::super::error::{Result, invalid, unsupported};
 use super::{LAST, OpRow, contrib, row};
+use crate::activations::scaled_silu;
 
 pub(super) static ROWS: &[OpRow] = &[
     row("BatchNormalization", 7..=LAST, batch_norm),
@@ -18,8 +19,10 @@ pub(super) static ROWS: &[OpRow] = &[
     row("MeanVarianceNormalization", 9..=LAST, mean_variance),
     row("RMSNormalization", 23..=LAST, rms_norm_row),
     row("SimplifiedLayerNormalization", 1..=LAST, rms_norm_row),
+    contrib("GroupNorm", |cx| fused_group_norm(cx, false)),
     contrib("LayerNormalization", layer_norm_row),
     contrib("SimplifiedLayerNormalization", rms_norm_row),
+    contrib("SkipGroupNorm", |cx| fused_group_norm(cx, true)),
     contrib("SkipLayerNormalization", |cx| skip_norm(cx, false)),
     contrib("SkipSimplifiedLayerNormalization", |cx| skip_norm(cx, true)),
 ];
@@ -187,31 +190,73 @@ fn instance_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     Ok(vec![scale_shift(cx, y, Some(scale), Some(bias))?])
 }
 
-/// Scale and bias are per group before opset 21, per channel from then on.
-fn group_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
-    let (x, scale, bias) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
-    let (dims, groups) = (cx.dims(x), cx.int("num_groups", 0));
+/// Normalises groups of channels: `[N, G, C / G, ..]` from `[N, C, ..]`.
+fn in_groups(cx: &mut OpCx<'_, '_>, x: Value, groups: i64) -> Result<Value> {
+    let dims = cx.dims(x);
     let g = Dim::from(groups);
     let per_group = if groups > 0 && dims.len() >= 2 { dims[1].exact_div(&g) } else { None };
     let Some(per_group) = per_group else {
         return invalid(format!("has {groups} groups for {}", cx.ty(x)));
     };
-    let mut split = vec![dims[0].clone(), g.clone(), per_group];
+    let mut split = vec![dims[0].clone(), g, per_group];
     split.extend_from_slice(&dims[2..]);
-    let (d, rank) = (cx.dtype(x), split.len());
     let y = cx.reshape(x, split)?;
-    let y = cx.add(op::LayerNorm { axis: 2, epsilon: Real(cx.real("epsilon", 1e-5)) }, &[y])?;
-    let (scale, bias) = (cx.cast(d, scale)?, cx.cast(d, bias)?);
-    let y = if cx.opset < 21 {
-        let (scale, bias) = (cx.per_channel(scale, rank)?, cx.per_channel(bias, rank)?);
-        let y = scale_shift(cx, y, Some(scale), Some(bias))?;
-        cx.reshape(y, dims)?
-    } else {
-        let (scale, bias) = (cx.per_channel(scale, dims.len())?, cx.per_channel(bias, dims.len())?);
+    cx.add(op::LayerNorm { axis: 2, epsilon: Real(cx.real("epsilon", 1e-5)) }, &[y])
+}
+
+/// Scale and bias are per group before opset 21, per channel from then on.
+fn group_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
+    let (x, scale, bias) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let dims = cx.dims(x);
+    let y = in_groups(cx, x, cx.int("num_groups", 0))?;
+    if cx.opset >= 21 {
         let y = cx.reshape(y, dims)?;
-        scale_shift(cx, y, Some(scale), Some(bias))?
-    };
-    Ok(vec![y])
+        return Ok(vec![by_channel(cx, y, scale, bias)?]);
+    }
+    let y = by_channel(cx, y, scale, bias)?;
+    Ok(vec![cx.reshape(y, dims)?])
+}
+
+/// Scales and shifts along axis 1.
+fn by_channel(cx: &mut OpCx<'_, '_>, y: Value, scale: Value, bias: Value) -> Result<Value> {
+    let (d, rank) = (cx.dtype(y), cx.rank(y));
+    let (scale, bias) = (cx.cast(d, scale)?, cx.cast(d, bias)?);
+    let (scale, bias) = (cx.per_channel(scale, rank)?, cx.per_channel(bias, rank)?);
+    scale_shift(cx, y, Some(scale), Some(bias))
+}
+
+/// The norm of images, or of their sum with another operand (4th) and a bias (5th), as the optimiser writes it for diffusion models; the sum is the
+/// second result.
+fn fused_group_norm(cx: &mut OpCx<'_, '_>, skip: bool) -> Result<Vec<Value>> {
+    let (mut sum, scale, shift) = (cx.x(0)?, cx.x(1)?, cx.x(2)?);
+    let rank = cx.rank(sum);
+    if rank < 3 {
+        return invalid(format!("needs a batch of images, got {}", cx.ty(sum)));
+    }
+    let channels = if cx.int("channels_last", 1) != 0 { rank - 1 } else { 1 };
+    for i in 3..if skip { 5 } else { 3 } {
+        let Some(mut v) = cx.opt(i) else { continue };
+        // One number for each channel, or for each channel of each image.
+        let dims = cx.dims(v);
+        if let [.., c] = dims.as_slice()
+            && dims.len() <= 2
+        {
+            let mut wide = vec![Dim::from(1); rank];
+            wide[channels] = c.clone();
+            wide[0] = if dims.len() == 2 { dims[0].clone() } else { Dim::from(1) };
+            v = cx.reshape(v, wide)?;
+        }
+        sum = cx.bin(BinOp::Add, sum, v)?;
+    }
+    let x = cx.move_axis(sum, channels, 1)?;
+    let dims = cx.dims(x);
+    let y = in_groups(cx, x, cx.int("groups", 0))?;
+    let y = cx.reshape(y, dims)?;
+    let mut y = by_channel(cx, y, scale, shift)?;
+    if cx.flag("activation") {
+        y = cx.map1(y, |b, d, x| scaled_silu(b, d, x, 1.0))?;
+    }
+    Ok(vec![cx.move_axis(y, 1, channels)?, sum])
 }
 
 /// `x / (bias + alpha / size * sum(x^2))^beta` over `size` neighbouring channels.

@@ -6,6 +6,7 @@ use transc_ir::{Dim, Value};
 use super::super::cx::OpCx;
 use super::super::error::{OpError, Result, invalid, limit, too_symbolic};
 use super::super::slicing;
+use super::super::unify::mentions;
 use super::{LAST, OpRow, row};
 
 pub(super) static ROWS: &[OpRow] = &[
@@ -111,6 +112,12 @@ fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], (others, free): (&[Dim], usize)
             cx.equal(same, d)?;
         }
     }
+    // An extent in chunks that is asked for as a whole.
+    for (d, symbol) in others.iter().filter(|d| !from.contains(d)).filter_map(|d| Some((d, d.as_symbol()?))) {
+        if let Some(same) = from.iter().find(|s| mentions(s, symbol)) {
+            cx.equal(same, d)?;
+        }
+    }
     cx.divisible(&top, &bottom)
 }
 
@@ -196,6 +203,12 @@ fn split(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
             (0..parts).map(|i| if i + 1 == parts { rest.clone() } else { size.clone() }).collect()
         }
     };
+    parts(cx, x, axis, &sizes)
+}
+
+/// Parts of `x` that stand one behind the other along an axis and fill it.
+pub(super) fn parts(cx: &mut OpCx<'_, '_>, x: Value, axis: usize, sizes: &[Dim]) -> Result<Vec<Value>> {
+    let extent = cx.dims(x)[axis].clone();
     if sizes.iter().any(|s| s.as_const().is_some_and(|c| c < 0)) {
         return invalid("has a part of negative size");
     }
@@ -207,8 +220,8 @@ fn split(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let mut start = Dim::from(0);
     let mut out = Vec::new();
     for s in sizes {
-        out.push(cx.slice(x, axis, &start, &s, 1)?);
-        start = &start + &s;
+        out.push(cx.slice(x, axis, &start, s, 1)?);
+        start = &start + s;
     }
     Ok(out)
 }
