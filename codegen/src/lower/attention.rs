@@ -11,7 +11,7 @@ use super::Lowered;
 use super::element::{Elements, Lanes};
 use super::index::Index;
 use super::nest::results;
-use super::products::{MACS_PER_NS, finish, unrounded};
+use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
 use super::strided::strided;
 use crate::Target;
@@ -23,7 +23,7 @@ type Build<'a> =
 
 /// The kernel of an attention by its template; `None` where it does not fit.
 pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
-    let operands = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
+    let operands = [0, 1, 2].map(|i| r.body.unrounded(node.operands[i]));
     let dtypes = operands.map(|x| r.ty(x).dtype);
     let dims = operands.map(|x| r.ty(x).dims.as_slice());
     let flags = |p: &AttentionProblem| p.flags(node.operands.len() > 3);
