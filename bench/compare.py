@@ -25,6 +25,10 @@ import numpy as np
 import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "src" / "cli" / "bench"))
+
+import peers
+
 SUITE = [
     *(("bert-base", {"batch": batch, "seq": seq}) for batch, seq in ((1, 32), (1, 128), (8, 128), (1, 384))),
     *(("minilm", {"batch": batch, "seq": seq}) for batch, seq in ((1, 16), (1, 128), (32, 128))),
@@ -72,50 +76,15 @@ class Case:
         return rng.integers(0, 30000 if self.builtin else 100, shape).astype(dtype)
 
 
-class OnnxRuntime:
-    name = "ort"
-
-    def __init__(self, case, args):
-        import onnxruntime as ort
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = args.threads
-        options.inter_op_num_threads = 1
-        # Workers spin inside a run and stop when it ends: full speed, and no cores taken from the next peer.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = ort.InferenceSession(case.path, options, providers=["CPUExecutionProvider"])
-        self.feed = case.inputs
-
-    def run(self):
-        return self.session.run(None, self.feed)
-
-
-class OpenVino:
-    name = "openvino"
-
-    def __init__(self, case, args):
-        import openvino as ov
-        core = ov.Core()
-        model = core.read_model(case.path)
-        model.reshape({name: list(x.shape) for name, x in case.inputs.items()})
-        compiled = core.compile_model(model, "CPU", {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": args.threads,
-            "INFERENCE_PRECISION_HINT": args.dtype,
-        })
-        self.request = compiled.create_infer_request()
-        self.feed = case.inputs
-        self.count = len(compiled.outputs)
-
-    def run(self):
-        self.request.infer(self.feed, share_inputs=True)
-        return [self.request.get_output_tensor(i).data for i in range(self.count)]
+def engine(which):
+    """One of the engines that `transc bench --against` drives too."""
+    return lambda case, args: which({"model": str(case.path), "threads": args.threads, "dtype": args.dtype}, case.inputs)
 
 
 class Torch:
     """PyTorch on the module that the ONNX file was made from; only for the models of `bench/models.py`."""
 
-    name, compiled = "torch", False
+    compiled = False
 
     def __init__(self, case, args):
         import torch
@@ -136,7 +105,7 @@ class Torch:
 
 
 class Inductor(Torch):
-    name, compiled = "inductor", True
+    compiled = True
 
 
 class Tensor(ctypes.Structure):
@@ -198,7 +167,7 @@ class Generic(Transc):
         return []
 
 
-PEERS = {peer.name: peer for peer in (OnnxRuntime, OpenVino, Torch, Inductor)}
+PEERS = {"ort": engine(peers.Ort), "openvino": engine(peers.OpenVino), "torch": Torch, "inductor": Inductor}
 
 
 def differences(got, want):
@@ -254,36 +223,37 @@ def compare(case, args):
     """Runs one case and returns its record."""
     # Another model's outputs are other numbers.
     other = Case(args.against, case.dims, args.inputs) if args.against else case
-    peers, record = [], {"model": case.name, "dims": case.dims, "threads": args.threads, "peers": {}}
+    running, record = {}, {"model": case.name, "dims": case.dims, "threads": args.threads, "peers": {}}
     for name in args.peers:
         try:
-            peers.append(PEERS[name](other, args))
+            running[name] = PEERS[name](other, args)
         except (ImportError, ValueError) as error:
             print(f"{case.name}: without {name}: {error}", file=sys.stderr)
-    if not peers:
+    if not running:
         sys.exit("no peer is left to compare with")
-    reference = [np.array(x) for x in peers[0].run()]
+    reference = [np.array(x) for x in next(iter(running.values())).run()]
     with tempfile.TemporaryDirectory() as folder:
         ours = [] if args.no_transc else [Transc(case, args, reference, folder)]
         if ours:
             record["compile_s"] = round(ours[0].compile_s, 3)
         if args.generic:
             ours.append(Generic(case, args, reference, folder))
-        peers += ours
+        running |= {our.name: our for our in ours}
         agreement = {}
-        for peer in peers:
+        for name, peer in running.items():
             for _ in range(args.warmup):
                 out = peer.run()
-            agreement[peer.name] = differences(out, reference)
+            agreement[name] = differences(out, reference)
 
-        times = {peer.name: [] for peer in peers}
+        times = {name: [] for name in running}
         for round_ in range(args.rounds):
-            shift = round_ % len(peers)
-            for peer in peers[shift:] + peers[:shift]:
+            names = list(running)
+            shift = round_ % len(names)
+            for name in names[shift:] + names[:shift]:
                 time.sleep(args.rest)    # lets the workers of the peer before fall asleep
                 start = time.perf_counter()
-                peer.run()
-                times[peer.name].append(1e3 * (time.perf_counter() - start))
+                running[name].run()
+                times[name].append(1e3 * (time.perf_counter() - start))
         for our in ours:
             our.close()
 

@@ -98,42 +98,32 @@ impl<'a> Expander<'a> {
     fn block(&mut self, block: Block) -> Block {
         let mut out = Vec::with_capacity(block.len());
         for stmt in block {
-            if let Stmt::Let(dst, inst) = &stmt {
-                self.note(*dst, inst);
-            }
             match stmt {
-                Stmt::Let(dst, Inst::Bin(BinOp::Pow, x, exponent)) => match self.whole_power(x, exponent) {
-                    Some(n) => {
-                        let ty = self.regs[x.0 as usize];
-                        let last = Emit { regs: self.regs, out: &mut out, ty }.power(x, n);
-                        rename_last(&mut out, last, dst);
-                    }
-                    None => match self.bin(BinOp::Pow, x, exponent, &mut out) {
+                Stmt::Let(dst, inst) => {
+                    self.note(dst, &inst);
+                    match self.expansion(&inst, &mut out) {
                         Some(last) => rename_last(&mut out, last, dst),
-                        None => out.push(stmt),
-                    },
-                },
-                Stmt::Let(dst, Inst::Cast(to, x)) => match self.code(to, x, &mut out) {
-                    Some(last) => rename_last(&mut out, last, dst),
-                    None => out.push(stmt),
-                },
-                Stmt::Let(dst, Inst::Un(op, x)) => match self.un(op, x, &mut out) {
-                    Some(last) => rename_last(&mut out, last, dst),
-                    None => out.push(stmt),
-                },
-                Stmt::Let(dst, Inst::Bin(op, x, y)) => match self.bin(op, x, y, &mut out) {
-                    Some(last) => rename_last(&mut out, last, dst),
-                    None => out.push(stmt),
-                },
+                        None => out.push(Stmt::Let(dst, inst)),
+                    }
+                }
                 other => out.push(other.map_blocks(|b| self.block(b))),
             }
         }
         out
     }
+
+    /// The last instruction of what takes the place of one, if anything does.
+    fn expansion(&mut self, inst: &Inst, out: &mut Block) -> Option<Reg> {
+        match *inst {
+            Inst::Cast(to, x) => self.code(to, x, out),
+            Inst::Un(op, x) => self.un(op, x, out),
+            Inst::Bin(op, x, y) => self.bin(op, x, y, out),
+            _ => None,
+        }
+    }
 }
 
 impl Expander<'_> {
-    /// The last instruction of an operation's expansion, if it has one.
     fn un(&mut self, op: UnOp, x: Reg, out: &mut Block) -> Option<Reg> {
         let ty = self.regs[x.0 as usize];
         match ty.dtype {
@@ -165,6 +155,11 @@ impl Expander<'_> {
             && let Some(r) = self.constants.get(&y).and_then(|c| Reciprocal::of(*c))
         {
             return Some(Emit { regs: self.regs, out, ty }.quotient(x, r));
+        }
+        if op == BinOp::Pow
+            && let Some(n) = self.whole_power(x, y)
+        {
+            return Some(Emit { regs: self.regs, out, ty }.power(x, n));
         }
         if !self.all || !d.is_float() {
             return None;

@@ -7,6 +7,7 @@ use transc_ir::tensor::{ConstData, Loc};
 use transc_ir::types::{DType, Dim, Ranges, TensorType};
 
 use crate::codes::Codes;
+use crate::panels::Panels;
 use crate::sparse::Sparse;
 use crate::{CodegenError, interleave, math};
 
@@ -107,36 +108,8 @@ pub enum Arg {
 pub enum Packing {
     /// As in the model: row-major.
     Raw,
-    /// Column panels of a matrix `[batch, k, n]` whose rows stand in groups: `[batch][ceil(n/width)][groups][width][group]`, zero padded.
-    Panels {
-        /// Number of matrices.
-        batch: usize,
-        /// Rows.
-        k: usize,
-        /// Columns.
-        n: usize,
-        /// First element in the source.
-        offset: usize,
-        /// Distance between rows in the source, in elements.
-        k_stride: usize,
-        /// Distance between columns in the source, in elements.
-        n_stride: usize,
-        /// Distance between matrices in the source, in elements.
-        batch_stride: usize,
-        /// Width of a panel.
-        width: usize,
-        /// Rows of a group.
-        group: usize,
-        /// Rows of a panel are filled up to a multiple of this, which is one of `group`.
-        depth: usize,
-    },
-    /// Column panels of a matrix of bytes `[k, n]` whose rows stand in groups of two, each byte in 16 bits: `[ceil(n/width)][ceil(k/2)][width][2]`.
-    Pairs {
-        /// The matrix.
-        matrix: Matrix,
-        /// Width of a panel.
-        width: usize,
-    },
+    /// Column panels of matrices.
+    Panels(Panels),
     /// One of the arrays of a sparse matrix.
     Sparse(Sparse),
     /// One of the arrays of a matrix in few bits.
@@ -156,14 +129,6 @@ pub struct Matrix {
     pub n_stride: usize,
 }
 
-impl Matrix {
-    /// This matrix in panels; see [`Packing::Panels`].
-    pub fn panels(self, width: usize, group: usize, depth: usize) -> Packing {
-        let Matrix { k, n, k_stride, n_stride } = self;
-        Packing::Panels { batch: 1, k, n, offset: 0, k_stride, n_stride, batch_stride: 0, width, group, depth }
-    }
-}
-
 /// A constant and its layout.
 #[derive(Clone, Debug)]
 pub struct PackedConst {
@@ -176,62 +141,23 @@ pub struct PackedConst {
 impl PackedConst {
     /// Length in bytes.
     pub fn len_bytes(&self) -> usize {
+        let size = self.source.ty().dtype.size_bytes();
         match self.packing {
             Packing::Raw => self.source.bytes().len(),
-            Packing::Panels { batch, k, n, width, depth, .. } => {
-                batch * n.div_ceil(width) * k.next_multiple_of(depth) * width * self.source.ty().dtype.size_bytes()
-            }
+            Packing::Panels(p) => p.len_bytes(size),
+            Packing::Sparse(s) => s.len_bytes(size),
             Packing::Codes(c) => c.len_bytes(),
-            Packing::Sparse(s) => s.len_bytes(self.source.ty().dtype.size_bytes()),
-            Packing::Pairs { matrix: m, width } => m.n.div_ceil(width) * m.k.div_ceil(2) * width * 4,
         }
     }
 
     /// Fills `out`, which has [`PackedConst::len_bytes`] zero bytes.
     pub fn write(&self, out: &mut [u8]) {
-        let src = self.source.bytes();
-        let (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth) = match self.packing {
-            Packing::Raw => return out.copy_from_slice(src),
-            Packing::Codes(c) => return c.write(src, out),
-            Packing::Sparse(s) => return s.write(src, self.source.ty().dtype.size_bytes(), out),
-            Packing::Pairs { matrix, width } => return pairs(src, matrix, width, out),
-            Packing::Panels { batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth } => {
-                (batch, k, n, offset, k_stride, n_stride, batch_stride, width, group, depth)
-            }
-        };
-        let size = self.source.ty().dtype.size_bytes();
-        let row_bytes = width * size;
-        for b in 0..batch {
-            for panel in 0..n.div_ceil(width) {
-                let columns = panel * width..n.min((panel + 1) * width);
-                for row in 0..k {
-                    let first = (b * n.div_ceil(width) + panel) * k.next_multiple_of(depth) + row / group * group;
-                    let to = first * row_bytes + row % group * size;
-                    let from = offset + b * batch_stride + row * k_stride;
-                    if n_stride == 1 && group == 1 {
-                        let (start, end) = ((from + columns.start) * size, (from + columns.end) * size);
-                        out[to..to + end - start].copy_from_slice(&src[start..end]);
-                        continue;
-                    }
-                    for (i, c) in columns.clone().enumerate() {
-                        let at = (from + c * n_stride) * size;
-                        let to = to + i * group * size;
-                        out[to..to + size].copy_from_slice(&src[at..at + size]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// See [`Packing::Pairs`].
-fn pairs(src: &[u8], m: Matrix, width: usize, out: &mut [u8]) {
-    let groups = m.k.div_ceil(2);
-    for c in 0..m.n {
-        let panel = (c / width * groups * width + c % width) * 4;
-        for k in 0..m.k {
-            let to = panel + k / 2 * width * 4 + k % 2 * 2;
-            out[to..to + 2].copy_from_slice(&i16::from(src[k * m.k_stride + c * m.n_stride] as i8).to_le_bytes());
+        let (src, size) = (self.source.bytes(), self.source.ty().dtype.size_bytes());
+        match self.packing {
+            Packing::Raw => out.copy_from_slice(src),
+            Packing::Panels(p) => p.write(src, size, out),
+            Packing::Sparse(s) => s.write(src, size, out),
+            Packing::Codes(c) => c.write(src, out),
         }
     }
 }

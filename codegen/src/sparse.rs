@@ -1,5 +1,6 @@
 //! Weights with zeros: finding their blocks, and storing what is left.
 
+use crate::panels::put_word;
 use crate::program::Matrix;
 use crate::template::spmm;
 
@@ -105,7 +106,7 @@ impl Sparse {
                             let to = ((group + i / self.quad) * self.height + r) * self.quad + i % self.quad;
                             let from = (k * m.k_stride + c * m.n_stride) * size;
                             if self.words {
-                                out[2 * to..2 * to + 2].copy_from_slice(&i16::from(src[from] as i8).to_le_bytes());
+                                put_word(out, to, src[from]);
                             } else {
                                 out[to * size..(to + 1) * size].copy_from_slice(&src[from..from + size]);
                             }

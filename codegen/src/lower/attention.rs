@@ -12,7 +12,7 @@ use transc_ir::types::{DType, Dim};
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::nest::results;
-use super::products::{MACS_PER_NS, finish, unrounded};
+use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
 use super::strided::{Strided, strided};
 use super::{Lowered, Source};
@@ -22,7 +22,7 @@ use crate::template::attention::{self, AttentionProblem, few, floats, int8};
 
 /// The kernels of an attention by its templates; `None` where it does not fit.
 pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Vec<Lowered>> {
-    let operands = [0, 1, 2].map(|i| unrounded(r, node.operands[i]));
+    let operands = [0, 1, 2].map(|i| r.body.unrounded(node.operands[i]));
     let dtypes = operands.map(|x| r.ty(x).dtype);
     let dims = operands.map(|x| r.ty(x).dims.as_slice());
     let [q, k, v] = operands.map(|x| strided(r, x));

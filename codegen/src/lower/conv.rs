@@ -32,13 +32,12 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
     let (out_dims, w_dims) = (r.ty(anchor).dims.clone(), r.ty(w).dims.clone());
     let w_axes: Vec<Axis> = w_dims.iter().zip(&wv.strides).map(|(d, s)| Axis { extent: d.clone(), stride: s.clone() }).collect();
     let (row_stride, k_stride) = (wv.strides[0].clone(), merged(&w_axes[1..])?);
-    let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, b| &a * b);
     let groups = Dim::from(c.groups);
     let p = MatmulProblem {
         batch: vec![out_dims[0].clone(), groups.clone()],
         m: out_dims[1].floor_div(&groups),
-        n: product(&out_dims[2..]),
-        k: product(&w_dims[1..]),
+        n: out_dims[2..].iter().product(),
+        k: w_dims[1..].iter().product(),
     };
     let s = matmul::Schedule { chunk: matmul::GATHERED_CHUNK, ..matmul::Schedule::choose(target.lanes(), &p.n) };
     let mut kb = KernelBuilder::new(&format!("conv_{s}"), r.symbols.clone(), s.extent(&p));
@@ -125,7 +124,7 @@ impl Patches<'_> {
     /// Fills a panel `[k][width]` with the patches from `n0` on, zero beyond the last.
     fn gather(&self, kb: &mut KernelBuilder, batch: &[Reg], n0: Reg, starts: &[Buf], panel: Buf, width: i64) {
         let (zero, width) = (kb.index(0), kb.index(width));
-        let n = self.out.iter().fold(Dim::from(1), |a, d| &a * d);
+        let n = self.out.iter().product::<Dim>();
         let end = kb.dim(&n);
         let left = kb.sub(end, n0);
         let left = kb.bin(BinOp::Min, left, width);
@@ -154,7 +153,7 @@ impl Patches<'_> {
                 self.run(kb, base, k, &starts, (panel, width, j));
             });
         });
-        let k = self.kernel.iter().fold(Dim::from(1), |a, d| &a * d);
+        let k = self.kernel.iter().product::<Dim>();
         let k_end = kb.dim(&k);
         let nothing = kb.num(transc_ir::loops::Ty::F32, 0.0);
         kb.for_(zero, k_end, 1, Unroll::No, |kb, k| {

@@ -3,7 +3,6 @@
 use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg};
 use transc_ir::op::{Contract, Op};
-use transc_ir::scalar::Body;
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
@@ -14,7 +13,8 @@ use super::index::Index;
 use super::nest::{is_f32, results, store};
 use super::region::Region;
 use super::strided::{Strided, strided};
-use crate::program::{Packing, Tunable};
+use crate::panels::Panels;
+use crate::program::{Matrix, Packing, Tunable};
 use crate::template::ahead::Touched;
 use crate::template::groups::Group;
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs, Weight};
@@ -70,7 +70,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         return None;
     }
     let operand = |i: usize, labels: &[u8]| {
-        let v = unrounded(r, node.operands[i]);
+        let v = r.body.unrounded(node.operands[i]);
         Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
     };
     let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
@@ -88,10 +88,13 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     let (a_k, b_k) = (merged(&k_axes.0)?, merged(&k_axes.1)?);
     let extents = |o: &Operand, labels: &[u8]| o.axes(labels).into_iter().map(|a| a.extent).collect::<Vec<Dim>>();
     let (rows, batch) = (extents(&a, &roles.rows), extents(&a, &roles.batch));
-    let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |x, y| &x * y);
     let n = b.axes(&[*column])[0].clone();
-    let p =
-        MatmulProblem { batch: batch.clone(), m: product(&rows), n: n.extent.clone(), k: product(&extents(&a, &roles.inner)) };
+    let p = MatmulProblem {
+        batch: batch.clone(),
+        m: rows.iter().product(),
+        n: n.extent.clone(),
+        k: extents(&a, &roles.inner).iter().product(),
+    };
     let matrices = (bf16 && target.has_matrices()).then(|| matmul_amx::Schedule::choose(Group::Bf16, &p.n, &p.k));
     let usual = matmul::Schedule::choose(target.lanes(), &p.n);
     let problem = tuning::problem(&p, if bf16 { "matmul_bf16" } else { "matmul_f32" });
@@ -106,7 +109,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     if packing.is_none() {
         s.chunk = matmul::GATHERED_CHUNK;
     } else if matrices.is_none() {
-        r.tunable.set(Some(Tunable { problem, schedule: tuning::short(s) }));
+        r.tunable.replace(Some(Tunable { problem, schedule: tuning::short(s) }));
     }
     let (name, extent) = match matrices {
         Some(s) => (s.to_string(), s.extent(&p)),
@@ -188,13 +191,6 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
     Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&rate.into()) })
 }
 
-/// What an operand is rounded to `bf16` from, as its kernel reads it.
-pub(super) fn unrounded(r: &Region, v: Value) -> Value {
-    let from =
-        r.body.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
-    from.filter(|x| is_f32(r.ty(*x).dtype)).unwrap_or(v)
-}
-
 /// The result, and what maps behind an anchor of the same dims read at the same place.
 pub(super) fn touched(r: &Region, anchor: Value, kb: &mut KernelBuilder, e: &mut Elements<'_>, out: Buf) -> Touched {
     let maps: Vec<Value> =
@@ -213,22 +209,20 @@ fn panels(
     (k_stride, n_stride): (&Dim, &Dim),
     [width, group, depth]: [i64; 3],
 ) -> Option<(transc_ir::ConstId, Packing)> {
-    let Op::Constant(c) = &r.body.def_node(b.view.base)?.op else { return None };
+    let id = r.body.constant(b.view.base)?;
     let batch_axes = b.axes(&roles.batch);
     let batch_stride = if batch_axes.is_empty() { Dim::from(0) } else { merged(&batch_axes)? };
-    let packing = Packing::Panels {
+    let panels = Panels {
         batch: p.batch.iter().try_fold(1, |a, d| Some(a * d.as_usize()?))?,
-        k: p.k.as_usize()?,
-        n: p.n.as_usize()?,
+        matrix: Matrix { k: p.k.as_usize()?, n: p.n.as_usize()?, k_stride: k_stride.as_usize()?, n_stride: n_stride.as_usize()? },
         offset: b.view.offset.as_usize()?,
-        k_stride: k_stride.as_usize()?,
-        n_stride: n_stride.as_usize()?,
         batch_stride: batch_stride.as_usize()?,
         width: usize::try_from(width).ok()?,
         group: usize::try_from(group).ok()?,
         depth: usize::try_from(depth).ok()?,
+        words: false,
     };
-    Some((c.id, packing))
+    Some((id, Packing::Panels(panels)))
 }
 
 /// `start + sum of at[i] * stride[i]`.

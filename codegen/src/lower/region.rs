@@ -11,6 +11,7 @@ use super::weights::Handed;
 use crate::program::{LayerChoice, Tunable};
 
 /// A region of the `fuse` pass, or a bare node as a region of one.
+#[derive(Clone)]
 pub(crate) struct Region {
     /// The body; its parameters are the operands.
     pub(crate) body: Func,
@@ -29,7 +30,7 @@ pub(crate) struct Region {
     /// Set by lowering where the region is a product by a constant weight.
     pub(crate) layer: Cell<Option<LayerChoice>>,
     /// Set by lowering where the region's schedule can be tuned.
-    pub(crate) tunable: Cell<Option<Tunable>>,
+    pub(crate) tunable: RefCell<Option<Tunable>>,
     /// Set by lowering where the end of the epilogue became a table.
     pub(crate) table: RefCell<Option<ConstData>>,
     /// Set by lowering where the region becomes two kernels: the memory between them.
@@ -44,37 +45,18 @@ impl Region {
             _ => bare(main, node),
         };
         let anchor = body.nodes().find(|(_, n)| is_anchor(&n.op)).map(|(_, n)| n.results[0]);
-        let symbols = m.symbols.keys().cloned().collect();
-        let ranges = m.symbols.clone();
         Self {
             body,
             anchor,
-            symbols,
-            ranges,
+            symbols: m.symbols.keys().cloned().collect(),
+            ranges: m.symbols.clone(),
             consts: m.consts.clone(),
             handed: Handed::default(),
             loc: node.loc.clone(),
-            layer: Cell::new(None),
-            tunable: Cell::new(None),
-            table: RefCell::new(None),
-            between: RefCell::new(None),
-        }
-    }
-
-    /// The region with another body.
-    pub(crate) fn with_body(&self, body: Func, anchor: Option<Value>) -> Self {
-        Self {
-            body,
-            anchor,
-            symbols: self.symbols.clone(),
-            ranges: self.ranges.clone(),
-            consts: self.consts.clone(),
-            handed: self.handed,
-            loc: self.loc.clone(),
-            layer: Cell::new(None),
-            tunable: Cell::new(None),
-            table: RefCell::new(None),
-            between: RefCell::new(None),
+            layer: Cell::default(),
+            tunable: RefCell::default(),
+            table: RefCell::default(),
+            between: RefCell::default(),
         }
     }
 

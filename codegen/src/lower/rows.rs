@@ -173,8 +173,8 @@ fn lower_with(r: &Region, anchor: Value, node: &Node, target: &Target, lanes: u1
     }
     let outer_axes: Vec<usize> = (0..ty.rank()).filter(|a| !axes.contains(a)).collect();
     let outer: Vec<Dim> = outer_axes.iter().map(|a| ty.dims[*a].clone()).collect();
-    let row_len = axes.iter().fold(Dim::from(1), |a, i| &a * &ty.dims[*i]);
-    let extent = outer.iter().fold(Dim::from(1), |a, d| &a * d);
+    let row_len = axes.iter().map(|i| &ty.dims[*i]).product::<Dim>();
+    let extent = outer.iter().product::<Dim>();
     let name = format!("{}_{}{}", node.op.mnemonic(), ty.dtype, if lanes > 1 { format!("x{lanes}") } else { String::new() });
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
@@ -350,7 +350,7 @@ pub(crate) fn top_k(r: &Region, node: &Node, target: &Target) -> Result<Lowered>
     let (x, ty) = (node.operands[0], r.ty(node.operands[0]).clone());
     let outer_axes: Vec<usize> = (0..ty.rank()).filter(|a| *a != t.axis).collect();
     let outer: Vec<Dim> = outer_axes.iter().map(|a| ty.dims[*a].clone()).collect();
-    let extent = outer.iter().fold(Dim::from(1), |a, d| &a * d);
+    let extent = outer.iter().product::<Dim>();
     let mut kb = KernelBuilder::new(&format!("top_k_{}", ty.dtype), r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let outs = results(&mut kb, &mut e, Access::Write);

@@ -68,7 +68,7 @@ pub(super) fn split(r: &Region, anchor: Value, n: usize, least: usize) -> Option
         let body = Body { n_args: kept.len() as u32, ..f.finish(y) };
         b.add(Map { body }, &kept.iter().map(|k| k.1).collect::<Vec<_>>()).map(|v| Some(vec![v]))
     });
-    Some(Split { region: r.with_body(new.ok()?, new_anchor), anchor: new_anchor?, table })
+    Some(Split { region: Region { body: new.ok()?, anchor: new_anchor, ..r.clone() }, anchor: new_anchor?, table })
 }
 
 /// Which instructions depend on an argument, but for what depends on it through one of them.

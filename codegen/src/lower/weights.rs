@@ -19,6 +19,7 @@ use super::strided::strided;
 use super::table;
 use crate::Target;
 use crate::codes::{Codes, CodesPart};
+use crate::panels::Panels;
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Sparse, SparsePart};
 use crate::template::bytes::Waiting;
@@ -77,7 +78,7 @@ impl<'a> Layer<'a> {
             std::mem::swap(&mut a, &mut b);
         }
         let roles = roles(c, &a.labels, &b.labels);
-        let Op::Constant(k) = &r.body.def_node(b.view.base)?.op else { return None };
+        let id = r.body.constant(b.view.base)?;
         let [column] = roles.columns.as_slice() else { return None };
         let turned = column != last;
         if roles.inner.is_empty() || !roles.batch.is_empty() || !b.view.offset.is(0) {
@@ -96,8 +97,8 @@ impl<'a> Layer<'a> {
             n_stride: column.stride.as_usize()?,
         };
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|a| a.extent).collect();
-        let m = rows.iter().fold(Dim::from(1), |x, y| &x * y);
-        Some(Self { contract: c, a, b, roles, matrix, id: k.id, rows, m, turned, handed: r.handed })
+        let m = rows.iter().product();
+        Some(Self { contract: c, a, b, roles, matrix, id, rows, m, turned, handed: r.handed })
     }
 
     /// The offset of a row of the activation, or of a row of sums if `turned`.
@@ -170,13 +171,15 @@ impl Dense {
 
     /// Element type and layout of the weight.
     fn packing(self, matrix: Matrix) -> Option<(DType, Packing)> {
+        let (group, depth) = match self {
+            Dense::Vectors(s) => (s.group(), s.group().size()),
+            Dense::Matrices(s) => (Group::Bytes, s.depth()),
+        };
+        let (_, width) = self.blocks();
         let size = |n: i64| usize::try_from(n).ok();
-        let group = size(Group::Bytes.size())?;
-        Some(match self {
-            Dense::Matrices(s) => (DType::I8, matrix.panels(size(s.tile.width())?, group, size(s.depth())?)),
-            Dense::Vectors(s) if s.words => (DType::I16, Packing::Pairs { matrix, width: size(s.tile.width())? }),
-            Dense::Vectors(s) => (DType::I8, matrix.panels(size(s.tile.width())?, group, group)),
-        })
+        let panels = Panels::of(matrix, size(width)?, size(group.size())?, size(depth)?);
+        let [_, dtype] = group.dtypes();
+        Some((dtype, Packing::Panels(Panels { words: group == Group::Words, ..panels })))
     }
 }
 

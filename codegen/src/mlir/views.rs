@@ -52,7 +52,7 @@ impl Emitter<'_> {
         }
         let groups = groups(&x.ty.dims, &ty.dims);
         // Many axes become one first, then one becomes many.
-        let product = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |a, d| &a * d);
+        let product = |dims: &[Dim]| dims.iter().product::<Dim>();
         let middle: Vec<Dim> = groups.iter().map(|(from, _)| product(&x.ty.dims[from.clone()])).collect();
         let middle = TensorType::new(ty.dtype, middle);
         let list = |ranges: Vec<&Range<usize>>| {

@@ -22,8 +22,6 @@ const MIN_ROWS: i64 = 16;
 /// Bytes of a strip of columns on their way to a result `[m, n]`.
 #[derive(Clone, Copy)]
 pub(super) struct Strip {
-    /// `u8[n, 256]`: what becomes of each.
-    pub(super) table: Option<Buf>,
     /// The result.
     pub(super) out: Buf,
     /// Its columns.
@@ -33,14 +31,15 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// Vector `at` of bytes of column `n`, after a look at its table.
-    pub(super) fn load(&self, kb: &mut KernelBuilder, (from, at): (Buf, Reg), n: Reg, rows: i64) -> Reg {
-        let x = kb.load(from, at, rows as u16);
-        self.table.map_or(x, |table| look_up(kb, (table, n), x))
-    }
-
-    /// Stores a square of bytes `[column][row]` from column `n0` and row `m0` on; `left` rows exist.
-    pub(super) fn store(&self, kb: &mut KernelBuilder, (from, scratch): (Buf, Buf), (m0, left): (Reg, Reg), n0: Reg) {
+    /// Stores a square of bytes `[column][row]` from column `n0` and row `m0` on, after a look at their tables; `left` rows exist.
+    pub(super) fn store(
+        &self,
+        kb: &mut KernelBuilder,
+        (from, scratch): (Buf, Buf),
+        table: Option<Buf>,
+        (m0, left): (Reg, Reg),
+        n0: Reg,
+    ) {
         let (columns, width, one) = (kb.index(self.n), kb.index(self.width), kb.index(1));
         let columns_left = kb.sub(columns, n0);
         let columns_left = kb.bin(BinOp::Min, columns_left, width);
@@ -51,7 +50,7 @@ impl Strip {
             // Columns beyond the end repeat the last one.
             let c = if whole { c } else { kb.bin(BinOp::Min, c, last) };
             let (at, n) = (kb.mul(c, side), kb.add(n0, c));
-            self.load(kb, (from, at), n, SIDE)
+            load(kb, (from, at), SIDE, (table, n))
         };
         turn(kb, LANES, (scratch, self.width), &in_order, &mut load, &mut |kb, r, x| {
             let exists = kb.bin(BinOp::Lt, r, left);
@@ -77,6 +76,7 @@ impl Strip {
 /// Bytes of a panel of a dense product by rows, that wait for their tables until a chunk of rows is complete.
 pub struct Waiting {
     strip: Strip,
+    /// `u8[n, 256]`: what becomes of each byte of a column.
     table: Buf,
     /// Rows of a chunk.
     chunk: i64,
@@ -96,7 +96,7 @@ impl Waiting {
         let (zero, end, nothing) =
             (kb.index(0), kb.index(chunk.max(SIDE) * SIDE), kb.num(Ty::vector(DType::U8, SIDE as u16), 0.0));
         kb.for_(zero, end, SIDE, Unroll::No, |kb, at| kb.store(codes, at, nothing));
-        Self { strip: Strip { table: Some(table), out, n, width }, table, chunk, codes, square, scratch }
+        Self { strip: Strip { out, n, width }, table, chunk, codes, square, scratch }
     }
 
     /// Asks for a part of the tables of the panel from column `n0` on, while rows `m..m + rows` of the chunk from `m0` on are computed.
@@ -143,7 +143,7 @@ impl Waiting {
                 kb.store(self.square, at, x);
             });
             let (m, left) = (kb.add(m0, first), kb.sub(rows, first));
-            self.strip.store(kb, (self.square, self.scratch), (m, left), n0);
+            self.strip.store(kb, (self.square, self.scratch), Some(self.table), (m, left), n0);
         });
         let done = kb.bin(BinOp::Min, end, rows);
         self.one_by_one(kb, m0, (done, rows), n0);
@@ -181,6 +181,12 @@ pub(super) fn ask_for_tables(kb: &mut KernelBuilder, table: Buf, (block, height)
         let at = kb.add(from, line);
         kb.prefetch(table, at);
     }
+}
+
+/// Vector `at` of bytes of column `n`, after a look at its table, if there is one.
+pub(super) fn load(kb: &mut KernelBuilder, (from, at): (Buf, Reg), rows: i64, (table, n): (Option<Buf>, Reg)) -> Reg {
+    let x = kb.load(from, at, rows as u16);
+    table.map_or(x, |table| look_up(kb, (table, n), x))
 }
 
 /// What the table of column `n` says of some bytes.

@@ -2,7 +2,7 @@
 //! `i32`.
 //!
 //! **Contract.** `A` is `u8`, or `bf16`, or rounded to that here; `B` is packed in panels of groups of 32 bits along `k`, as many as fill whole registers
-//! ([`crate::Packing::Panels`], depth [`Schedule::depth`]). Every row takes the same instructions whatever the number of rows, so a result depends on nothing
+//! ([`crate::Panels`], depth [`Schedule::depth`]). Every row takes the same instructions whatever the number of rows, so a result depends on nothing
 //! but its row and its column. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** Tiles of matrix registers ([`super::amx`]). A unit is one panel of columns times `chunk` rows, in the order of the rows. Each thread packs the

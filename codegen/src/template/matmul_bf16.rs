@@ -1,6 +1,6 @@
 //! Matrix product `C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n]` of `bf16` by a constant, in `f32`.
 //!
-//! **Contract.** `A` is `bf16` or rounded to it here; `B` is packed in panels of pairs along `k` ([`crate::Packing::Panels`], group 2). One
+//! **Contract.** `A` is `bf16` or rounded to it here; `B` is packed in panels of pairs along `k` ([`crate::Panels`], group 2). One
 //! accumulator per element takes the pairs in ascending order, the odd element of a pair first, one rounding to nearest even per element, as
 //! `vdpbf16ps` does: products of `bf16` are exact in `f32`. Every form below gives the same sums, denormals apart, so neither the target nor the
 //! number of rows changes a result. What happens to a finished element is the caller's epilogue.

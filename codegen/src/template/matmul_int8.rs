@@ -1,6 +1,6 @@
 //! Matrix product of bytes `C[m, n] = sum over k of A[m, k] * B[k, n]`: `u8` by `i8`, exact in `i32`.
 //!
-//! **Contract.** Rows of `A` are contiguous along `k`. `B` is a constant in panels of quads or pairs ([`crate::Packing`]). The sums wrap as
+//! **Contract.** Rows of `A` are contiguous along `k`. `B` is a constant in panels of quads or pairs ([`crate::Panels`]). The sums wrap as
 //! 32-bit integers; no step saturates, so every target gives the same integers. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** A register tile: four bytes of each row, broadcast, against the panel's vectors (`vpdpbusd`: Intel 2018, "Lower numerical
@@ -64,7 +64,7 @@ impl Schedule {
     }
 
     /// What one instruction takes.
-    fn group(self) -> Group {
+    pub(crate) fn group(self) -> Group {
         if self.words { Group::Words } else { Group::Bytes }
     }
 }

@@ -34,11 +34,11 @@ pub(super) fn store_bytes(
     b: &Bytes<'_>,
     ((from, scratch), m0, n0): ((Buf, Buf), Reg, Reg),
 ) {
-    let strip = Strip { table: b.table, out: b.out, n: p.n, width: s.strip() };
     let (m_end, width) = (kb.dim(p.m), kb.index(s.rows()));
     let rows_left = kb.sub(m_end, m0);
     if !s.turned_out {
-        strip.store(kb, (from, scratch), (m0, rows_left), n0);
+        let strip = Strip { out: b.out, n: p.n, width: s.strip() };
+        strip.store(kb, (from, scratch), b.table, (m0, rows_left), n0);
         return;
     }
     let (zero, columns) = (kb.index(0), kb.index(p.n));
@@ -47,7 +47,7 @@ pub(super) fn store_bytes(
     let count = clipped(kb, p.m, s, rows_left, (zero, s.rows()));
     kb.for_(zero, columns_left, 1, Unroll::No, |kb, c| {
         let (at, n) = (kb.mul(c, width), kb.add(n0, c));
-        let y = strip.load(kb, (from, at), n, s.rows());
+        let y = bytes::load(kb, (from, at), s.rows(), (b.table, n));
         let at = kb.mul(n, m_end);
         let at = kb.add(at, m0);
         match count {

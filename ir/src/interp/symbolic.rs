@@ -250,29 +250,10 @@ fn scalar(body: &Body, args: &[&Dim], types: &[DType], ranges: &Ranges) -> Optio
 }
 
 fn bin(op: BinOp, a: &Dim, b: &Dim, ranges: &Ranges) -> Option<Dim> {
-    let truth = |t: Option<bool>| t.map(|t| Dim::from(i64::from(t)));
     let (lo, hi) = (a - b).bounds(ranges);
-    let less = if hi < 0 {
-        Some(true)
-    } else if lo >= 0 {
-        Some(false)
-    } else {
-        None
-    };
-    let greater = if lo > 0 {
-        Some(true)
-    } else if hi <= 0 {
-        Some(false)
-    } else {
-        None
-    };
-    let equal = if lo == 0 && hi == 0 {
-        Some(true)
-    } else if lo > 0 || hi < 0 {
-        Some(false)
-    } else {
-        None
-    };
+    // 1 if it always holds, 0 if it never does.
+    let truth = |always: bool, never: bool| (always || never).then(|| Dim::from(i64::from(always)));
+    let is_bool = |d: &Dim| matches!(d.bounds(ranges), (0.., ..=1));
     Some(match op {
         BinOp::Add => a + b,
         BinOp::Sub => a - b,
@@ -291,25 +272,17 @@ fn bin(op: BinOp, a: &Dim, b: &Dim, ranges: &Ranges) -> Option<Dim> {
                 _ => return None,
             }
         }
-        BinOp::Min => match less {
-            Some(true) => a.clone(),
-            Some(false) => b.clone(),
-            None => a.min_with(b),
-        },
-        BinOp::Max => match greater {
-            Some(true) => a.clone(),
-            Some(false) => b.clone(),
-            None => a.max_with(b),
-        },
-        BinOp::Eq => truth(equal)?,
-        BinOp::Ne => truth(equal.map(|e| !e))?,
-        BinOp::Lt => truth(less)?,
-        BinOp::Ge => truth(less.map(|l| !l))?,
-        BinOp::Gt => truth(greater)?,
-        BinOp::Le => truth(greater.map(|g| !g))?,
+        BinOp::Min => a.min_within(b, ranges),
+        BinOp::Max => a.max_within(b, ranges),
+        BinOp::Eq => truth(lo == 0 && hi == 0, lo > 0 || hi < 0)?,
+        BinOp::Ne => truth(lo > 0 || hi < 0, lo == 0 && hi == 0)?,
+        BinOp::Lt => truth(hi < 0, lo >= 0)?,
+        BinOp::Ge => truth(lo >= 0, hi < 0)?,
+        BinOp::Gt => truth(lo > 0, hi <= 0)?,
+        BinOp::Le => truth(hi <= 0, lo > 0)?,
         BinOp::And if a.is(0) || b.is(0) => Dim::from(0),
-        BinOp::And if a.is(1) && b.bounds(ranges).0 >= 0 && b.bounds(ranges).1 <= 1 => b.clone(),
-        BinOp::And if b.is(1) && a.bounds(ranges).0 >= 0 && a.bounds(ranges).1 <= 1 => a.clone(),
+        BinOp::And if a.is(1) && is_bool(b) => b.clone(),
+        BinOp::And if b.is(1) && is_bool(a) => a.clone(),
         BinOp::Or if a.is(0) => b.clone(),
         BinOp::Or if b.is(0) => a.clone(),
         BinOp::Pow => match (a.as_const(), b.as_const()) {

@@ -13,9 +13,10 @@ pub use error::TypeError;
 pub use rules::{broadcast_dims, window_extent};
 
 use crate::interp::{EvalCx, EvalError, Tensor};
+use crate::scalar::Body;
 use crate::tensor::{Builder, ConstPool, Value};
 use crate::text::{Cursor, ParseError};
-use crate::types::{Dim, TensorType};
+use crate::types::{DType, Dim, TensorType};
 
 /// What an op says about itself; see the op files.
 pub trait OpSpec: Clone + PartialEq + Eq + std::hash::Hash + std::fmt::Debug {
@@ -181,4 +182,11 @@ ops! {
     token_unmerge::TokenUnmerge,
     // Regions
     fused::Fused,
+}
+
+impl Op {
+    /// True for a map that converts to a type and does nothing else.
+    pub fn casts_to(&self, to: DType) -> bool {
+        matches!(self, Op::Map(m) if m.body == Body::cast(to))
+    }
 }

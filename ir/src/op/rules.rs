@@ -66,7 +66,7 @@ pub(super) fn count_from(
     axis: usize,
     dtype: crate::DType,
 ) -> crate::scalar::Ref {
-    let n = dims[axis..].iter().fold(Dim::from(1), |n, d| &n * d);
+    let n = dims[axis..].iter().product::<Dim>();
     let n = match n.as_const() {
         Some(c) => return f.num(dtype, c as f64),
         None => f.push(crate::scalar::Inst::Dim(n)),

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{ConstId, Loc};
 use crate::op::Op;
-use crate::types::{Dim, TensorType};
+use crate::types::{DType, Dim, TensorType};
 
 macro_rules! handle {
     ($(#[$m:meta])* $name:ident, $prefix:literal) => {
@@ -162,12 +162,17 @@ impl Func {
         self.values[v.index()].def
     }
 
-    /// The node that defines a value, if it is not a parameter.
-    pub fn def_node(&self, v: Value) -> Option<&Node> {
+    /// The handle of the node that defines a value, if it is not a parameter.
+    pub fn def_id(&self, v: Value) -> Option<NodeId> {
         match self.def(v) {
             ValueDef::Param(_) => None,
-            ValueDef::Result(n, _) => Some(self.node(n)),
+            ValueDef::Result(n, _) => Some(n),
         }
+    }
+
+    /// The node that defines a value, if it is not a parameter.
+    pub fn def_node(&self, v: Value) -> Option<&Node> {
+        self.def_id(v).map(|n| self.node(n))
     }
 
     /// The constant that a value is, if it is one.
@@ -176,6 +181,12 @@ impl Func {
             Op::Constant(c) => Some(c.id),
             _ => None,
         }
+    }
+
+    /// The `f32` that a value is rounded to `bf16` from, otherwise the value: what a kernel reads that rounds as it reads.
+    pub fn unrounded(&self, v: Value) -> Value {
+        let from = self.def_node(v).filter(|n| n.op.casts_to(DType::Bf16)).map(|n| n.operands[0]);
+        from.filter(|x| self.ty(*x).dtype == DType::F32).unwrap_or(v)
     }
 
     /// Names and values of the parameters.

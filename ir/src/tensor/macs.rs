@@ -13,9 +13,9 @@ pub fn macs_of(f: &Func) -> Dim {
         let own = match &n.op {
             Op::Contract(c) => {
                 let contracted = c.lhs.iter().enumerate().filter(|(_, l)| !c.out.contains(l));
-                each(contracted.fold(Dim::from(1), |a, (i, _)| &a * &dims(0)[i]))
+                each(contracted.map(|(i, _)| &dims(0)[i]).product())
             }
-            Op::Conv(_) => each(dims(1)[1..].iter().fold(Dim::from(1), |a, d| &a * d)),
+            Op::Conv(_) => each(dims(1)[1..].iter().product()),
             Op::Attention(_) | Op::IntAttention(_) => {
                 let logits = &(&(&dims(0)[0] * &dims(0)[1]) * &dims(0)[2]) * &dims(1)[2];
                 &logits * &(&dims(0)[3] + &dims(2)[3])

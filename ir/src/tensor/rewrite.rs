@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Builder, ConstPool, Func, Module, Node, NodeId, Value, ValueDef};
+use super::{Builder, ConstPool, Func, Module, Node, NodeId, Value};
 use crate::op::TypeError;
 use crate::types::{Dim, Symbol};
 
@@ -59,7 +59,7 @@ pub fn rewrite(
 pub fn live_nodes(func: &Func) -> Vec<bool> {
     let mut live = vec![false; func.node_count()];
     let mark = |v: Value, live: &mut Vec<bool>| {
-        if let ValueDef::Result(n, _) = func.def(v) {
+        if let Some(n) = func.def_id(v) {
             live[n.index()] = true;
         }
     };

@@ -35,7 +35,7 @@ impl TensorType {
 
     /// Number of elements, symbolic.
     pub fn count(&self) -> Dim {
-        self.dims.iter().fold(Dim::from(1), |a, d| &a * d)
+        self.dims.iter().product()
     }
 
     /// The dims as constants, if all are.

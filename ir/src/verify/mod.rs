@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::Module;
 use crate::op::Op;
-use crate::tensor::{ConstPool, Func, Loc, ValueDef};
+use crate::tensor::{ConstPool, Func, Loc};
 use crate::types::{Ranges, Symbol, TensorType};
 
 /// What a module of a stage looks like, beyond what every module does.
@@ -80,8 +80,7 @@ impl Verifier<'_> {
             self.symbols(f.ty(*v), &Loc::unknown(), &format!("input `{name}`"));
         }
         for (id, node) in f.nodes() {
-            let defined =
-                |v: &crate::Value| v.index() < f.value_count() && !matches!(f.def(*v), ValueDef::Result(n, _) if n >= id);
+            let defined = |v: &crate::Value| v.index() < f.value_count() && f.def_id(*v).is_none_or(|n| n < id);
             if let Some(v) = node.operands.iter().find(|v| !defined(v)) {
                 self.problem(&node.loc, format!("{id} `{}` uses {v} before it is defined", node.op.mnemonic()));
                 continue;

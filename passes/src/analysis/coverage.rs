@@ -11,7 +11,7 @@ use transc_ir::interp::{EvalCx, Tensor, scalar::eval_body};
 use transc_ir::op::{Contract, Map, Op, ReduceKind};
 use transc_ir::scalar::{BinOp, Inst, Literal, UnOp};
 use transc_ir::tensor::rewrite::compact;
-use transc_ir::tensor::{ConstPool, Func, Node, NodeId, Value, ValueDef};
+use transc_ir::tensor::{ConstPool, Func, Node, NodeId, Value};
 use transc_ir::types::DType;
 
 use super::uses::Uses;
@@ -111,7 +111,7 @@ fn found(m: &Module) -> Counts {
 fn weights(f: &Func) -> Vec<bool> {
     let mut weight = vec![false; f.node_count()];
     for (id, n) in f.nodes() {
-        let known = |v: &Value| matches!(f.def(*v), ValueDef::Result(d, _) if weight[d.index()]);
+        let known = |v: &Value| f.def_id(*v).is_some_and(|d| weight[d.index()]);
         weight[id.index()] = matches!(n.op, Op::Constant(_)) || is_elementwise(&n.op) && n.operands.iter().all(known);
     }
     weight
@@ -145,19 +145,12 @@ impl Traces<'_> {
         }
     }
 
-    fn def(&self, v: Value) -> Option<NodeId> {
-        match self.f.def(v) {
-            ValueDef::Result(d, _) => Some(d),
-            ValueDef::Param(_) => None,
-        }
-    }
-
     /// The nodes above `n` that only ops which `through` admits lead to, nearest first.
     fn above(&self, n: &Node, through: impl Fn(&Op) -> bool) -> Vec<NodeId> {
         let mut open: Vec<Value> = n.operands.to_vec();
         let (mut seen, mut next): (Vec<NodeId>, _) = (Vec::new(), 0);
         while next < open.len() && seen.len() < REACH {
-            if let Some(d) = self.def(open[next])
+            if let Some(d) = self.f.def_id(open[next])
                 && !seen.contains(&d)
                 && !self.weight[d.index()]
             {
@@ -177,7 +170,7 @@ impl Traces<'_> {
         let exp = |d: &NodeId| has(self.f.node(*d), |i| matches!(i, Inst::Un(UnOp::Exp, _)));
         let sum = |d: &NodeId| {
             let n = self.f.node(*d);
-            matches!(&n.op, Op::Reduce(r) if r.kind == ReduceKind::Sum) && self.def(n.operands[0]).as_ref().is_some_and(exp)
+            matches!(&n.op, Op::Reduce(r) if r.kind == ReduceKind::Sum) && self.f.def_id(n.operands[0]).as_ref().is_some_and(exp)
         };
         has(n, divides) && {
             let near = self.above(n, |op| matches!(op, Op::Broadcast(_) | Op::Reshape(_)));
@@ -189,7 +182,7 @@ impl Traces<'_> {
     fn between_products(&self, id: NodeId, n: &Node) -> bool {
         let computed = |d: &NodeId| {
             let n = self.f.node(*d);
-            let weight = |v: &Value| self.def(*v).is_some_and(|d| self.weight[d.index()]);
+            let weight = |v: &Value| self.f.def_id(*v).is_some_and(|d| self.weight[d.index()]);
             matches!(n.op, Op::Contract(_)) && !n.operands.iter().any(weight)
         };
         // The maximum that a softmax subtracts stands between, too.
@@ -228,14 +221,14 @@ impl Traces<'_> {
         let shares = |n: &Node| has(n, |i| matches!(i, Inst::Bin(BinOp::Div | BinOp::Mul, ..)));
         let shifts = |n: &Node| has(n, |i| matches!(i, Inst::Bin(BinOp::Add | BinOp::Max, ..)));
         let between: Vec<&Node> = std::iter::once(n).chain(near[..at].iter().map(|d| self.f.node(*d))).collect();
-        let squares = self.f.node(self.def(sum.operands[0])?);
+        let squares = self.f.def_node(sum.operands[0])?;
         let square = |i: &Inst| matches!(i, Inst::Bin(BinOp::Mul, a, b) if a == b) || matches!(i, Inst::Bin(BinOp::Pow, ..));
         let squared = has(squares, square) || squares.operands.len() == 2 && squares.operands[0] == squares.operands[1];
         if !squared || !between.iter().any(|n| shares(n)) || !between.iter().any(|n| shifts(n)) {
             return None;
         }
         // Centred values are less than a map away from their mean.
-        let centred = self.def(squares.operands[0]).map(|d| self.f.node(d)).is_some_and(|d| {
+        let centred = self.f.def_node(squares.operands[0]).is_some_and(|d| {
             has(d, |i| matches!(i, Inst::Bin(BinOp::Sub, ..))) && self.above(d, is_elementwise).iter().take(8).any(fold)
         });
         Some(if centred { "layer_norm" } else { "rms_norm" })
@@ -265,12 +258,12 @@ impl Traces<'_> {
 
     /// A few nodes above, constants included.
     fn above_all(&self, n: &Node) -> Vec<NodeId> {
-        let mut all: Vec<NodeId> = n.operands.iter().filter_map(|v| self.def(*v)).collect();
+        let mut all: Vec<NodeId> = n.operands.iter().filter_map(|v| self.f.def_id(*v)).collect();
         let mut next = 0;
         while next < all.len() && all.len() < 16 {
             let n = self.f.node(all[next]);
             if is_elementwise(&n.op) {
-                all.extend(n.operands.iter().filter_map(|v| self.def(*v)));
+                all.extend(n.operands.iter().filter_map(|v| self.f.def_id(*v)));
             }
             next += 1;
         }
@@ -298,7 +291,7 @@ impl Traces<'_> {
             let mut turned = false;
             let mut sources: Vec<(Value, bool)> = Vec::new();
             while next < all.len() && all.len() < 16 {
-                if let Some(d) = self.def(all[next]) {
+                if let Some(d) = self.f.def_id(all[next]) {
                     let n = self.f.node(d);
                     match &n.op {
                         Op::Slice(s) => sources.push((n.operands[0], s.starts.iter().any(|d| !d.is(0)))),

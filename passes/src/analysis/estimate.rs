@@ -52,11 +52,11 @@ impl CostTable {
             Op::Map(_) => self.node + 0.25 * traffic + per_element(cost::op(op, &dtypes)),
             Op::Contract(c) => {
                 let inner = c.lhs.iter().zip(&operands[0].dims).filter(|(l, _)| !c.out.contains(l));
-                let k = cost::nominal(&inner.fold(Dim::from(1), |a, (_, d)| &a * d), ranges);
+                let k = cost::nominal(&inner.map(|(_, d)| d).product::<Dim>(), ranges);
                 kernel(out * k / self.macs)
             }
             Op::Conv(_) => {
-                let k = operands[1].dims[1..].iter().fold(Dim::from(1), |a, d| &a * d);
+                let k = operands[1].dims[1..].iter().product::<Dim>();
                 kernel(out * cost::nominal(&k, ranges) / self.macs)
             }
             Op::Attention(_) | Op::IntAttention(_) => {

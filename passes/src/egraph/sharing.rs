@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 use transc_ir::op::Op;
-use transc_ir::tensor::{ConstPool, Func, Node, NodeId, Value, ValueDef};
+use transc_ir::tensor::{ConstPool, Func, Node, NodeId, Value};
 use transc_ir::{Loc, TensorType};
 
 use crate::analysis::uses::Uses;
@@ -55,10 +55,7 @@ fn ambient(f: &Func, consts: &ConstPool) -> Vec<bool> {
             Op::Concat(_) | Op::Gather(_) | Op::Scan(_) => true,
             _ => false,
         };
-        let below = |v: &Value| match f.def(*v) {
-            ValueDef::Param(_) => !f.ty(*v).dtype.is_float(),
-            ValueDef::Result(d, _) => ambient[d.index()],
-        };
+        let below = |v: &Value| f.def_id(*v).map_or(!f.ty(*v).dtype.is_float(), |d| ambient[d.index()]);
         ambient[id.index()] = alone && n.operands.iter().all(below);
     }
     ambient
@@ -82,7 +79,7 @@ fn cuts(f: &Func, real: &[NodeId]) -> Vec<Range<usize>> {
     let mut last_use: Vec<usize> = (0..real.len()).collect();
     for (i, id) in real.iter().enumerate() {
         for v in &f.node(*id).operands {
-            if let ValueDef::Result(d, _) = f.def(*v)
+            if let Some(d) = f.def_id(*v)
                 && let Some(at) = position.get(&d)
             {
                 last_use[*at] = i;
@@ -132,7 +129,7 @@ impl Piece {
         let mut open: Vec<NodeId> = real.to_vec();
         while let Some(id) = open.pop() {
             for v in &f.node(id).operands {
-                if let ValueDef::Result(d, _) = f.def(*v)
+                if let Some(d) = f.def_id(*v)
                     && (ambient[d.index()] || f.node(d).operands.is_empty() && !is_weight(f, consts, d))
                     && held.insert(d)
                 {
@@ -143,7 +140,7 @@ impl Piece {
         let members: BTreeSet<NodeId> = held.union(&inside).copied().collect();
         let mut piece = Piece { func: Func::new(&f.name), constant: Vec::new(), inputs: Vec::new(), outputs: Vec::new() };
         let mut map: BTreeMap<Value, Value> = BTreeMap::new();
-        let outside = |v: &Value| !matches!(f.def(*v), ValueDef::Result(d, _) if members.contains(&d));
+        let outside = |v: &Value| f.def_id(*v).is_none_or(|d| !members.contains(&d));
         for v in members.iter().flat_map(|id| &f.node(*id).operands).filter(|v| outside(v)) {
             if !map.contains_key(v) {
                 map.insert(*v, piece.func.add_param("", f.ty(*v).clone()));

@@ -13,7 +13,7 @@ use transc_ir::interp::Tensor;
 use transc_ir::op::{Contract, Map, Op, TypeError};
 use transc_ir::scalar::{BinOp, Body, Inst, Ref, UnOp};
 use transc_ir::tensor::rewrite::{compact, rewrite};
-use transc_ir::tensor::{Builder, ConstPool, Func, Loc, Node, NodeId, ValueDef};
+use transc_ir::tensor::{Builder, ConstPool, Func, Loc, Node, NodeId};
 use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, Value};
 
@@ -296,7 +296,7 @@ impl Search<'_> {
     fn before(&self, v: Value, channel: usize, n: usize) -> (Value, Affine) {
         let (mut x, mut all) = (v, Affine::identity(n));
         while (x == v || self.uses.single(x).is_some())
-            && let ValueDef::Result(node, _) = self.f.def(x)
+            && let Some(node) = self.f.def_id(x)
             && let Some((from, a)) = self.affine(node, channel, n)
         {
             all.shift = all.shift.iter().zip(&a.shift).zip(&all.scale).map(|((t, u), s)| t + s * u).collect();
@@ -318,7 +318,7 @@ impl Search<'_> {
 
     /// The product that gives `x`, which `outer` alone reads, if both together are dearer than one.
     fn one_product(&self, x: Value, outer: &Contract, (k, n): (usize, usize)) -> Option<NodeId> {
-        let ValueDef::Result(id, _) = self.f.def(x) else { return None };
+        let id = self.f.def_id(x)?;
         let node = self.f.node(id);
         let Op::Contract(c) = &node.op else { return None };
         self.uses.single(x)?;

@@ -98,11 +98,8 @@ impl Quantised {
 
 /// What a conversion to 32-bit integers converts.
 fn widened(b: &Builder<'_>, v: Value) -> Option<Value> {
-    let node = b.func.def_node(v)?;
-    match &node.op {
-        Op::Map(m) if m.body == Body::cast(DType::I32) => node.operands.first().copied(),
-        _ => None,
-    }
+    let node = b.func.def_node(v).filter(|n| n.op.casts_to(DType::I32))?;
+    node.operands.first().copied()
 }
 
 /// A small value that depends on nothing.

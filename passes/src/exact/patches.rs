@@ -46,7 +46,7 @@ fn product(b: &mut Builder<'_>, c: &Conv, operands: &[Value]) -> Result<Value, T
     let axes = |first: usize| (0..n).map(move |i| first + 2 * i);
     let perm: Vec<usize> = std::iter::once(0).chain(axes(2)).chain([1]).chain(axes(3)).collect();
     let x = b.transpose(x, &perm)?;
-    let k = w_dims[1..].iter().fold(Dim::from(1), |a, d| &a * d);
+    let k = w_dims[1..].iter().product::<Dim>();
     let rows: Vec<Dim> = x_dims[..1].iter().chain(&windows).chain([&k]).cloned().collect();
     let x = b.reshape(x, rows)?;
     let w = b.reshape(w, vec![w_dims[0].clone(), k])?;

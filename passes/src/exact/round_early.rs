@@ -2,9 +2,8 @@
 
 use transc_ir::Module;
 use transc_ir::op::Op;
-use transc_ir::scalar::Body;
+use transc_ir::tensor::Func;
 use transc_ir::tensor::rewrite::rewrite;
-use transc_ir::tensor::{Func, Node};
 use transc_ir::types::DType;
 
 use super::sweep;
@@ -20,10 +19,10 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     let f = module.take_main();
     let rounded = rounded(&f);
     let rewritten = rewrite(f, &mut module.consts, |b, _, node, operands| {
-        let x = operands.first().copied();
+        let narrow = operands.first().copied().filter(|x| b.ty(*x).dtype == DType::Bf16);
         // What rounded a value that is rounded by now.
-        if is_rounding(node)
-            && let Some(x) = x.filter(|x| b.ty(*x).dtype == DType::Bf16)
+        if node.op.casts_to(DType::Bf16)
+            && let Some(x) = narrow
         {
             return Ok(Some(vec![x]));
         }
@@ -31,8 +30,9 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
             return Ok(None);
         }
         cx.fired("round-early");
-        let widened = matches!(&node.op, Op::Map(m) if m.body == Body::cast(DType::F32));
-        if widened && let Some(x) = x.filter(|x| b.ty(*x).dtype == DType::Bf16) {
+        if node.op.casts_to(DType::F32)
+            && let Some(x) = narrow
+        {
             return Ok(Some(vec![x]));
         }
         let y = b.add(node.op.clone(), operands)?;
@@ -53,13 +53,12 @@ fn rounded(f: &Func) -> Vec<bool> {
             && !uses.is_result(v)
             && !reads.is_empty()
             && !matches!(node.op, Op::Constant(_))
-            && reads.iter().map(|u| f.node(*u)).all(|u| is_rounding(u) || is_view(&u.op) && rounded[u.results[0].index()]);
+            && reads
+                .iter()
+                .map(|u| f.node(*u))
+                .all(|u| u.op.casts_to(DType::Bf16) || is_view(&u.op) && rounded[u.results[0].index()]);
     }
     rounded
-}
-
-fn is_rounding(node: &Node) -> bool {
-    matches!(&node.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))
 }
 
 fn is_view(op: &Op) -> bool {

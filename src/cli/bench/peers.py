@@ -1,7 +1,9 @@
-"""One other engine for `transc bench --against`: answers each line on stdin with a line of JSON on stdout.
+"""Other engines, and as a program one of them for `transc bench --against`: it answers each line on stdin with a line of JSON on stdout.
 
-The first answer says that the model is loaded, and how large the outputs differ can be judged by the file that was written.
-Then `run` gives the nanoseconds of one inference. The end of stdin ends the process.
+The first answer says that the model is loaded; by then its outputs are in a file, to be compared with others. Then `run` gives the
+nanoseconds of one inference. The end of stdin ends the process.
+
+An engine is made from a `spec` (`model`, `threads`, `dtype`, and a `folder` that it may write to) and inputs by name.
 """
 
 import json
@@ -11,17 +13,8 @@ import sys
 import tempfile
 import time
 
-spec = json.loads(sys.argv[1])
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what libraries print is no answer
-os.environ.update(OMP_NUM_THREADS=str(spec["threads"]), MKL_NUM_THREADS=str(spec["threads"]))
 
-
-def answer(**fields):
-    print(json.dumps(fields), file=answers, flush=True)
-
-
-def from_folder(inputs):
+def from_folder(spec, inputs):
     """The model of a Hugging Face folder and its inputs, for torch."""
     import torch
     import transformers
@@ -34,11 +27,11 @@ def from_folder(inputs):
     return torch, module, {n: torch.from_numpy(x) for n, x in inputs.items()}
 
 
-def onnx_file(inputs):
+def onnx_file(spec, inputs):
     """The ONNX file, exported at the sizes of the inputs where the model is a folder."""
     if not os.path.isdir(spec["model"]):
         return spec["model"]
-    torch, module, feed = from_folder(inputs)
+    torch, module, feed = from_folder(spec, inputs)
     with torch.inference_mode():
         outputs = module(**feed)
     path = os.path.join(tempfile.mkdtemp(dir=spec["folder"]), "model.onnx")
@@ -47,7 +40,7 @@ def onnx_file(inputs):
 
 
 class Ort:
-    def __init__(self, inputs):
+    def __init__(self, spec, inputs):
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -56,7 +49,7 @@ class Ort:
         options.inter_op_num_threads = 1
         # Workers spin inside a run and stop when it ends: full speed, and no cores taken from the next engine.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = ort.InferenceSession(onnx_file(inputs), options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(onnx_file(spec, inputs), options, providers=["CPUExecutionProvider"])
         known = {i.name for i in self.session.get_inputs()}
         self.feed = {n: x for n, x in inputs.items() if n in known}
         self.names = [o.name for o in self.session.get_outputs()]
@@ -67,11 +60,11 @@ class Ort:
 
 
 class OpenVino:
-    def __init__(self, inputs):
+    def __init__(self, spec, inputs):
         import openvino as ov
 
         core = ov.Core()
-        model = core.read_model(onnx_file(inputs))
+        model = core.read_model(onnx_file(spec, inputs))
         known = {n for i in model.inputs for n in i.names}
         self.feed = {n: x for n, x in inputs.items() if n in known}
         model.reshape({n: list(x.shape) for n, x in self.feed.items()})
@@ -91,11 +84,11 @@ class OpenVino:
 
 
 class DeepSparse:
-    def __init__(self, inputs):
+    def __init__(self, spec, inputs):
         import deepsparse
 
         # It writes the sizes into the file that it is given.
-        path = shutil.copy(onnx_file(inputs), os.path.join(tempfile.mkdtemp(dir=spec["folder"]), "model.onnx"))
+        path = shutil.copy(onnx_file(spec, inputs), os.path.join(tempfile.mkdtemp(dir=spec["folder"]), "model.onnx"))
         names = deepsparse.Engine(path, batch_size=1).input_names
         self.feed = [inputs[n] for n in names]
         shapes = [list(x.shape) for x in self.feed]
@@ -110,21 +103,21 @@ class DeepSparse:
 class Torch:
     compiled = False
 
-    def __init__(self, inputs):
+    def __init__(self, spec, inputs):
         import torch  # missing torch is told apart from a model that it cannot take
 
         if not os.path.isdir(spec["model"]):
             raise ValueError("PyTorch takes a Hugging Face folder, not an ONNX file")
-        self.torch, self.module, self.feed = from_folder(inputs)
+        self.torch, self.module, self.feed = from_folder(spec, inputs)
         with self.torch.inference_mode():
             self.names = list(self.module(**self.feed).keys())
         if self.compiled:
             self.module = self.torch.compile(self.module)
+        self.bf16 = spec["dtype"] == "bf16"
         self.version = torch.__version__.split("+")[0]
 
     def run(self):
-        bf16 = spec["dtype"] == "bf16"
-        with self.torch.inference_mode(), self.torch.autocast("cpu", self.torch.bfloat16, enabled=bf16):
+        with self.torch.inference_mode(), self.torch.autocast("cpu", self.torch.bfloat16, enabled=self.bf16):
             return [x.float().numpy() for x in self.module(**self.feed).to_tuple()]
 
 
@@ -136,12 +129,20 @@ ENGINES = {"ort": Ort, "openvino": OpenVino, "deepsparse": DeepSparse, "torch": 
 
 
 def main():
+    spec = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    os.environ.update(OMP_NUM_THREADS=str(spec["threads"]), MKL_NUM_THREADS=str(spec["threads"]))
+
+    def answer(**fields):
+        print(json.dumps(fields), file=answers, flush=True)
+
     try:
         import numpy as np
 
         with np.load(spec["inputs"]) as file:
             inputs = {name: file[name] for name in file.files}
-        engine = ENGINES[spec["peer"]](inputs)
+        engine = ENGINES[spec["peer"]](spec, inputs)
         for _ in range(spec["warmup"]):
             outputs = engine.run()
         np.savez(spec["outputs"], **{n or f"output{i}": np.asarray(x) for i, (n, x) in enumerate(zip(engine.names, outputs))})
@@ -158,4 +159,5 @@ def main():
         answer(ns=time.perf_counter_ns() - start)
 
 
-main()
+if __name__ == "__main__":
+    main()

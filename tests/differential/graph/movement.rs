@@ -22,7 +22,7 @@ impl Gen<'_, '_> {
             }
             1 => {
                 let new = match self.r.below(3) {
-                    0 => vec![dims.iter().fold(Dim::from(1), |x, d| &x * d)],
+                    0 => vec![dims.iter().product::<Dim>()],
                     1 => [vec![Dim::from(1)], dims].concat(),
                     _ if dims.len() > 1 => [vec![&dims[0] * &dims[1]], dims[2..].to_vec()].concat(),
                     _ => [dims, vec![Dim::from(1)]].concat(),

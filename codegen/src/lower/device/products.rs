@@ -46,8 +46,12 @@ pub(super) fn matmul(r: &Region, anchor: Value, node: &Node) -> Option<Result<Lo
         labels.iter().filter_map(|l| find(l, a, a_labels).or_else(|| find(l, b, b_labels))).collect()
     };
     let (rows, columns, inner) = (extents(&roles.rows), extents(&roles.columns), extents(&roles.inner));
-    let product = |d: &[Dim]| d.iter().fold(Dim::from(1), |x, y| &x * y);
-    let p = MatmulProblem { batch: extents(&roles.batch), m: product(&rows), n: product(&columns), k: product(&inner) };
+    let p = MatmulProblem {
+        batch: extents(&roles.batch),
+        m: rows.iter().product(),
+        n: columns.iter().product(),
+        k: inner.iter().product(),
+    };
     let s = matmul::Schedule::choose(p.m.bounds(&r.ranges).1, p.n.bounds(&r.ranges).1);
     let acc = if c.out_dtype.is_float() { wide(c.out_dtype) } else { c.out_dtype };
     let mut kb = KernelBuilder::new(&format!("{s}_{acc}"), r.symbols.clone(), s.extent(&p));

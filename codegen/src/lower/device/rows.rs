@@ -27,7 +27,7 @@ const FEW: i64 = 32;
 /// True if a fold is worth a block per element of its result.
 pub(super) fn pays(r: &Region, v: Value, n: &Node, x: &Reduce) -> bool {
     let dims = &r.ty(n.operands[0]).dims;
-    let long = x.axes.iter().fold(Dim::from(1), |a, i| &a * &dims[*i]).bounds(&r.ranges).1 >= FEW;
+    let long = x.axes.iter().map(|i| &dims[*i]).product::<Dim>().bounds(&r.ranges).1 >= FEW;
     long && r.ty(r.roots()[0]).dims == r.ty(v).dims && r.ty(n.operands[0]).dtype != DType::Bool
 }
 
@@ -120,8 +120,8 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node) -> Result<Lowered> {
     };
     let outer_axes: Vec<usize> = (0..ty.rank()).filter(|a| !axes.contains(a)).collect();
     let outer: Vec<Dim> = outer_axes.iter().map(|a| ty.dims[*a].clone()).collect();
-    let len = axes.iter().fold(Dim::from(1), |a, i| &a * &ty.dims[*i]);
-    let extent = outer.iter().fold(Dim::from(1), |a, d| &a * d);
+    let len = axes.iter().map(|i| &ty.dims[*i]).product::<Dim>();
+    let extent = outer.iter().product::<Dim>();
     let mut kb = KernelBuilder::new(&format!("{}_{}", node.op.mnemonic(), ty.dtype), r.symbols.clone(), extent);
     kb.set_block(THREADS as u32);
     let mut e = Elements::new(&mut kb, r, 1);

@@ -191,7 +191,7 @@ fn four(lead: &[Dim]) -> Vec<Dim> {
     match lead {
         [] => vec![1.into(), 1.into()],
         [b] => vec![b.clone(), 1.into()],
-        [rest @ .., h] => vec![rest.iter().fold(Dim::from(1), |a, d| &a * d), h.clone()],
+        [rest @ .., h] => vec![rest.iter().product(), h.clone()],
     }
 }
 
@@ -464,8 +464,7 @@ fn batch_of_contract(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         return Err(Miss::Other);
     }
     let lead = to.dims[..to.dims.len() - tail].to_vec();
-    let count = |d: &[Dim]| d.iter().fold(Dim::from(1), |a, d| &a * d);
-    if count(&lead) != count(&from[..batch]) || lead == from[..batch] {
+    if lead.iter().product::<Dim>() != from[..batch].iter().product() || lead == from[..batch] {
         return Err(Miss::Other);
     }
     let new = lead.len() as u8;

@@ -130,10 +130,7 @@ fn uncoded_product(g: &Graph<'_>, id: Id) -> Option<Product> {
     let p = read(g, id, &[]);
     let (m, scale) = p.as_term()?;
     let [(Atom::Leaf(real), 1)] = m.iter().map(|(a, n)| (a.clone(), *n)).collect::<Vec<_>>()[..] else { return None };
-    let sums = g.first(real, |(op, args)| {
-        let cast = matches!(op, Op::Map(m) if m.body == Body::cast(DType::F32));
-        (cast && of(args[0], DType::I32)).then_some(args[0])
-    })?;
+    let sums = g.first(real, |(op, args)| (op.casts_to(DType::F32) && of(args[0], DType::I32)).then_some(args[0]))?;
     Some(Product { id: sums, code: None, scale: Some(scale) })
 }
 
@@ -194,9 +191,8 @@ fn centred(g: &Graph<'_>, m: &Map, args: &[Id]) -> Option<(Id, i64)> {
             _ => return None,
         },
     };
-    let wide = |op: &Op, args: &[Id]| matches!(op, Op::Map(m) if m.body == Body::cast(DType::I32)).then(|| args[0]);
     let codes = match x {
-        Ref::Arg(a) => g.first(args[a as usize], |(op, args)| wide(op, args))?,
+        Ref::Arg(a) => g.first(args[a as usize], |(op, args)| op.casts_to(DType::I32).then(|| args[0]))?,
         Ref::Inst(i) => match m.body.insts[i as usize] {
             Inst::Cast(DType::I32, Ref::Arg(a)) => args[a as usize],
             _ => return None,

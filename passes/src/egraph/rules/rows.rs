@@ -215,7 +215,7 @@ fn rows_of_view(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
 
 /// The spans before a reshape: every boxed axis must be one of the axes of the operand.
 fn through_reshape(spans: &[Option<Span>], to: &[Dim], from: &[Dim]) -> Option<Vec<Option<Span>>> {
-    let before = |dims: &[Dim], axis: usize| dims[..axis].iter().fold(Dim::from(1), |a, d| &a * d);
+    let before = |dims: &[Dim], axis: usize| dims[..axis].iter().product::<Dim>();
     let mut inner = vec![None; from.len()];
     for (axis, span) in spans.iter().enumerate() {
         let Some(span) = span else { continue };

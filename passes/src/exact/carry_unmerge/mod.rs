@@ -11,7 +11,6 @@ use transc_ir::tensor::rewrite::{compact, rewrite};
 use transc_ir::tensor::{Builder, ConstPool, Func, Node, NodeId};
 use transc_ir::{Loc, Module, TensorType, Value};
 
-use self::rules::Terms;
 use super::sweep;
 use crate::context::PassCx;
 use crate::error::PassError;
@@ -35,58 +34,11 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     Ok(())
 }
 
-/// A function that is only read.
-pub struct Read<'a>(pub &'a Func);
-
-impl Terms for Read<'_> {
-    type Id = Value;
-
-    fn ty(&self, v: Value) -> &TensorType {
-        self.0.ty(v)
-    }
-
-    fn first<T>(&self, v: Value, mut f: impl FnMut((&Op, &[Value])) -> Option<T>) -> Option<T> {
-        self.0.def_node(v).and_then(|n| f((&n.op, &n.operands)))
-    }
-
-    fn add(&mut self, _: Op, _: &[Value]) -> Option<Value> {
-        None
-    }
-
-    fn same(&self, a: Value, b: Value) -> bool {
-        a == b
-    }
-}
-
 /// A function that grows; every node goes through the rules first.
 pub struct Sweep<'b, 'c> {
     b: &'b mut Builder<'c>,
     fired: &'b mut Vec<&'static str>,
     near: Option<String>,
-}
-
-impl Terms for Sweep<'_, '_> {
-    type Id = Value;
-
-    fn ty(&self, v: Value) -> &TensorType {
-        self.b.ty(v)
-    }
-
-    fn first<T>(&self, v: Value, mut f: impl FnMut((&Op, &[Value])) -> Option<T>) -> Option<T> {
-        self.b.func.def_node(v).and_then(|n| f((&n.op, &n.operands)))
-    }
-
-    fn add(&mut self, op: Op, args: &[Value]) -> Option<Value> {
-        self.carry(&op, args).or_else(|| self.b.add(op, args).ok())
-    }
-
-    /// Also two nodes that compute the same: plans that were composed twice.
-    fn same(&self, a: Value, b: Value) -> bool {
-        let equal = |(x, y): (&Node, &Node)| {
-            x.op == y.op && x.results.len() == 1 && x.operands.iter().zip(&y.operands).all(|(p, q)| self.same(*p, *q))
-        };
-        a == b || self.b.func.def_node(a).zip(self.b.func.def_node(b)).is_some_and(equal)
-    }
 }
 
 impl<'b, 'c> Sweep<'b, 'c> {
@@ -97,7 +49,7 @@ impl<'b, 'c> Sweep<'b, 'c> {
 
     /// The value of a node by the first rule that fires.
     pub fn carry(&mut self, op: &Op, args: &[Value]) -> Option<Value> {
-        for (name, rule) in rules::all::<Self>() {
+        for (name, rule) in rules::ALL {
             match rule(self, op, args) {
                 Ok(v) => {
                     self.fired.push(name);
@@ -108,6 +60,27 @@ impl<'b, 'c> Sweep<'b, 'c> {
             }
         }
         None
+    }
+
+    fn func(&self) -> &Func {
+        self.b.func
+    }
+
+    fn ty(&self, v: Value) -> &TensorType {
+        self.b.ty(v)
+    }
+
+    /// Adds a term with one result; `None` if the op does not take such operands.
+    fn add(&mut self, op: Op, args: &[Value]) -> Option<Value> {
+        self.carry(&op, args).or_else(|| self.b.add(op, args).ok())
+    }
+
+    /// True if both are the same value, or come from nodes that compute the same, as plans do that were composed twice.
+    fn same(&self, a: Value, b: Value) -> bool {
+        let equal = |(x, y): (&Node, &Node)| {
+            x.op == y.op && x.results.len() == 1 && x.operands.iter().zip(&y.operands).all(|(p, q)| self.same(*p, *q))
+        };
+        a == b || self.func().def_node(a).zip(self.func().def_node(b)).is_some_and(equal)
     }
 }
 

@@ -1,67 +1,56 @@
-//! The rules. Each is written once for whatever holds terms ([`Terms`]).
+//! The rules: what an un-merge moves behind, and what takes it away.
 
-use transc_ir::TensorType;
+use transc_ir::Value;
 use transc_ir::op::{
     Attention, Broadcast, Contract, Map, Op, Reduce, ReduceKind, Reshape, Slice, Softmax, TokenSize, TokenUnmerge,
 };
 use transc_ir::scalar::{BinOp, Body, Literal, UnOp};
+use transc_ir::tensor::Func;
 use transc_ir::types::{DType, Dim};
 
+use super::Sweep;
 use crate::miss::{Miss, OrMiss};
 
-/// Terms that can be looked into and added to.
-pub trait Terms {
-    /// A value or class of values.
-    type Id: Copy;
-    /// The type of a value.
-    fn ty(&self, v: Self::Id) -> &TensorType;
-    /// The first op that computes a value of which `f` gives something.
-    fn first<T>(&self, v: Self::Id, f: impl FnMut((&Op, &[Self::Id])) -> Option<T>) -> Option<T>;
-    /// Adds a term with one result; `None` if the op does not take such operands.
-    fn add(&mut self, op: Op, args: &[Self::Id]) -> Option<Self::Id>;
-    /// True if both are the same value.
-    fn same(&self, a: Self::Id, b: Self::Id) -> bool;
-}
-
-type Outcome<I> = Result<I, Miss>;
+type Outcome = Result<Value, Miss>;
 
 /// A rule: the value that equals a node, if it fires.
-pub type Rule<T> = fn(&mut T, &Op, &[<T as Terms>::Id]) -> Outcome<<T as Terms>::Id>;
+type Rule = fn(&mut Sweep<'_, '_>, &Op, &[Value]) -> Outcome;
 
 /// All rules, in the order in which they are tried.
-pub fn all<T: Terms>() -> [(&'static str, Rule<T>); 9] {
-    [
-        ("unmerge-behind-map", map),
-        ("unmerge-behind-contract", contract),
-        ("unmerge-behind-norm", norm),
-        ("unmerge-behind-view", view),
-        ("unmerge-behind-attention", attention),
-        ("unmerge-behind-weighted-sum", weighted_sum),
-        ("unmerge-before-rows", rows),
-        ("unmerge-before-fold", fold),
-        ("unmerge-of-unmerge", compose),
-    ]
-}
+pub const ALL: &[(&str, Rule)] = &[
+    ("unmerge-behind-map", map),
+    ("unmerge-behind-contract", contract),
+    ("unmerge-behind-norm", norm),
+    ("unmerge-behind-view", view),
+    ("unmerge-behind-attention", attention),
+    ("unmerge-behind-weighted-sum", weighted_sum),
+    ("unmerge-before-rows", rows),
+    ("unmerge-before-fold", fold),
+    ("unmerge-of-unmerge", compose),
+];
 
 /// `token_unmerge(y, plan)` along an axis.
 #[derive(Clone, Copy)]
-pub struct Unmerged<I> {
+struct Unmerged {
     /// The groups.
-    pub y: I,
+    y: Value,
     /// The plan.
-    pub plan: I,
+    plan: Value,
     /// The axis of the batch.
-    pub batch: usize,
+    batch: usize,
     /// The axis of the tokens.
-    pub axis: usize,
+    axis: usize,
+}
+
+/// The op and the operands that a value comes from.
+fn node(f: &Func, v: Value) -> Option<(&Op, &[Value])> {
+    f.def_node(v).map(|n| (&n.op, n.operands.as_slice()))
 }
 
 /// The value as un-merged along an axis that `wanted` accepts, other axes staying un-merged inside.
-pub fn unmerged<T: Terms>(t: &mut T, v: T::Id, wanted: impl Fn(usize) -> bool) -> Option<Unmerged<T::Id>> {
-    let outer = t.first(v, |(op, args)| match op {
-        Op::TokenUnmerge(u) => Some(Unmerged { y: args[0], plan: args[1], batch: u.batch, axis: u.axis }),
-        _ => None,
-    })?;
+fn unmerged(t: &mut Sweep<'_, '_>, v: Value, wanted: impl Fn(usize) -> bool) -> Option<Unmerged> {
+    let (Op::TokenUnmerge(u), [y, plan]) = node(t.func(), v)? else { return None };
+    let outer = Unmerged { y: *y, plan: *plan, batch: u.batch, axis: u.axis };
     if wanted(outer.axis) {
         return Some(outer);
     }
@@ -70,12 +59,12 @@ pub fn unmerged<T: Terms>(t: &mut T, v: T::Id, wanted: impl Fn(usize) -> bool) -
     Some(Unmerged { y, ..inner })
 }
 
-fn unmerge<T: Terms>(t: &mut T, y: T::Id, plan: T::Id, (batch, axis): (usize, usize)) -> Outcome<T::Id> {
+fn unmerge(t: &mut Sweep<'_, '_>, y: Value, plan: Value, (batch, axis): (usize, usize)) -> Outcome {
     t.add(TokenUnmerge { batch, axis }.into(), &[y, plan]).or_other()
 }
 
 /// Number of groups.
-fn groups<T: Terms>(t: &T, u: &Unmerged<T::Id>) -> Dim {
+fn groups(t: &Sweep<'_, '_>, u: &Unmerged) -> Dim {
     t.ty(u.y).dims[u.axis].clone()
 }
 
@@ -84,10 +73,10 @@ fn at_axis(axis: usize) -> impl Fn(usize) -> bool {
 }
 
 /// A map whose operands are un-merged alike, or do not vary along the tokens.
-pub fn map<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn map(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Map(_) = op else { return Err(Miss::Other) };
     let rank = args.iter().map(|a| t.ty(*a).rank()).max().unwrap_or(0);
-    let whole: Vec<T::Id> = args.iter().copied().filter(|a| t.ty(*a).rank() == rank).collect();
+    let whole: Vec<Value> = args.iter().copied().filter(|a| t.ty(*a).rank() == rank).collect();
     let mut near = None;
     for axis in 0..rank {
         let Some(first) = whole.iter().find_map(|a| unmerged(t, *a, at_axis(axis))) else { continue };
@@ -116,7 +105,7 @@ pub fn map<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
 }
 
 /// A contraction in which the tokens are a free axis.
-pub fn contract<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn contract(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Contract(c) = op else { return Err(Miss::Other) };
     for (side, labels, other) in [(0, &c.lhs, &c.rhs), (1, &c.rhs, &c.lhs)] {
         let free = |axis: usize| c.out.contains(&labels[axis]) && !other.contains(&labels[axis]);
@@ -132,7 +121,7 @@ pub fn contract<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> 
 }
 
 /// A normalisation of each token by itself.
-pub fn norm<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn norm(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let (from, to) = match op {
         Op::Softmax(s) => (s.axis, s.axis + 1),
         Op::LayerNorm(n) => (n.axis, usize::MAX),
@@ -140,13 +129,13 @@ pub fn norm<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
         _ => return Err(Miss::Other),
     };
     let u = unmerged(t, args[0], |a| !(from..to).contains(&a)).filter(|u| !(from..to).contains(&u.batch)).or_other()?;
-    let inner: Vec<T::Id> = std::iter::once(u.y).chain(args[1..].iter().copied()).collect();
+    let inner: Vec<Value> = std::iter::once(u.y).chain(args[1..].iter().copied()).collect();
     let y = t.add(op.clone(), &inner).or_other()?;
     unmerge(t, y, u.plan, (u.batch, u.axis))
 }
 
 /// A view that leaves the axis of the tokens whole.
-pub fn view<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn view(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Some(x) = args.first().copied() else { return Err(Miss::Other) };
     let u = match op {
         Op::Slice(_) => {
@@ -162,7 +151,7 @@ pub fn view<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
             (op.clone(), (at(u.batch).or_other()?, at(u.axis).or_other()?))
         }
         Op::Reshape(r) => {
-            let before = |d: &[Dim], axis: usize| d[..axis].iter().fold(Dim::from(1), |a, d| &a * d);
+            let before = |d: &[Dim], axis: usize| d[..axis].iter().product::<Dim>();
             let same = |axis: usize| {
                 let lead = before(&dims, axis);
                 (0..r.dims.len()).find(|a| r.dims[*a] == dims[axis] && before(&r.dims, *a) == lead)
@@ -194,12 +183,15 @@ fn is_whole(op: &Op, dims: &[Dim], axis: usize) -> bool {
 }
 
 /// How many leading tokens are alone in the groups of their own index.
-fn protected<T: Terms>(t: &T, plan: T::Id) -> usize {
-    t.first(plan, |(op, _)| if let Op::TokenPlan(p) = op { Some(p.protect) } else { None }).unwrap_or(0)
+fn protected(t: &Sweep<'_, '_>, plan: Value) -> usize {
+    match node(t.func(), plan) {
+        Some((Op::TokenPlan(p), _)) => p.protect,
+        _ => 0,
+    }
 }
 
 /// Rows of protected tokens, or all rows behind some of these.
-pub fn rows<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn rows(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Slice(s) = op else { return Err(Miss::Other) };
     let dims = t.ty(args[0]).dims.clone();
     let u = unmerged(t, args[0], |a| !is_whole(op, &dims, a)).or_other()?;
@@ -228,7 +220,7 @@ pub fn rows<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
 }
 
 /// Sizes of the groups where each token counts as `weight`, or once.
-fn sizes<T: Terms>(t: &mut T, u: &Unmerged<T::Id>, weight: Option<T::Id>) -> Outcome<T::Id> {
+fn sizes(t: &mut Sweep<'_, '_>, u: &Unmerged, weight: Option<Value>) -> Outcome {
     let weight = match weight {
         Some(w) => w,
         None => ones(t, t.ty(u.plan).dims.clone()).or_other()?,
@@ -238,13 +230,13 @@ fn sizes<T: Terms>(t: &mut T, u: &Unmerged<T::Id>, weight: Option<T::Id>) -> Out
 }
 
 /// A tensor of ones.
-pub fn ones<T: Terms>(t: &mut T, dims: Vec<Dim>) -> Option<T::Id> {
+pub fn ones(t: &mut Sweep<'_, '_>, dims: Vec<Dim>) -> Option<Value> {
     let one = t.add(Map { body: Body::constant(Literal::f32(1.0)) }.into(), &[])?;
     t.add(Broadcast { dims }.into(), &[one])
 }
 
 /// `[1, .., B, .., N, ..]` of `[B, N]`.
-fn spread<T: Terms>(t: &mut T, v: T::Id, rank: usize, (batch, axis): (usize, usize)) -> Option<T::Id> {
+fn spread(t: &mut Sweep<'_, '_>, v: Value, rank: usize, (batch, axis): (usize, usize)) -> Option<Value> {
     let mut dims = vec![Dim::from(1); rank];
     dims[batch].clone_from(&t.ty(v).dims[0]);
     dims[axis].clone_from(&t.ty(v).dims[1]);
@@ -252,18 +244,16 @@ fn spread<T: Terms>(t: &mut T, v: T::Id, rank: usize, (batch, axis): (usize, usi
 }
 
 /// `v[B, N]` of what [`spread`] made of it.
-fn spread_of<T: Terms>(t: &T, v: T::Id, axis: usize) -> Option<T::Id> {
-    let dims = &t.ty(v).dims;
-    t.first(v, |(op, args)| {
-        let inner = &t.ty(args.first().copied()?).dims;
-        let units = || dims.iter().enumerate().filter(|(i, d)| *i != axis && !d.is(1)).count();
-        let fits = inner.len() == 2 && dims.get(axis) == inner.get(1) && dims[..axis].contains(&inner[0]);
-        (matches!(op, Op::Reshape(_)) && fits && units() == usize::from(!inner[0].is(1))).then(|| args[0])
-    })
+fn spread_of(f: &Func, v: Value, axis: usize) -> Option<Value> {
+    let (Op::Reshape(_), [x]) = node(f, v)? else { return None };
+    let (dims, inner) = (&f.ty(v).dims, &f.ty(*x).dims);
+    let fits = inner.len() == 2 && dims.get(axis) == inner.get(1) && dims[..axis].contains(&inner[0]);
+    let others = || dims.iter().enumerate().filter(|(i, d)| *i != axis && !d.is(1)).count();
+    (fits && others() == usize::from(!inner[0].is(1))).then_some(*x)
 }
 
 /// The logarithm of sizes, to be added to the logits of keys.
-fn key_bias<T: Terms>(t: &mut T, size: T::Id, rank: usize, axes: (usize, usize), dtype: DType) -> Option<T::Id> {
+fn key_bias(t: &mut Sweep<'_, '_>, size: Value, rank: usize, axes: (usize, usize), dtype: DType) -> Option<Value> {
     let log = t.add(Map { body: log_as(dtype) }.into(), &[size])?;
     spread(t, log, rank, axes)
 }
@@ -276,23 +266,20 @@ fn log_as(dtype: DType) -> Body {
 }
 
 /// The sizes of which a value is the [`key_bias`].
-pub fn sizes_of_bias<T: Terms>(t: &T, bias: T::Id, axis: usize) -> Option<T::Id> {
-    let log = spread_of(t, bias, axis)?;
-    t.first(log, |(op, args)| match op {
-        Op::Map(m) if t.ty(args[0]).dtype == DType::F32 && m.body == log_as(t.ty(bias).dtype) => Some(args[0]),
-        _ => None,
-    })
+pub fn sizes_of_bias(f: &Func, bias: Value, axis: usize) -> Option<Value> {
+    let (Op::Map(m), [x]) = node(f, spread_of(f, bias, axis)?)? else { return None };
+    (f.ty(*x).dtype == DType::F32 && m.body == log_as(f.ty(bias).dtype)).then_some(*x)
 }
 
 /// Attention on un-merged queries, or on un-merged keys and values: equal keys add up, which is their number as a factor of the exponential.
-pub fn attention<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn attention(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Attention(a) = op else { return Err(Miss::Other) };
     let positional = || Miss::Near("attention is causal, or its mask differs from token to token".to_string());
     if let Some(q) = unmerged(t, args[0], at_axis(2)).filter(|u| u.batch == 0) {
         if a.causal.is_some() || args.get(3).is_some_and(|m| t.ty(*m).dims.iter().rev().nth(1).is_some_and(|d| !d.is(1))) {
             return Err(positional());
         }
-        let inner: Vec<T::Id> = std::iter::once(q.y).chain(args[1..].iter().copied()).collect();
+        let inner: Vec<Value> = std::iter::once(q.y).chain(args[1..].iter().copied()).collect();
         let y = t.add(op.clone(), &inner).or_other()?;
         return unmerge(t, y, q.plan, (0, 2));
     }
@@ -302,7 +289,7 @@ pub fn attention<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id>
         return Err(Miss::Other);
     }
     let weight = match args.get(3) {
-        Some(m) => Some(sizes_of_bias(t, *m, 3).ok_or_else(positional)?),
+        Some(m) => Some(sizes_of_bias(t.func(), *m, 3).ok_or_else(positional)?),
         None => None,
     };
     if a.causal.is_some() {
@@ -314,18 +301,15 @@ pub fn attention<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id>
 }
 
 /// The same in two contractions around a softmax.
-pub fn weighted_sum<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn weighted_sum(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Contract(c) = op else { return Err(Miss::Other) };
-    let (softmax, logits) = t
-        .first(args[0], |(op, args)| match op {
-            Op::Softmax(s) if !s.log => Some((s.clone(), args[0])),
-            _ => None,
-        })
-        .or_other()?;
-    let Softmax { axis, .. } = softmax;
+    let (Op::Softmax(softmax @ Softmax { axis, log: false }), [logits]) = node(t.func(), args[0]).or_other()? else {
+        return Err(Miss::Other);
+    };
+    let (softmax, axis, logits) = (softmax.clone(), *axis, *logits);
     let value_axis = c.rhs.iter().position(|l| *l == c.lhs[axis]).filter(|_| !c.out.contains(&c.lhs[axis])).or_other()?;
     let v = unmerged(t, args[1], at_axis(value_axis)).or_other()?;
-    let (l, weight) = weighted(t, logits, BinOp::Add, axis, |t, b| sizes_of_bias(t, b, axis)).or_other()?;
+    let (l, weight) = weighted(t, logits, BinOp::Add, axis, |f, b| sizes_of_bias(f, b, axis)).or_other()?;
     if !t.same(l.plan, v.plan) || c.lhs[l.batch] != c.rhs[v.batch] {
         return Err(Miss::Other);
     }
@@ -338,22 +322,22 @@ pub fn weighted_sum<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::
 }
 
 /// Un-merged tokens, alone or under `kind` with weights of the tokens.
-fn weighted<T: Terms>(
-    t: &mut T,
-    v: T::Id,
+fn weighted(
+    t: &mut Sweep<'_, '_>,
+    v: Value,
     kind: BinOp,
     axis: usize,
-    weight: impl Fn(&T, T::Id) -> Option<T::Id>,
-) -> Option<(Unmerged<T::Id>, Option<T::Id>)> {
+    weight: impl Fn(&Func, Value) -> Option<Value>,
+) -> Option<(Unmerged, Option<Value>)> {
     if let Some(u) = unmerged(t, v, at_axis(axis)) {
         return Some((u, None));
     }
-    let sides = t.first(v, |(op, args)| match op {
-        Op::Map(m) if m.body == Body::bin(kind) => Some([args[0], args[1]]),
-        _ => None,
-    })?;
-    for (x, w) in [(sides[0], sides[1]), (sides[1], sides[0])] {
-        if let Some(w) = weight(t, w)
+    let sides = match node(t.func(), v)? {
+        (Op::Map(m), [a, b]) if m.body == Body::bin(kind) => [(*a, *b), (*b, *a)],
+        _ => return None,
+    };
+    for (x, w) in sides {
+        if let Some(w) = weight(t.func(), w)
             && let Some(u) = unmerged(t, x, at_axis(axis))
         {
             return Some((u, Some(w)));
@@ -363,7 +347,7 @@ fn weighted<T: Terms>(
 }
 
 /// A fold of each token by itself, or over the tokens: equal elements add up, and do not change an extreme.
-pub fn fold<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn fold(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::Reduce(r) = op else { return Err(Miss::Other) };
     if let Some(u) = unmerged(t, args[0], |a| !r.axes.contains(&a)) {
         if r.axes.contains(&u.batch) {
@@ -375,7 +359,7 @@ pub fn fold<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
     }
     let rank = t.ty(args[0]).rank();
     for axis in r.axes.iter().copied() {
-        let Some((u, weight)) = weighted(t, args[0], BinOp::Mul, axis, |t, w| spread_of(t, w, axis)) else { continue };
+        let Some((u, weight)) = weighted(t, args[0], BinOp::Mul, axis, |f, w| spread_of(f, w, axis)) else { continue };
         match r.kind {
             ReduceKind::Max | ReduceKind::Min if weight.is_none() => return t.add(op.clone(), &[u.y]).or_other(),
             ReduceKind::Sum if t.ty(u.y).dtype == DType::F32 && u.batch < axis => {
@@ -391,14 +375,12 @@ pub fn fold<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
 }
 
 /// Two plans, one after the other, are one plan.
-pub fn compose<T: Terms>(t: &mut T, op: &Op, args: &[T::Id]) -> Outcome<T::Id> {
+fn compose(t: &mut Sweep<'_, '_>, op: &Op, args: &[Value]) -> Outcome {
     let Op::TokenUnmerge(u) = op else { return Err(Miss::Other) };
-    let inner = t
-        .first(args[0], |(op, args)| match op {
-            Op::TokenUnmerge(i) if (i.batch, i.axis) == (u.batch, u.axis) => Some((args[0], args[1])),
-            _ => None,
-        })
-        .or_other()?;
-    let plan = t.add(TokenUnmerge { batch: 0, axis: 1 }.into(), &[inner.1, args[1]]).or_other()?;
-    unmerge(t, inner.0, plan, (u.batch, u.axis))
+    let (y, inner) = match node(t.func(), args[0]) {
+        Some((Op::TokenUnmerge(i), [y, plan])) if (i.batch, i.axis) == (u.batch, u.axis) => (*y, *plan),
+        _ => return Err(Miss::Other),
+    };
+    let plan = t.add(TokenUnmerge { batch: 0, axis: 1 }.into(), &[inner, args[1]]).or_other()?;
+    unmerge(t, y, plan, (u.batch, u.axis))
 }

@@ -7,7 +7,7 @@ use transc_ir::Module;
 use transc_ir::interp::{EvalCx, eval_func};
 use transc_ir::op::{Constant, Fused, Map, Op, Shared, TypeError};
 use transc_ir::scalar::Body;
-use transc_ir::tensor::{Builder, ConstId, ConstPool, Func, Loc, Node, NodeId, Value, ValueDef};
+use transc_ir::tensor::{Builder, ConstId, ConstPool, Func, Loc, Node, NodeId, Value};
 
 use super::class::{Role, role};
 use super::plan::Plan;
@@ -118,7 +118,7 @@ impl<'a> Region<'a> {
         let mut open = vec![root];
         while let Some(id) = open.pop() {
             for v in &f.node(id).operands {
-                if let ValueDef::Result(n, _) = f.def(*v)
+                if let Some(n) = f.def_id(*v)
                     && !plan.is_root(n)
                     && members.insert(n)
                 {

@@ -2,7 +2,7 @@
 
 use transc_ir::op::Op;
 use transc_ir::tensor::strided::Strided;
-use transc_ir::tensor::{Func, NodeId, Value, ValueDef};
+use transc_ir::tensor::{Func, NodeId, Value};
 
 use super::class::{Role, has_epilogue, role, unrounded};
 use crate::analysis::cost;
@@ -67,8 +67,7 @@ fn epilogue(body: &Func, anchor: NodeId, strict: bool) -> Result<(), String> {
 
 /// A value as a strided view of a parameter or constant.
 fn view(body: &Func, v: Value) -> Result<Strided, &'static str> {
-    let ValueDef::Result(n, _) = body.def(v) else { return Ok(Strided::contiguous(&body.ty(v).dims)) };
-    let node = body.node(n);
+    let Some(node) = body.def_node(v) else { return Ok(Strided::contiguous(&body.ty(v).dims)) };
     match &node.op {
         Op::Constant(_) => Ok(Strided::contiguous(&body.ty(v).dims)),
         Op::Map(m) => {

@@ -1,9 +1,7 @@
 //! What each op may be in a region.
 
 use transc_ir::op::Op;
-use transc_ir::scalar::Body;
 use transc_ir::tensor::{Func, Value};
-use transc_ir::types::DType;
 
 /// The part that an op plays in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +71,5 @@ pub fn is_dense(op: &Op) -> bool {
 
 /// What an operand of a node is rounded from, where the node's kernel does that: products round `f32` to `bf16` as they read.
 pub fn unrounded(f: &Func, op: &Op, v: Value) -> Value {
-    let from = f.def_node(v).filter(|n| matches!(&n.op, Op::Map(m) if m.body == Body::cast(DType::Bf16))).map(|n| n.operands[0]);
-    from.filter(|x| matches!(op, Op::Contract(_) | Op::Attention(_)) && f.ty(*x).dtype == DType::F32).unwrap_or(v)
+    if matches!(op, Op::Contract(_) | Op::Attention(_)) { f.unrounded(v) } else { v }
 }

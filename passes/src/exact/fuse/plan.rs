@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use transc_ir::op::Op;
 use transc_ir::tensor::strided::Strided;
-use transc_ir::tensor::{Func, Node, NodeId, Value, ValueDef};
+use transc_ir::tensor::{Func, Node, NodeId, Value};
 use transc_ir::types::{DType, Dim, Ranges};
 
 use super::class::{Role, has_epilogue, is_dense, role, unrounded};
@@ -134,15 +134,8 @@ impl Planner<'_> {
 
     /// True if `v` is the value of an anchor or of a node of its epilogue.
     fn in_chain(&self, v: Value, anchor: NodeId) -> bool {
-        let Some(n) = self.def(v) else { return false };
+        let Some(n) = self.f.def_id(v) else { return false };
         n == anchor || matches!(self.chain[n.index()], Some(Chain::Follows(a)) if a == anchor)
-    }
-
-    fn def(&self, v: Value) -> Option<NodeId> {
-        match self.f.def(v) {
-            ValueDef::Param(_) => None,
-            ValueDef::Result(n, _) => Some(n),
-        }
     }
 
     /// Stores what strict operands are views of, the ends of epilogues, and the results of the function.
@@ -169,7 +162,7 @@ impl Planner<'_> {
     }
 
     fn store(&mut self, v: Value) {
-        if let Some(n) = self.def(v)
+        if let Some(n) = self.f.def_id(v)
             && self.chain[n.index()].is_none()
             && !matches!(self.f.node(n).op, Op::Constant(_))
         {

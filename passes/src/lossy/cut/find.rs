@@ -105,7 +105,7 @@ impl Look<'_> {
         let (mut open, mut seen) = (vec![(v, axis)], BTreeSet::from([v]));
         let (mut nodes, mut products, mut curved) = (BTreeSet::from([product]), 0, false);
         while let Some((v, axis)) = open.pop() {
-            let transc_ir::tensor::ValueDef::Result(id, _) = self.f.def(v) else { return false };
+            let Some(id) = self.f.def_id(v) else { return false };
             let n = self.f.node(id);
             nodes.insert(id);
             let from: Vec<(Value, usize)> = match &n.op {

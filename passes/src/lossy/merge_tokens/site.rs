@@ -6,7 +6,6 @@ use transc_ir::scalar::{BinOp, Body};
 use transc_ir::tensor::{Func, Node, NodeId};
 
 use crate::analysis::uses::Uses;
-use crate::exact::carry_unmerge::Read;
 use crate::exact::carry_unmerge::rules::sizes_of_bias;
 
 /// Most nodes between an attention and its residual sum.
@@ -31,7 +30,7 @@ pub fn attentions(f: &Func) -> Vec<SelfAttention> {
 
 fn fused(f: &Func, node: NodeId, n: &Node) -> Option<SelfAttention> {
     let Op::Attention(_) = &n.op else { return None };
-    let sizes = n.operands.get(3).and_then(|m| sizes_of_bias(&Read(f), *m, 3));
+    let sizes = n.operands.get(3).and_then(|m| sizes_of_bias(f, *m, 3));
     Some(SelfAttention { node, keys: n.operands[1], key_axes: (2, 3), sizes })
 }
 
@@ -48,7 +47,7 @@ fn explicit(f: &Func, node: NodeId, n: &Node) -> Option<SelfAttention> {
         match &n.op {
             Op::Map(_) => {
                 let full = |x: &&Value| f.ty(**x).dims == f.ty(v).dims;
-                sizes = sizes.or_else(|| n.operands.iter().find_map(|x| sizes_of_bias(&Read(f), *x, axis)));
+                sizes = sizes.or_else(|| n.operands.iter().find_map(|x| sizes_of_bias(f, *x, axis)));
                 v = *n.operands.iter().find(full)?;
             }
             Op::Contract(c) => {
