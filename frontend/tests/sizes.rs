@@ -402,11 +402,15 @@ fn chunks_of_a_length_and_a_rest() {
 /// The dims of a mask are those of the ids, although only their product says so.
 #[test]
 fn axes_in_one_order_are_the_same() {
-    let nodes = vec![node("Shape", &["ids"], &["sizes"]), node("Reshape", &["mask", "sizes"], &["y"])];
-    let inputs = vec![value("ids", &["b", "s"]), value("mask", &["c", "t"])];
-    let m = import(&model(graph(nodes, inputs, &["y"], vec![]))).expect("it is imported");
+    let nodes = vec![
+        node("Shape", &["ids"], &["sizes"]),
+        node("Mul", &["sizes", "heads"], &["wide"]),
+        node("Reshape", &["mask", "wide"], &["y"]),
+    ];
+    let inputs = vec![value("ids", &["b", "s"]), value("mask", &["c", "1", "2", "t"])];
+    let m = import(&model(graph(nodes, inputs, &["y"], vec![int64s("heads", &[2], &[2, 1])]))).expect("it is imported");
     let y = |c: usize, t: usize| {
-        eval_module(&m, &[Tensor::from_f32(&[2, 3], &[0.0; 6]), Tensor::from_f32(&[c, t], &vec![1.0; c * t])])
+        eval_module(&m, &[Tensor::from_f32(&[2, 3], &[0.0; 6]), Tensor::from_f32(&[c, 1, 2, t], &vec![1.0; 2 * c * t])])
     };
     assert!(y(2, 3).is_ok() && y(3, 2).is_err());
 }

@@ -87,7 +87,7 @@ impl OpCx<'_, '_> {
     /// # Errors
     /// As [`OpCx::equal`].
     pub(super) fn equal_counts(&mut self, a: &[Dim], b: &[Dim]) -> Result<()> {
-        let [mut a, mut b] = [a, b].map(|v| v.iter().filter(|d| !d.is(1)).cloned().collect::<Vec<_>>());
+        let (mut a, mut b) = (a.to_vec(), b.to_vec());
         // Factors that both sides have cancel.
         a.retain(|d| match b.iter().position(|e| e == d) {
             Some(i) => {
@@ -96,15 +96,15 @@ impl OpCx<'_, '_> {
             }
             None => true,
         });
-        // Axes that stand in one order on both sides are the same.
-        let named = |(x, y): (&Dim, &Dim)| {
-            content(x) == content(y) && reduced(x).as_symbol().is_some() && reduced(y).as_symbol().is_some()
-        };
-        if a.len() == b.len() && a.iter().zip(&b).all(named) {
-            return a.iter().zip(&b).try_for_each(|(x, y)| self.equal(&reduced(x), &reduced(y)));
-        }
+        let named = |v: &[Dim]| v.iter().map(reduced).filter(|d| !d.is(1)).collect::<Vec<_>>();
+        let (names_a, names_b) = (named(&a), named(&b));
         let product = |v: &[Dim]| v.iter().fold(Dim::from(1), |n, d| &n * d);
         let (a, b) = (product(&a), product(&b));
+        // Axes that stand in one order on both sides are the same.
+        let mut all = names_a.iter().chain(&names_b);
+        if names_a.len() == names_b.len() && content(&a) == content(&b) && all.all(|d| d.as_symbol().is_some()) {
+            return names_a.iter().zip(&names_b).try_for_each(|(x, y)| self.equal(x, y));
+        }
         // `4*S = 4*T` and `B*S = B*T` reduce to `S = T`.
         if let Some(q) = a.exact_div(&b).or_else(|| b.exact_div(&a)) {
             return self.equal(&q, &Dim::from(1));
