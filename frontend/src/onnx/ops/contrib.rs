@@ -386,8 +386,7 @@ fn q_embed_layer_norm(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     for (i, t) in tables.iter_mut().enumerate() {
         let (Some(codes), Some(scale)) = (cx.opt(2 + i), cx.opt(8 + i)) else { continue };
         quant::check_scale(cx, scale)?;
-        let operands: Vec<Value> = [codes, scale].into_iter().chain(cx.opt(13 + i)).collect();
-        *t = Some(cx.add(transc_ir::op::Dequantize {}, &operands)?);
+        *t = Some(quant::decoded(cx, codes, scale, cx.opt(13 + i))?);
     }
     embedded(cx, tables, None)
 }

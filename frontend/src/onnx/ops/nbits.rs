@@ -1,6 +1,6 @@
 //! Weights packed into few bits (domain `com.microsoft`).
 
-use transc_ir::op::{self, Contract};
+use transc_ir::op::Contract;
 use transc_ir::scalar::BinOp;
 use transc_ir::{DType, Dim, Value};
 
@@ -47,7 +47,7 @@ fn mat_mul_nbits(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         None => cx.full(DType::U8, f64::from(1 << (bits - 1)), &per_block)?,
     };
     let (scale, zero) = (quant::parameter(cx, codes, scale)?, quant::parameter(cx, codes, zero)?);
-    let w = cx.add(op::Dequantize {}, &[codes, scale, zero])?;
+    let w = quant::decoded(cx, codes, scale, Some(zero))?;
     let dims = cx.dims(x);
     let Some(last) = dims.last() else { return invalid("needs a matrix") };
     cx.equal(last, &Dim::from(k))?;
@@ -99,11 +99,11 @@ fn gather_block(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     }
     quant::check_block_scale(cx, scale)?;
     let scale = quant::blockwise(cx, codes, scale, along, block)?;
-    let mut operands = vec![codes, scale];
-    if let Some(z) = zero {
-        operands.push(if cx.rank(z) == 0 { z } else { quant::blockwise(cx, codes, z, along, block)? });
-    }
-    let table = cx.add(op::Dequantize {}, &operands)?;
+    let zero = match zero {
+        Some(z) if cx.rank(z) != 0 => Some(quant::blockwise(cx, codes, z, along, block)?),
+        scalar => scalar,
+    };
+    let table = quant::decoded(cx, codes, scale, zero)?;
     Ok(vec![cx.gather(table, index, axis)?])
 }
 

@@ -2,7 +2,6 @@
 //! stand for, and encodes the result.
 
 use transc_ir::Value;
-use transc_ir::op;
 use transc_ir::scalar::{BinOp, UnOp};
 
 use super::super::cx::OpCx;
@@ -55,13 +54,18 @@ pub(super) static ROWS: &[OpRow] = &[
 
 /// The reals of operands `i` (codes), `i + 1` (scale) and `i + 2` (zero point).
 fn decoded(cx: &mut OpCx<'_, '_>, i: usize) -> Result<Value> {
-    let (x, scale) = (cx.x(i)?, cx.x(i + 1)?);
+    let x = cx.x(i)?;
+    let (scale, zero) = scale_and_zero(cx, i + 1)?;
+    quant::decoded(cx, x, scale, zero)
+}
+
+/// Operands `i` (scale) and `i + 1` (zero point) as scalars.
+fn scale_and_zero(cx: &mut OpCx<'_, '_>, i: usize) -> Result<(Value, Option<Value>)> {
+    let scale = cx.x(i)?;
     quant::check_scale(cx, scale)?;
-    let mut operands = vec![x, cx.reshape(scale, Vec::new())?];
-    if let Some(zero) = cx.opt(i + 2) {
-        operands.push(cx.reshape(zero, Vec::new())?);
-    }
-    cx.add(op::Dequantize {}, &operands)
+    let scale = cx.reshape(scale, Vec::new())?;
+    let zero = cx.opt(i + 1).map(|z| cx.reshape(z, Vec::new())).transpose()?;
+    Ok((scale, zero))
 }
 
 fn decoded_channels_first(cx: &mut OpCx<'_, '_>) -> Result<Value> {
@@ -73,13 +77,7 @@ fn decoded_channels_first(cx: &mut OpCx<'_, '_>) -> Result<Value> {
 
 /// The codes of `y` by operands `i` (scale) and `i + 1` (zero point).
 fn encoded(cx: &mut OpCx<'_, '_>, y: Value, i: usize) -> Result<Vec<Value>> {
-    let scale = cx.x(i)?;
-    quant::check_scale(cx, scale)?;
-    let scale = cx.reshape(scale, Vec::new())?;
-    let zero = match cx.opt(i + 1) {
-        Some(z) => Some(cx.reshape(z, Vec::new())?),
-        None => None,
-    };
+    let (scale, zero) = scale_and_zero(cx, i)?;
     Ok(vec![quant::quantize_to(cx, y, scale, zero)?])
 }
 

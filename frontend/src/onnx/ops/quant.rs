@@ -86,6 +86,12 @@ pub(super) fn quantize_to(cx: &mut OpCx<'_, '_>, x: Value, scale: Value, zero: O
     cx.add(op::Quantize { to }, &operands)
 }
 
+/// `(code - zero) * scale`.
+pub(super) fn decoded(cx: &mut OpCx<'_, '_>, codes: Value, scale: Value, zero: Option<Value>) -> Result<Value> {
+    let operands: Vec<Value> = [codes, scale].into_iter().chain(zero).collect();
+    cx.add(op::Dequantize {}, &operands)
+}
+
 fn quantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, scale) = (cx.x(0)?, cx.x(1)?);
     check_scale(cx, scale)?;
@@ -101,10 +107,7 @@ fn quantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     if zero.is_some_and(|z| !matches!(cx.dtype(z), DType::I8 | DType::U8 | DType::I16 | DType::U16)) {
         return unsupported("quantises to a type other than the 8- and 16-bit integers");
     }
-    let zero = match zero {
-        Some(z) => Some(parameter(cx, x, z)?),
-        None => None,
-    };
+    let zero = zero.map(|z| parameter(cx, x, z)).transpose()?;
     let scale = parameter(cx, x, scale)?;
     Ok(vec![quantize_to(cx, x, scale, zero)?])
 }
@@ -113,11 +116,8 @@ fn dequantize(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (x, scale) = (cx.x(0)?, cx.x(1)?);
     check_scale(cx, scale)?;
     let shaped = parameter(cx, x, scale)?;
-    let operands = match cx.opt(2) {
-        Some(z) => vec![x, shaped, parameter(cx, x, z)?],
-        None => vec![x, shaped],
-    };
-    let y = cx.add(op::Dequantize {}, &operands)?;
+    let zero = cx.opt(2).map(|z| parameter(cx, x, z)).transpose()?;
+    let y = decoded(cx, x, shaped, zero)?;
     match cx.int("output_dtype", 0) {
         0 => Ok(vec![y]),
         n => {

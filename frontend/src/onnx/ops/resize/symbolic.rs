@@ -171,30 +171,25 @@ pub(super) fn along(cx: &mut OpCx<'_, '_>, x: Value, axis: usize, p: &Span, s: &
     let d = cx.dtype(x);
     let work = if d.is_float() { d } else { DType::F32 };
     let x = cx.cast(work, x)?;
-    let steps = if s.mode == Mode::Linear { 0..=1 } else { -1..=2 };
-    let mut operands = Vec::new();
-    for k in steps.clone() {
+    let steps: &[i64] = if s.mode == Mode::Linear { &[0, 1] } else { &[-1, 0, 1, 2] };
+    // The operands: the elements around the place, then the place.
+    let mut b = Body::builder(steps.len() as u32 + 1);
+    let place = Ref::Arg(steps.len() as u32);
+    let below = b.un(UnOp::Floor, place);
+    let share = b.bin(BinOp::Sub, place, below);
+    let (mut operands, mut sum) = (Vec::new(), None);
+    for (i, k) in (0..).zip(steps) {
         let index = index(cx, places, p, |b, x| {
-            let (x, k) = (b.un(UnOp::Floor, x), b.num(DType::F32, k as f64));
+            let (x, k) = (b.un(UnOp::Floor, x), b.num(DType::F32, *k as f64));
             b.bin(BinOp::Add, x, k)
         })?;
         operands.push(cx.gather(x, index, axis)?);
+        let w = weight(&mut b, s, share, *k);
+        let x = b.cast(DType::F32, Ref::Arg(i));
+        let y = b.bin(BinOp::Mul, w, x);
+        sum = Some(sum.map_or(y, |sum| b.bin(BinOp::Add, sum, y)));
     }
     operands.push(places);
-    let mut b = Body::builder(operands.len() as u32);
-    let place = Ref::Arg(operands.len() as u32 - 1);
-    let below = b.un(UnOp::Floor, place);
-    let share = b.bin(BinOp::Sub, place, below);
-    let mut sum = None;
-    for (i, k) in steps.enumerate() {
-        let w = weight(&mut b, s, share, k);
-        let x = b.cast(DType::F32, Ref::Arg(i as u32));
-        let y = b.bin(BinOp::Mul, w, x);
-        sum = Some(match sum {
-            Some(s) => b.bin(BinOp::Add, s, y),
-            None => y,
-        });
-    }
     let Some(sum) = sum else { return invalid("has no weights") };
     let sum = b.cast(work, sum);
     let y = cx.map(b.finish(sum), &operands)?;
