@@ -37,7 +37,7 @@ const ACTIVATIONS: &[(&[&str], Activation)] = &[
     }),
     (&["relu6"], |f, x| between(f, x, 0.0, 6.0)),
     (&["sigmoid"], |f, x| f.un(UnOp::Sigmoid, x)),
-    (&["silu", "swish"], |f, x| scaled_silu(f, DType::F32, x, 1.0)),
+    (&["silu", "swish"], silu),
     (&["tanh"], tanh),
 ];
 
@@ -58,6 +58,10 @@ pub(crate) fn gelu(f: &mut BodyBuilder, x: Ref) -> Ref {
 pub(crate) fn relu(f: &mut BodyBuilder, x: Ref) -> Ref {
     let zero = num(f, 0.0);
     f.bin(BinOp::Max, x, zero)
+}
+
+pub(crate) fn silu(f: &mut BodyBuilder, x: Ref) -> Ref {
+    scaled_silu(f, DType::F32, x, 1.0)
 }
 
 pub(crate) fn tanh(f: &mut BodyBuilder, x: Ref) -> Ref {

@@ -7,7 +7,6 @@ use transc_ir::op::{Concat, Conv};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{DType, Dim, TensorType};
 
-use super::activations::find;
 use super::attention::Sight;
 use super::block::{Block, Names};
 use super::clip::PARTS;
@@ -15,7 +14,7 @@ use super::config::{Config, FILE, MAX_LAYERS, MAX_WIDTH};
 use super::heads::Head;
 use super::layers::{Layers, typed};
 use super::weights::ANY;
-use super::{Result, no_recipe, problem};
+use super::{Result, activations, no_recipe, problem};
 
 /// A kind of tower.
 pub(crate) struct Tower {
@@ -86,15 +85,7 @@ pub(crate) const DINO: Tower = Tower {
 };
 
 /// The same with gated units.
-const DINO_GATED: Names = Names {
-    qkv: VIT.names.qkv,
-    out: "attention.output.dense",
-    norms: ["norm1", "norm2"],
-    up: "mlp.weights_in",
-    down: "mlp.weights_out",
-    scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
-    in_out: false,
-};
+const DINO_GATED: Names = Names { up: "mlp.weights_in", down: "mlp.weights_out", ..*DINO.names };
 
 /// DINOv2 with registers.
 pub(crate) const DINO_REGISTERS: Tower = Tower { prefix: "dinov2_with_registers", patch: 16, ..DINO };
@@ -204,7 +195,7 @@ pub(crate) fn see(l: &mut Layers<'_>, c: &Config, t: &Tower, base: &str, batch: 
         heads: c.heads("num_attention_heads", 12, width)?,
         inner,
         epsilon: c.epsilon("layer_norm_eps", t.epsilon)?,
-        activation: if gated { find("silu").ok_or_else(|| no_recipe(c))? } else { c.activation("hidden_act", t.activation)? },
+        activation: if gated { activations::silu } else { c.activation("hidden_act", t.activation)? },
         norm_first: true,
         gated,
     };
