@@ -81,14 +81,17 @@ impl Cx<'_> {
     /// One kernel, with units of so many query rows.
     fn whole(&self, name: &str, p: &AttentionProblem, rows: i64, build: &mut Build<'_>) -> Option<Vec<Lowered>> {
         let name = format!("{name}{}", p.flags(self.mask.is_some()));
-        let kernel = self.kernel(&name, p.extent(rows), macs(p), &mut |kb, e| {
-            let operands = self.operands(kb, &mut e.borrow_mut())?;
-            let mut epilogue = self.epilogue(kb, e);
-            let mut mask = self.mask(e);
-            build(kb, operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
-            Some(())
-        });
+        let kernel = self.kernel(&name, p.extent(rows), macs(p), &mut |kb, e| self.attend(kb, e, build));
         Some(vec![kernel?])
+    }
+
+    /// Gives a template operands, mask and epilogue.
+    fn attend(&self, kb: &mut KernelBuilder, e: &RefCell<Elements<'_>>, build: &mut Build<'_>) -> Option<()> {
+        let operands = self.operands(kb, &mut e.borrow_mut())?;
+        let mut epilogue = self.epilogue(kb, e);
+        let mut mask = self.mask(e);
+        build(kb, operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
+        Some(())
     }
 
     /// True if few queries can be computed without packing.
@@ -106,12 +109,8 @@ impl Cx<'_> {
         };
         let name = format!("{s}{}_parts{}", p.flags(self.mask.is_some()), records.keys);
         let part = self.kernel(&name, records.extent(p, s.rows()), macs(p), &mut |kb, e| {
-            let operands = self.operands(kb, &mut e.borrow_mut())?;
             let out = between(kb, e, Access::Write);
-            let mut epilogue = self.epilogue(kb, e);
-            let mut mask = self.mask(e);
-            floats::build(kb, p, (s, Some((records, out))), operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
-            Some(())
+            self.attend(kb, e, &mut |kb, x, mask, epilogue| floats::build(kb, p, (s, Some((records, out))), x, mask, epilogue))
         });
         let sums = &(&records.rows(p) * &records.parts(p)) * &p.e;
         let merge = self.kernel("attention_merge", records.rows(p), sums, &mut |kb, e| {

@@ -101,7 +101,7 @@ impl Layers<'_> {
         if head == Head::MultipleChoice {
             dims.push(self.dim("choices", MAX_CHOICES));
         }
-        let rows = dims[1..].iter().fold(dims[0].clone(), |rows, d| &rows * d);
+        let rows: Dim = dims.iter().product();
         let seq = self.dim("seq", longest);
         dims.push(seq.clone());
         let ids = self.input(name, TensorType::new(DType::I64, dims));

@@ -313,7 +313,7 @@ impl OpCx<'_, '_> {
     /// Mean over axes.
     pub(super) fn mean(&mut self, x: Value, axes: &[usize], keep: bool) -> Result<Value> {
         let dims = self.dims(x);
-        let n = axes.iter().fold(Dim::from(1), |n, a| &n * &dims[*a]);
+        let n = axes.iter().map(|a| &dims[*a]).product::<Dim>();
         let sum = self.reduce(ReduceKind::Sum, x, axes, keep)?;
         self.div_dim(sum, &n)
     }

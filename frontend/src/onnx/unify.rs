@@ -98,7 +98,7 @@ impl OpCx<'_, '_> {
         });
         let named = |v: &[Dim]| v.iter().map(reduced).filter(|d| !d.is(1)).collect::<Vec<_>>();
         let (names_a, names_b) = (named(&a), named(&b));
-        let product = |v: &[Dim]| v.iter().fold(Dim::from(1), |n, d| &n * d);
+        let product = |v: &[Dim]| v.iter().product::<Dim>();
         let (a, b) = (product(&a), product(&b));
         // Axes that stand in one order on both sides are the same.
         let mut all = names_a.iter().chain(&names_b);

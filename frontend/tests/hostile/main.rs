@@ -93,48 +93,28 @@ fn other_kinds_of_files() {
     }
 }
 
-/// `n` messages of field `tag`, one inside the other.
-fn nested(tag: u8, n: usize) -> Vec<u8> {
-    let mut b = Vec::new();
-    for _ in 0..n {
-        let mut len = b.len();
-        let mut head = vec![tag];
-        while len >= 0x80 {
-            head.push(len as u8 | 0x80);
-            len >>= 7;
-        }
-        head.push(len as u8);
-        head.extend(b);
-        b = head;
-    }
-    b
-}
-
-#[test]
-fn messages_nested_too_deep() {
-    // graph (7) > node (1) > attribute (5) > graph (6), again and again.
-    let mut b = Vec::new();
-    for _ in 0..200 {
-        for tag in [6u8, 5, 1] {
-            let mut wrapped = vec![tag << 3 | 2];
-            let mut len = b.len();
-            while len >= 0x80 {
-                wrapped.push(len as u8 | 0x80);
-                len >>= 7;
-            }
-            wrapped.push(len as u8);
-            wrapped.extend(b);
-            b = wrapped;
-        }
-    }
-    let mut m = vec![7 << 3 | 2];
-    let mut len = b.len();
+/// A message as a field of another.
+fn field(tag: u8, body: Vec<u8>) -> Vec<u8> {
+    let (mut m, mut len) = (vec![tag], body.len());
     while len >= 0x80 {
         m.push(len as u8 | 0x80);
         len >>= 7;
     }
     m.push(len as u8);
-    m.extend(b);
+    m.extend(body);
+    m
+}
+
+/// `n` messages of field `tag`, one inside the other.
+fn nested(tag: u8, n: usize) -> Vec<u8> {
+    (0..n).fold(Vec::new(), |b, _| field(tag, b))
+}
+
+#[test]
+fn messages_nested_too_deep() {
+    // graph (7) > node (1) > attribute (5) > graph (6), again and again.
+    let graph = (0..200).fold(Vec::new(), |b, _| [6u8, 5, 1].into_iter().fold(b, |b, tag| field(tag << 3 | 2, b)));
+    let m = field(7 << 3 | 2, graph);
     bytes_fail(m, Fault::Limit, "nested deeper than 100");
 }
 

@@ -32,7 +32,6 @@ const VECTORS: i64 = 8;
 const TURN: i64 = 32;
 /// Keys and values of a part fill about this many bytes: they stay in the second cache while the rows of a unit pass over them.
 const PART_BYTES: i64 = 1 << 18;
-
 /// Keys of a part are a multiple of this, and so of all lanes.
 const STEP: i64 = 64;
 

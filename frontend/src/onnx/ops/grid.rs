@@ -176,7 +176,7 @@ fn grid_sample(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
         other => return invalid(format!("has the unknown padding `{other}`")),
     };
     let s = Sampling { mode, padding, edge: if cx.flag("align_corners") { 0.0 } else { 0.5 } };
-    let count = |d: &[Dim]| d.iter().fold(Dim::from(1), |n, d| &n * d);
+    let count = |d: &[Dim]| d.iter().product::<Dim>();
     let (points, pixels) = (count(&dg[1..=k]), count(&dx[2..]));
     let flat = cx.reshape(grid, vec![dg[0].clone(), points.clone(), dg[k + 1].clone()])?;
     let flat = cx.cast(cx.dtype(x), flat)?;

@@ -76,7 +76,7 @@ fn mixture(cx: &mut OpCx<'_, '_>, [first, second]: [Layer; 2], third: Option<Lay
     let (x, logits) = (cx.x(0)?, cx.x(1)?);
     let dims = cx.dims(x);
     let Some((width, lead)) = dims.split_last() else { return invalid("needs rows of tokens") };
-    let tokens = lead.iter().fold(Dim::from(1), |n, d| &n * d);
+    let tokens = lead.iter().product::<Dim>();
     let x = cx.reshape(x, vec![tokens.clone(), width.clone()])?;
     let gate = gate(cx, logits, gates)?;
     cx.equal(&cx.dims(gate)[0].clone(), &tokens)?;

@@ -147,7 +147,7 @@ fn flat(cx: &mut OpCx<'_, '_>) -> Result<(Value, Vec<Dim>, usize)> {
     let x = cx.x(0)?;
     let dims = cx.dims(x);
     let axis = cx.axis(cx.int("axis", 1), dims.len())?;
-    let tail = dims[axis..].iter().fold(Dim::from(1), |n, d| &n * d);
+    let tail = dims[axis..].iter().product::<Dim>();
     let mut flat = dims[..axis].to_vec();
     flat.push(tail);
     let y = if axis + 1 == dims.len() { x } else { cx.reshape(x, flat)? };

@@ -68,7 +68,7 @@ fn reshape(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
             _ => d.clone(),
         });
     }
-    let count = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |n, d| &n * d);
+    let count = |dims: &[Dim]| dims.iter().product::<Dim>();
     if let Some(i) = free {
         dims[i] = quotient(cx, &from, (&dims, i), &count(&from), &count(&dims))?;
     }
@@ -100,7 +100,7 @@ fn quotient(cx: &mut OpCx<'_, '_>, from: &[Dim], (others, free): (&[Dim], usize)
             None => bottom.push(d.clone()),
         }
     }
-    let product = |v: &[Dim]| v.iter().fold(Dim::from(1), |n, d| &n * d);
+    let product = |v: &[Dim]| v.iter().product::<Dim>();
     let (top, bottom) = (product(&top), product(&bottom));
     if let Some(q) = top.exact_div(&bottom) {
         return Ok(q);
@@ -126,7 +126,7 @@ fn flatten(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let dims = cx.dims(x);
     let axis = cx.int("axis", 1);
     let axis = if axis == dims.len() as i64 { dims.len() } else { cx.axis(axis, dims.len())? };
-    let count = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |n, d| &n * d);
+    let count = |dims: &[Dim]| dims.iter().product::<Dim>();
     Ok(vec![cx.reshape(x, vec![count(&dims[..axis]), count(&dims[axis..])])?])
 }
 
