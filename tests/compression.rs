@@ -247,7 +247,7 @@ fn cut_layers_are_smaller() {
     }
     // A mask that drops the first of the hidden units of a layer, as training would write it.
     let masks = |name: &str, tensor: &str, values: &[f32]| {
-        let header = serde_json::json!({"__metadata__": {"version": "1"}, tensor: {"dtype": "F32", "shape": [values.len()], "data_offsets": [0, 4 * values.len()]}});
+        let header = serde_json::json!({"__metadata__": {"version": "1", "ln_semantics": "dense_zeros"}, tensor: {"dtype": "F32", "shape": [values.len()], "data_offsets": [0, 4 * values.len()]}});
         let header = header.to_string().into_bytes();
         let data = values.iter().flat_map(|v| v.to_le_bytes());
         let bytes: Vec<u8> = (header.len() as u64).to_le_bytes().into_iter().chain(header.clone()).chain(data).collect();
@@ -259,6 +259,12 @@ fn cut_layers_are_smaller() {
     let dropped: Vec<f32> = (0..n).map(|i| f32::from(i > 0)).collect();
     let cut = summary(&["--prune-structured", &masks("a", "layer.0.ffn_units.mask", &dropped)]);
     assert_eq!(cut["ledger"][0]["parameters"], format!("{} of {n} hidden units", n - 1));
+    let mut hidden = vec![1.0; 64];
+    hidden[5] = 0.0;
+    let cut = summary(&["--prune-structured", &masks("h", "hidden.mask", &hidden)]);
+    assert_eq!(cut["ledger"][0]["parameters"], "63 of 64 hidden dims");
+    assert!(size(&cut) < whole && cut["ledger"][0]["error"].as_f64().is_some_and(|e| e > 0.0 && e < 0.5), "{cut:#}");
+    let narrow = masks("n", "hidden.mask", &hidden[1..]);
     let short = masks("b", "layer.0.ffn_units.mask", &dropped[1..]);
     let nan = masks("c", "layer.0.heads.mask", &[f32::NAN]);
     for wrong in [
@@ -267,6 +273,7 @@ fn cut_layers_are_smaller() {
         ["--mat", "2/1"],
         ["--prune-structured", "tails=0.5"],
         ["--prune-structured", &short],
+        ["--prune-structured", &narrow],
         ["--prune-structured", &nan],
     ] {
         let out = compile(&wrong);

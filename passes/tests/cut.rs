@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kit::{Random, agree};
 use transc_ir::interp::Tensor;
-use transc_ir::op::{Attention, Contract, LayerNorm, Op, Real, Slice};
+use transc_ir::op::{Attention, Contract, Gather, LayerNorm, Op, Real, Slice};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::tensor::{Builder, Value};
 use transc_ir::types::{Symbol, SymbolRange};
@@ -65,6 +65,35 @@ impl Model<'_> {
         self.b.bin(BinOp::Mul, x, m).expect("typed")
     }
 
+    /// The residual stream without the hidden dims that go, which are zeros in it.
+    fn kept(&mut self, x: Value) -> Value {
+        let Some(mask) = self.masks.get("hidden.mask") else { return x };
+        let ones: Vec<f32> = mask.iter().map(|m| f32::from(*m != 0.0)).collect();
+        let m = self.constant(&[WIDTH], &ones);
+        self.b.bin(BinOp::Mul, x, m).expect("typed")
+    }
+
+    /// A norm of the stream. `norms.dense_zeros` stands for what training did: statistics over all places or over those that stay.
+    fn norm(&mut self, x: Value) -> Value {
+        let norm = LayerNorm { axis: 2, epsilon: Real(1e-5) };
+        let mut operands = [x, self.weight(&[WIDTH]), self.weight(&[WIDTH])];
+        let Some(mask) = self.masks.get("hidden.mask").filter(|_| !self.masks.contains_key("norms.dense_zeros")) else {
+            let y = self.b.add(norm, &operands).expect("typed");
+            return self.kept(y);
+        };
+        let kept: Vec<i64> = (0..WIDTH as i64).filter(|i| mask[*i as usize] != 0.0).collect();
+        let index = self.b.constant("", Tensor::from_i64(&[kept.len()], &kept).to_const().expect("small")).expect("typed");
+        for (v, axis) in operands.iter_mut().zip([2, 0, 0]) {
+            *v = self.b.add(Gather { axis }, &[*v, index]).expect("typed");
+        }
+        let y = self.b.add(norm, &operands).expect("typed");
+        // Back to their places: a product by rows of the identity.
+        let mut rows = vec![0.0; kept.len() * WIDTH];
+        kept.iter().enumerate().for_each(|(i, k)| rows[i * WIDTH + *k as usize] = 1.0);
+        let rows = self.constant(&[kept.len(), WIDTH], &rows);
+        self.b.add(Contract::linear(3, DType::F32), &[y, rows]).expect("typed")
+    }
+
     fn part(&mut self, x: Value, start: usize, size: usize) -> Value {
         let mut sizes = self.b.ty(x).dims.clone();
         let (mut starts, steps) = (vec![Dim::from(0); sizes.len()], vec![1; sizes.len()]);
@@ -81,8 +110,7 @@ impl Model<'_> {
 
     fn layer(&mut self, x: Value, l: usize) -> Value {
         self.b.loc = Loc::new(&format!("layer.{l}"));
-        let norm = LayerNorm { axis: 2, epsilon: Real(1e-5) };
-        let n = self.b.add(norm.clone(), &[x]).expect("typed");
+        let n = self.norm(x);
         let (q, k) = (HEADS * HEAD, KEY_HEADS * HEAD);
         let packed = self.linear(n, WIDTH, q + 2 * k);
         let parts = [(0, q, HEADS), (q, k, KEY_HEADS), (q + k, k, KEY_HEADS)].map(|(start, size, n)| {
@@ -97,8 +125,9 @@ impl Model<'_> {
         let y = self.b.reshape(y, vec![dims[0].clone(), dims[1].clone(), q.into()]).expect("typed");
         let y = self.linear(y, q, WIDTH);
         let y = self.masked(y, &format!("layer.{l}.attn.mask"), 0);
+        let y = self.kept(y);
         let x = self.b.bin(BinOp::Add, x, y).expect("typed");
-        let n = self.b.add(norm, &[x]).expect("typed");
+        let n = self.norm(x);
         let packed = self.linear(n, WIDTH, 2 * UNITS);
         let (gate, up) = (self.part(packed, 0, UNITS), self.part(packed, UNITS, UNITS));
         let gate = self.b.un(UnOp::Sigmoid, gate).expect("typed");
@@ -106,6 +135,7 @@ impl Model<'_> {
         let h = self.masked(h, &format!("layer.{l}.ffn_units.mask"), 0);
         let y = self.linear(h, UNITS, WIDTH);
         let y = self.masked(y, &format!("layer.{l}.ffn.mask"), 0);
+        let y = self.kept(y);
         self.b.bin(BinOp::Add, y, x).expect("typed")
     }
 }
@@ -116,10 +146,16 @@ fn model(masks: &Named) -> Module {
     m.symbols.insert(Symbol::new("S"), SymbolRange { min: 1, max: 4 });
     let mut x = m.main.add_param("x", TensorType::new(DType::F32, vec![Dim::from(2), Dim::sym("S"), Dim::from(WIDTH)]));
     let mut builder = Model { b: Builder::new(&mut m.main, &mut m.consts), weights: 0, masks };
+    let table = builder.weight(&[WIDTH]);
+    x = builder.b.bin(BinOp::Add, x, table).expect("typed");
+    x = builder.masked(x, "hidden.mask", 0);
     for l in 0..LAYERS {
         x = builder.layer(x, l);
     }
+    builder.b.loc = Loc::new("head");
+    let head = builder.linear(x, WIDTH, 3);
     m.main.add_result("y", x);
+    m.main.add_result("head", head);
     m
 }
 
@@ -136,8 +172,11 @@ fn mat(m: &Module, sizes: &str) -> Module {
 }
 
 fn masked(m: &Module, masks: &Named) -> Result<(Module, PassCx), PassError> {
-    let tensors: Vec<_> = masks.iter().map(|(n, v)| (n.clone(), Tensor::from_f32(&[v.len()], v))).collect();
-    cut(m, CutSpec { masks: Some(Masks::new(&BTreeMap::new(), &tensors)?), ..CutSpec::default() })
+    let norms = if masks.contains_key("norms.dense_zeros") { "dense_zeros" } else { "kept_only" };
+    let tensors = masks.iter().filter(|(n, _)| n.ends_with(".mask"));
+    let tensors: Vec<_> = tensors.map(|(n, v)| (n.clone(), Tensor::from_f32(&[v.len()], v))).collect();
+    let header = BTreeMap::from([("ln_semantics".to_string(), norms.to_string())]);
+    cut(m, CutSpec { masks: Some(Masks::new(&header, &tensors)?), ..CutSpec::default() })
 }
 
 /// Elements of constants that the function reads.
@@ -236,6 +275,58 @@ fn masks_of_all_that_stays_change_nothing_and_masks_commute() {
     for wrong in [one("layer.0.heads.mask", &[1.0; 4]), one("layer.9.heads.mask", &[1.0; 2]), one("layer.0.ffn.mask", &[1.0; 2])]
     {
         assert!(masked(&whole, &wrong).is_err(), "{wrong:?}");
+    }
+}
+
+/// The residual stream gets narrower in every weight that makes or reads it; results keep their places, with zeros in those that went.
+#[test]
+fn hidden_dims_go_everywhere() {
+    let whole = model(&Named::new());
+    for dense_zeros in [false, true] {
+        for (mask, kept) in [
+            ([1., 1., 0., 1., 1., 1., 1., 0., 0., 1., 1., 1.], 9),
+            ([0., 0.5, 0., -2.0, 1., 1., 0., 0., 0., 1., 0., 0.], 5),
+            ([1., 1., 1., 1., 1., 1., 2., 1., 1., 1., 1., 1.], 12),
+        ] {
+            let mut masks = Named::from([("hidden.mask".to_string(), mask.to_vec())]);
+            if dense_zeros {
+                masks.insert("norms.dense_zeros".into(), Vec::new());
+            }
+            let (small, cx) = masked(&whole, &masks).expect("it is cut");
+            same(&model(&masks), &small);
+            assert_eq!(cx.ledger.len(), 1);
+            let products = small.main.nodes().filter_map(|(_, n)| matches!(n.op, Op::Contract(_)).then_some(n));
+            let sizes = |n: &transc_ir::tensor::Node| small.main.ty(n.operands[0]).dims[2].as_usize();
+            let narrow = products.filter(|n| sizes(n) == Some(kept)).count();
+            assert!(narrow >= 2 * LAYERS + 1, "{narrow} products read {kept} dims\n{small}");
+            // With heads and units at once, in one step or two.
+            let mut more = masks.clone();
+            more.insert("layer.1.ffn_units.mask".into(), (0..UNITS).map(|u| f32::from(u % 3 > 0)).collect());
+            same(&model(&more), &masked(&whole, &more).expect("it is cut").0);
+        }
+    }
+}
+
+#[test]
+fn hidden_dims_that_cannot_go_are_named() {
+    let whole = model(&Named::new());
+    let one = |mask: &[f32]| Named::from([("hidden.mask".to_string(), mask.to_vec())]);
+    for wrong in [one(&[0.0; WIDTH]), one(&[1.0, 0.0]), one(&[f32::NAN; WIDTH])] {
+        assert!(matches!(masked(&whole, &wrong), Err(PassError::Cut(CutError::Mask { .. }))), "{wrong:?}");
+    }
+    // Heads of the stream itself.
+    let mut m = whole.clone();
+    let (_, y) = m.main.results()[0].clone();
+    let mut b = Builder::new(&mut m.main, &mut m.consts);
+    b.loc = Loc::new("split");
+    let dims = b.ty(y).dims.clone();
+    let split = b.reshape(y, vec![dims[0].clone(), dims[1].clone(), 3.into(), 4.into()]).expect("typed");
+    m.main.add_result("split", split);
+    let mut mask = [1.0; WIDTH];
+    mask[3] = 0.0;
+    match masked(&m, &one(&mask)) {
+        Err(PassError::Cut(CutError::Size { site, .. })) => assert_eq!(site, "split"),
+        other => panic!("{:?}", other.map(|(m, _)| m.to_string())),
     }
 }
 

@@ -210,12 +210,12 @@ const CODES: &[(&str, &str, &str)] = &[
     (
         "T0520",
         "A layer cannot have this size.",
-        "A share must give a whole number of hidden units, a number may not exceed them, and a block without a residual sum stays.",
+        "A share must give a whole number of hidden units, and a number may not exceed them. A block without a residual sum stays, and hidden dims stay where a node does more than multiply, add, normalise or move them.",
     ),
     (
         "T0521",
         "A mask file does not fit.",
-        "Tensors are `layer.N.heads.mask` and the like, finite, one number per unit; docs/sparsity-and-quantisation.md lists them.",
+        "Tensors are `layer.N.heads.mask`, `hidden.mask` and the like, finite, one number per unit; docs/sparsity-and-quantisation.md lists them.",
     ),
     ("T0528", "Products are not computed in this element type.", "`--dtype f32` or `--dtype bf16`."),
     (

@@ -132,6 +132,11 @@ impl Func {
         self.results.push((name.into(), value));
     }
 
+    /// Makes another value the result of the function at an index, under the same name.
+    pub fn set_result(&mut self, index: usize, value: Value) {
+        self.results[index].1 = value;
+    }
+
     /// The nodes in evaluation order.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + ExactSizeIterator {
         self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i as u32), n))

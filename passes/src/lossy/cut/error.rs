@@ -68,7 +68,9 @@ impl CutError {
                 let more = if known.len() > shown.len() { ", .." } else { "" };
                 one("T0519", "", format!("l0 to l{}: {}{more}", known.len().saturating_sub(1), shown.join(", ")))
             }
-            CutError::Size { site, .. } => one("T0520", site, "choose another share, or a number of units".into()),
+            CutError::Size { site, .. } => {
+                one("T0520", site, "choose another share, a number of units, or a mask without it".into())
+            }
             CutError::Mask { .. } => {
                 one("T0521", "", "docs/sparsity-and-quantisation.md lists the tensors of a mask file".into())
             }

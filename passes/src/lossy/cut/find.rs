@@ -7,7 +7,7 @@ use transc_ir::op::{Contract, Op};
 use transc_ir::scalar::{BinOp, Body, Inst, UnOp};
 use transc_ir::tensor::{Func, Node, NodeId};
 
-use super::reads::{Group, groups};
+use super::reads::{Group, axis_before, groups};
 use crate::analysis::uses::Uses;
 
 /// Most nodes between a product and what it belongs to.
@@ -50,7 +50,7 @@ pub fn layers(f: &Func) -> Vec<Layer> {
 }
 
 /// By value: whether it depends on constants alone.
-fn fixed(f: &Func) -> Vec<bool> {
+pub(super) fn fixed(f: &Func) -> Vec<bool> {
     let mut fixed = vec![false; f.value_count()];
     for (_, n) in f.nodes() {
         let all = n.operands.iter().all(|v| fixed[v.index()]);
@@ -125,7 +125,7 @@ impl Look<'_> {
                 }
                 Op::Slice(_) => vec![(n.operands[0], axis)],
                 Op::Transpose(t) => vec![(n.operands[0], t.perm[axis])],
-                Op::Reshape(_) => match self.same_axis(n, axis) {
+                Op::Reshape(_) => match axis_before(self.f, n, axis) {
                     Some(a) => vec![(n.operands[0], a)],
                     None => return false,
                 },
@@ -155,13 +155,6 @@ impl Look<'_> {
             Inst::Bin(BinOp::Mul | BinOp::Div, ..) => moving > 1,
             _ => true,
         })
-    }
-
-    /// The axis that an axis of a reshaped tensor was before, if it was one.
-    fn same_axis(&self, n: &Node, axis: usize) -> Option<usize> {
-        let (from, to) = (&self.f.ty(n.operands[0]).dims, &self.f.ty(n.results[0]).dims);
-        let group = groups(from, to).into_iter().find(|g| g.to.contains(&axis))?;
-        (group.from.len() == 1 && group.to.len() == 1).then_some(group.from.start)
     }
 
     /// Number of heads that share no keys, if an axis holds their features side by side.

@@ -13,22 +13,27 @@ pub struct Masks {
     pub(super) ffn: BTreeMap<usize, Vec<f32>>,
     pub(super) heads: BTreeMap<usize, Vec<f32>>,
     pub(super) ffn_units: BTreeMap<usize, Vec<f32>>,
+    /// Of the hidden dims, if there is one.
+    pub(super) hidden: Option<Vec<f32>>,
+    /// True if norms take dropped hidden dims for zeros, false if they look at the kept ones alone.
+    pub(super) dense_zeros: bool,
 }
 
 /// The keys of the header.
-const HEADER: [&str; 3] = ["version", "threshold", "multiplier"];
+const HEADER: [&str; 4] = ["version", "threshold", "multiplier", "ln_semantics"];
 
 impl Masks {
     /// Masks from the header and the tensors of a file. A tensor `X.mask` holds multipliers; `X.mu` with `X.logvar` holds what they were drawn
     /// from: a unit goes where `logvar - ln mu^2` reaches the header's `threshold`, and is multiplied by `mu` otherwise. With the header's
-    /// `multiplier = ignore`, units that stay are not multiplied.
+    /// `multiplier = ignore`, units that stay are not multiplied. With a mask of hidden dims, `ln_semantics` must say what norms do about those
+    /// that go.
     ///
     /// # Errors
     /// An unknown name, a number that is not finite, a header that does not say what it must.
     pub fn new(header: &BTreeMap<String, String>, tensors: &[(String, Tensor)]) -> Result<Self, CutError> {
         let wrong = |name: &str, why: &str| CutError::Mask { name: name.into(), why: why.into() };
         if let Some((k, _)) = header.iter().find(|(k, _)| !HEADER.contains(&k.as_str())) {
-            return Err(wrong(k, "is no key of the header: these are version, threshold and multiplier"));
+            return Err(wrong(k, "is no key of the header: these are version, threshold, multiplier and ln_semantics"));
         }
         if header.get("version").is_some_and(|v| v != "1") {
             return Err(wrong("version", "is not 1"));
@@ -37,6 +42,12 @@ impl Masks {
             None | Some("fold") => true,
             Some("ignore") => false,
             Some(_) => return Err(wrong("multiplier", "is neither `fold` nor `ignore`")),
+        };
+        let dense_zeros = match header.get("ln_semantics").map(String::as_str) {
+            None => None,
+            Some("kept_only") => Some(false),
+            Some("dense_zeros") => Some(true),
+            Some(_) => return Err(wrong("ln_semantics", "is neither `kept_only` nor `dense_zeros`")),
         };
         let threshold = header.get("threshold").map(|t| t.parse::<f64>().ok().filter(|t| t.is_finite()));
         let mut masks = Masks::default();
@@ -64,10 +75,17 @@ impl Masks {
                 return Err(wrong(name, "holds numbers that are not finite"));
             }
             let values = values.iter().map(|v| if fold || *v == 0.0 { *v as f32 } else { 1.0 }).collect();
-            let known = masks.group(unit).map(|(group, layer)| group.insert(layer, values).is_none());
+            let known = match unit {
+                "hidden" => Some(masks.hidden.replace(values).is_none()),
+                _ => masks.group(unit).map(|(group, layer)| group.insert(layer, values).is_none()),
+            };
             if known != Some(true) {
                 return Err(wrong(name, "is no tensor of a mask file, or masks what another one masks"));
             }
+        }
+        if masks.hidden.is_some() {
+            let why = "is needed with `hidden.mask`: `kept_only` or `dense_zeros`, as in training";
+            masks.dense_zeros = dense_zeros.ok_or_else(|| wrong("ln_semantics", why))?;
         }
         Ok(masks)
     }
@@ -121,8 +139,9 @@ mod tests {
         ] {
             assert!(masks(&[("threshold", "0")], &[(name, &values)]).is_err(), "{name} {values:?}");
         }
-        for header in [("version", "2"), ("multiplier", "x"), ("unknown", "1")] {
+        for header in [("version", "2"), ("multiplier", "x"), ("unknown", "1"), ("ln_semantics", "x")] {
             assert!(masks(&[header], &[]).is_err(), "{header:?}");
         }
+        assert!(masks(&[], &[("hidden.mask", &[1.0, 0.0])]).is_err(), "norms could mean two things");
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! A nested sub-model has the first hidden units of each feed-forward layer (Devvrit et al. 2023, "MatFormer"): nothing is scaled, and the bias of
 //! the result stays. Structured pruning drops hidden units, heads and whole blocks, those whose weights count least or those that a
-//! learnt mask names (Dutta et al. 2024, "VTrans"); what a mask multiplies a unit by goes into the weight that reads it.
+//! learnt mask names (Dutta et al. 2024, "VTrans"); what a mask multiplies a unit by goes into the weight that reads it. A mask of the hidden
+//! dims narrows the residual stream ([`stream`]).
 //!
 //! Layers are found by what they compute. The step itself drops inputs of one product; that nothing else is computed for them is carried backwards
 //! op by op ([`narrow`]), through gates, fused gate and up projections, views, masks and heads.
 
 mod error;
 mod find;
+mod hidden;
 mod mask;
 mod narrow;
 mod reads;
 mod spec;
+mod stream;
 
 use transc_ir::interp::{EvalCx, Tensor, strides};
 use transc_ir::tensor::Func;
@@ -27,6 +30,7 @@ use super::LedgerEntry;
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
+use hidden::Hidden;
 use narrow::{Changes, Cut};
 use spec::Size;
 
@@ -79,6 +83,11 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
         cx.fired(plan.codec);
         ledger.push(LedgerEntry { site, codec: plan.codec, parameters });
     }
+    if let Some(mask) = spec.masks.as_ref().and_then(|m| m.hidden.as_ref()).filter(|m| m.iter().any(|v| *v != 1.0)) {
+        let dense_zeros = spec.masks.as_ref().is_some_and(|m| m.dense_zeros);
+        ledger.push(drop_hidden(f, &layers, mask, dense_zeros, &mut changes)?);
+        cx.fired("vtrans");
+    }
     if ledger.is_empty() {
         return Ok(());
     }
@@ -86,6 +95,34 @@ pub fn run(module: &mut Module, cx: &mut PassCx) -> Result<(), PassError> {
     module.main = sweep::typed(cx, narrowed)?;
     cx.ledger.extend(ledger);
     Ok(())
+}
+
+/// The hidden dims that stay, and what is multiplied.
+fn drop_hidden(
+    f: &Func,
+    layers: &[Layer],
+    mask: &[f32],
+    dense_zeros: bool,
+    changes: &mut Changes,
+) -> Result<LedgerEntry, CutError> {
+    let wrong = |why: &str| CutError::Mask { name: "hidden".into(), why: why.into() };
+    let kept = mask.iter().filter(|m| **m != 0.0).count();
+    if kept == 0 {
+        return Err(wrong("drops all hidden dims"));
+    }
+    let stream = stream::stream(f, layers, mask.len())?;
+    if stream.embeddings.is_empty() && mask.iter().any(|m| *m != 0.0 && *m != 1.0) {
+        return Err(wrong("has multipliers, and the model begins with no table of embeddings that they could go into"));
+    }
+    let hidden = Hidden::new(&stream, mask, dense_zeros);
+    changes.cuts.extend(hidden.cuts(&stream));
+    changes.hidden = Some(hidden);
+    let first = layers.iter().find_map(|l| l.residual).map(|(sum, _)| f.node(sum).loc.path().to_string());
+    let parameters = match kept == mask.len() {
+        true => "hidden dims are scaled".into(),
+        false => format!("{kept} of {} hidden dims", mask.len()),
+    };
+    Ok(LedgerEntry { site: first.unwrap_or_default(), codec: "vtrans", parameters })
 }
 
 /// The kept inputs of a layer. One unit stays where none would: multiplied by 0, so that a product remains.

@@ -11,9 +11,10 @@ use transc_ir::interp::Tensor;
 use transc_ir::op::{Gather, Op, Slice, TypeError};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::tensor::rewrite::{compact, rewrite};
-use transc_ir::tensor::{Builder, ConstId, ConstPool, Func, NodeId};
+use transc_ir::tensor::{Builder, ConstId, ConstPool, Func, Node, NodeId};
 use transc_ir::types::{DType, Dim};
 
+use super::hidden::Hidden;
 use super::reads::{Keep, Reads, reads};
 
 /// What a product keeps of the axis that it sums over.
@@ -38,12 +39,20 @@ pub(super) struct Changes {
     pub(super) cuts: BTreeMap<NodeId, Cut>,
     /// Residual sums, the operand that stays as it is, and what the other one is multiplied by; with 0 it goes.
     pub(super) blocks: BTreeMap<NodeId, (Value, f32)>,
+    /// Hidden dims of the residual stream.
+    pub(super) hidden: Option<Hidden>,
 }
 
 impl Changes {
     /// What a node's result is instead.
     fn bypassed(&self, id: NodeId) -> Option<Value> {
         self.blocks.get(&id).filter(|(_, by)| *by == 0.0).map(|(v, _)| *v)
+    }
+
+    /// The axis that a norm or a sum goes over, and the hidden dims on it that stay.
+    pub(super) fn inside(&self, id: NodeId) -> Option<(usize, &Keep)> {
+        let hidden = self.hidden.as_ref()?;
+        Some((hidden.inside(id)?, &hidden.keep))
     }
 }
 
@@ -52,44 +61,71 @@ impl Changes {
 /// # Errors
 /// A bug in the pass.
 pub(super) fn narrow(f: Func, consts: &mut Arc<ConstPool>, changes: &Changes) -> Result<Func, TypeError> {
-    let (old, wanted) = (f.clone(), wanted(&f, changes));
-    let mut held: Vec<Vec<Keep>> = (0..old.value_count()).map(|_| Vec::new()).collect();
+    let old = f.clone();
+    let mut held: Vec<Vec<Keep>> = vec![Vec::new(); old.value_count()];
     for (_, v) in old.params() {
         held[v.index()] = vec![None; old.ty(*v).rank()];
     }
-    let mut narrowed = BTreeMap::new();
-    let out = rewrite(f, consts, |b, id, node, operands| {
-        let all = |held: &mut Vec<Vec<Keep>>| {
-            for r in &node.results {
-                held[r.index()] = vec![None; old.ty(*r).rank()];
-            }
-        };
-        if let Some(i) = changes.bypassed(id).and_then(|v| node.operands.iter().position(|o| *o == v)) {
-            held[node.results[0].index()] = held[node.operands[i].index()].clone();
-            return Ok(Some(vec![operands[i]]));
+    let wanted = wanted(&old, changes);
+    let mut n = Narrow { old: &old, wanted, changes, held, narrowed: BTreeMap::new(), filled: BTreeMap::new() };
+    let mut out = rewrite(f, consts, |b, id, node, operands| n.node(b, id, node, operands))?;
+    for (i, (_, v)) in old.results().iter().enumerate() {
+        if let Some(filled) = n.filled.get(v) {
+            out.set_result(i, *filled);
         }
-        let first = node.results.first().map_or(&[][..], |r| wanted[r.index()].as_deref().unwrap_or(&[]));
-        if node.results.iter().all(|r| wanted[r.index()].is_none()) {
+    }
+    Ok(compact(out))
+}
+
+struct Narrow<'a> {
+    old: &'a Func,
+    wanted: Vec<Option<Vec<Keep>>>,
+    changes: &'a Changes,
+    /// By value: the indices that it has now.
+    held: Vec<Vec<Keep>>,
+    narrowed: Narrowed,
+    /// Results of the function, with all places that they had.
+    filled: BTreeMap<Value, Value>,
+}
+
+impl Narrow<'_> {
+    /// What a node's results are instead, if they change.
+    fn node(
+        &mut self,
+        b: &mut Builder<'_>,
+        id: NodeId,
+        node: &Node,
+        operands: &[Value],
+    ) -> Result<Option<Vec<Value>>, TypeError> {
+        let whole = |v: &Value| vec![None; self.old.ty(*v).rank()];
+        if let Some(i) = self.changes.bypassed(id).and_then(|v| node.operands.iter().position(|o| *o == v)) {
+            self.held[node.results[0].index()] = self.held[node.operands[i].index()].clone();
+            return self.handed_on(b, node, operands[i]).map(Some);
+        }
+        if node.results.iter().all(|r| self.wanted[r.index()].is_none()) {
             // Nobody reads it: it vanishes with what it was computed from.
-            all(&mut held);
+            for r in &node.results {
+                self.held[r.index()] = whole(r);
+            }
             let nothing = b.scalar(Literal::from_f64(DType::F32, 0.0))?;
             return Ok(Some(vec![nothing; node.results.len()]));
         }
-        let Reads { operands: reads, given } = reads(&old, id, node, first, changes);
-        all(&mut held);
-        if let [result] = node.results.as_slice() {
-            held[result.index()].clone_from(&given);
+        let first = node.results.first().map_or(&[][..], |r| self.wanted[r.index()].as_deref().unwrap_or(&[]));
+        let Reads { operands: reads, given } = reads(self.old, id, node, first, self.changes);
+        for r in &node.results {
+            self.held[r.index()] = if node.results.len() == 1 { given.clone() } else { whole(r) };
         }
-        let (cut, block) = (changes.cuts.get(&id), changes.blocks.get(&id));
-        let same = |(v, r): (&Value, &Vec<Keep>)| held[v.index()] == *r;
-        if cut.is_none() && block.is_none() && given.iter().all(Option::is_none) && node.operands.iter().zip(&reads).all(same) {
+        let (cut, block) = (self.changes.cuts.get(&id), self.changes.blocks.get(&id));
+        let same = |(v, r): (&Value, &Vec<Keep>)| self.held[v.index()] == *r;
+        let plain = cut.is_none() && block.is_none() && !self.changes.hidden.as_ref().is_some_and(|h| h.scales(node.results[0]));
+        if plain && given.iter().all(Option::is_none) && node.operands.iter().zip(&reads).all(same) {
             return Ok(None);
         }
         let mut new = Vec::with_capacity(operands.len());
         for (i, v) in operands.iter().enumerate() {
             let mut v = *v;
-            for (axis, (have, want)) in held[node.operands[i].index()].iter().zip(&reads[i]).enumerate() {
-                v = select(b, &mut narrowed, v, axis, have, want)?;
+            for (axis, (have, want)) in self.held[node.operands[i].index()].iter().zip(&reads[i]).enumerate() {
+                v = select(b, &mut self.narrowed, v, axis, have, want)?;
             }
             new.push(v);
         }
@@ -105,9 +141,27 @@ pub(super) fn narrow(f: Func, consts: &mut Arc<ConstPool>, changes: &Changes) ->
         let op = rebuilt(&node.op, &given);
         // What a slice took is all that is left.
         let all = matches!(&op, Op::Slice(s) if s.sizes == b.ty(new[0]).dims && s.starts.iter().all(|d| d.is(0)));
-        Ok(Some(vec![if all { new[0] } else { b.add(op, &new)? }]))
-    })?;
-    Ok(compact(out))
+        let v = match &self.changes.hidden {
+            _ if all => new[0],
+            Some(h) => match h.inside(id) {
+                Some(axis) => h.norm(b, op, &new, axis)?,
+                None => b.add(op, &new)?,
+            },
+            None => b.add(op, &new)?,
+        };
+        self.handed_on(b, node, v).map(Some)
+    }
+
+    /// A new value in the place of a node's result: scaled where the embeddings end, filled where the function ends.
+    fn handed_on(&mut self, b: &mut Builder<'_>, node: &Node, v: Value) -> Result<Vec<Value>, TypeError> {
+        let Some(h) = &self.changes.hidden else { return Ok(vec![v]) };
+        let old = node.results[0];
+        let v = h.scale(b, old, v)?;
+        if let Some(filled) = h.filled(b, old, v)? {
+            self.filled.insert(old, filled);
+        }
+        Ok(vec![v])
+    }
 }
 
 /// By value: the indices that somebody reads along each axis; `None` for a value that nobody reads.
@@ -121,7 +175,9 @@ fn wanted(f: &Func, changes: &Changes) -> Vec<Option<Vec<Keep>>> {
         });
     };
     for (_, v) in f.results() {
-        read(&mut wanted, *v, vec![None; f.ty(*v).rank()]);
+        let rank = f.ty(*v).rank();
+        let keeps = changes.hidden.as_ref().map_or_else(|| vec![None; rank], |h| h.read_of_result(*v, rank));
+        read(&mut wanted, *v, keeps);
     }
     for (id, node) in f.nodes().rev() {
         if node.results.iter().all(|r| wanted[r.index()].is_none()) {
@@ -254,7 +310,7 @@ fn scaled(b: &mut Builder<'_>, w: Value, axis: usize, by: &[f32]) -> Result<Valu
     b.bin(BinOp::Mul, w, v)
 }
 
-fn constant(b: &mut Builder<'_>, name: &str, t: Tensor) -> Result<Value, TypeError> {
+pub(super) fn constant(b: &mut Builder<'_>, name: &str, t: Tensor) -> Result<Value, TypeError> {
     let data = t.to_const().ok_or_else(|| TypeError::dims("constant", "a length that does not fit its dims"))?;
     b.constant(name, data)
 }

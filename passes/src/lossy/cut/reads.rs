@@ -29,8 +29,8 @@ pub(super) fn reads(f: &Func, id: NodeId, node: &Node, wanted: &[Keep], changes:
         Op::Map(_) | Op::Quantize(_) | Op::Dequantize(_) | Op::Broadcast(_) => at.aligned(&mut r, |_| true),
         Op::Rope(_) => at.aligned(&mut r, |axis| axis + 1 < wanted.len()),
         Op::Softmax(s) => at.aligned(&mut r, |axis| axis != s.axis),
-        Op::LayerNorm(n) => at.aligned(&mut r, |axis| axis < n.axis),
-        Op::RmsNorm(n) => at.aligned(&mut r, |axis| axis < n.axis),
+        Op::LayerNorm(n) => at.norm(&mut r, n.axis, changes.inside(id)),
+        Op::RmsNorm(n) => at.norm(&mut r, n.axis, changes.inside(id)),
         Op::Contract(c) => at.contract(&mut r, c, id, changes),
         Op::Transpose(t) => {
             for (to, from) in t.perm.iter().enumerate() {
@@ -42,6 +42,9 @@ pub(super) fn reads(f: &Func, id: NodeId, node: &Node, wanted: &[Keep], changes:
             let kept = (0..r.operands[0].len()).filter(|a| !o.axes.contains(a));
             for (i, a) in kept.enumerate() {
                 r.operands[0][a].clone_from(&wanted[if o.keep { a } else { i }]);
+            }
+            if let Some((axis, keep)) = changes.inside(id) {
+                r.operands[0][axis].clone_from(keep);
             }
             r.given = wanted.to_vec();
         }
@@ -90,6 +93,17 @@ impl<'a> Place<'a> {
         for (a, keep) in keeps.iter_mut().enumerate() {
             if dims[a] == self.out()[a + skip] {
                 keep.clone_from(&given[a + skip]);
+            }
+        }
+    }
+
+    /// `inside`: the normalised axis, and what is left of it.
+    fn norm(&self, r: &mut Reads, first: usize, inside: Option<(usize, &Keep)>) {
+        self.aligned(r, |axis| axis < first);
+        if let Some((axis, keep)) = inside {
+            r.given[axis].clone_from(keep);
+            for (i, keeps) in r.operands.iter_mut().enumerate() {
+                self.align(self.dims(i), &r.given, keeps);
             }
         }
     }
@@ -197,6 +211,22 @@ impl<'a> Place<'a> {
 pub(super) struct Group {
     pub(super) from: std::ops::Range<usize>,
     pub(super) to: std::ops::Range<usize>,
+}
+
+/// The axis that an axis of a reshaped tensor was before, if it was one.
+pub(super) fn axis_before(f: &Func, n: &Node, axis: usize) -> Option<usize> {
+    single(f, n).find(|(_, to)| *to == axis).map(|(from, _)| from)
+}
+
+/// The axis that an axis is after a reshape, if it is one.
+pub(super) fn axis_after(f: &Func, n: &Node, axis: usize) -> Option<usize> {
+    single(f, n).find(|(from, _)| *from == axis).map(|(_, to)| to)
+}
+
+/// Axes that a reshape neither splits nor merges, before and after.
+fn single(f: &Func, n: &Node) -> impl Iterator<Item = (usize, usize)> {
+    let all = groups(&f.ty(n.operands[0]).dims, &f.ty(n.results[0]).dims);
+    all.into_iter().filter(|g| g.from.len() == 1 && g.to.len() == 1).map(|g| (g.from.start, g.to.start))
 }
 
 /// The smallest groups, in order; what cannot be matched is one group.
