@@ -1,8 +1,8 @@
-//! Convolutions through the matrix template: weights `[channels, k]` times patches `[k, positions]`, gathered panel by panel (implicit GEMM:
-//! Chetlur et al. 2014, section 3.1); no patch matrix in memory.
+//! Convolutions. Those with a window per channel have a template of their own. The others are products of the weights `[channels, k]` and patches
+//! `[k, positions]`, gathered panel by panel (implicit GEMM: Chetlur et al. 2014, section 3.1); no patch matrix is in memory.
 
 use transc_ir::Value;
-use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Unroll};
+use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::op::{Conv, Op};
 use transc_ir::scalar::BinOp;
 use transc_ir::tensor::Node;
@@ -17,17 +17,95 @@ use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
 use super::strided::{Strided, strided};
 use crate::Target;
+use crate::template::depthwise::{Depthwise, Operand};
 use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
-use crate::template::tile;
+use crate::template::tile::{self, TileShape};
 
-/// The kernel of a convolution by the matrix template; `None` where it does not fit.
+/// The kernel of a convolution by a template; `None` where none fits.
 pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
     let Op::Conv(c) = &node.op else { return None };
-    let root = r.roots()[0];
-    let (x, w) = (node.operands[0], node.operands[1]);
-    if ![x, w].iter().all(|v| is_f32(r.ty(*v).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
+    let (root, w) = (r.roots()[0], node.operands[1]);
+    if ![node.operands[0], w].iter().all(|v| is_f32(r.ty(*v).dtype)) || r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
+    // One channel to a window leaves nothing for a product of matrices to share.
+    if r.ty(w).dims[1].is(1) && c.groups > 1 {
+        let by = |vectors| depthwise_of(r, (anchor, root), (c, node), target, vectors);
+        if let Some(kernel) = by(true).or_else(|| by(false)) {
+            return Some(kernel);
+        }
+    }
+    product_of(r, (anchor, root), (c, node), target)
+}
+
+/// A convolution of planes. Its epilogue works on vectors of neighbours, or where it cannot on one element after the other.
+fn depthwise_of(
+    r: &Region,
+    (anchor, root): (Value, Value),
+    (c, node): (&Conv, &Node),
+    target: &Target,
+    vectors: bool,
+) -> Option<Lowered> {
+    let (x, w) = (node.operands[0], node.operands[1]);
+    let (xv, wv) = (strided(r, x)?, strided(r, w)?);
+    let (x_dims, out) = (r.ty(x).dims.clone(), r.ty(anchor).dims.clone());
+    let window: Vec<i64> = r.ty(w).dims[2..].iter().map(Dim::as_const).collect::<Option<_>>()?;
+    let multiplier = out[1].as_const()? / c.groups as i64;
+    let d = Depthwise { conv: c, input: &x_dims[2..], window: &window, out: &out, multiplier, lanes: target.lanes() };
+    if !d.fits() {
+        return None;
+    }
+    let mut kb = KernelBuilder::new("conv_f32_depthwise", r.symbols.clone(), d.extent());
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let (x_buf, w_buf) = (e.buffer(&mut kb, xv.base)?, e.buffer(&mut kb, wv.base)?);
+    let (_, y) = results(&mut kb, &mut e, Access::Write)[0];
+    let ty = r.ty(root).clone();
+    let lanes = (!vectors).then(|| kb.local(DType::F32, i64::from(target.lanes()).into()));
+    let mut stuck = false;
+    let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], x: Reg, count: Option<Reg>| {
+        let mut idx: Vec<Index> = at.iter().map(|i| Index::scalar(*i)).collect();
+        let last = idx.len() - 1;
+        let Some(lanes) = lanes else {
+            idx[last] = Index { reg: at[last], step: 1, aligned: true };
+            stuck |= finish(&mut e, kb, (anchor, root), y, &ty, &idx, x, count).is_err();
+            return;
+        };
+        each_lane(&mut e, kb, lanes, (x, count), &mut |e, kb, lane, x| {
+            idx[last] = Index::scalar(kb.add(at[last], lane));
+            stuck |= finish(e, kb, (anchor, root), y, &ty, &idx, x, None).is_err();
+        });
+    };
+    let from = Operand { buf: x_buf, offset: &xv.offset, strides: &xv.strides };
+    let weight = Operand { buf: w_buf, offset: &wv.offset, strides: &wv.strides };
+    d.build(&mut kb, &from, &weight, &mut epilogue);
+    if stuck {
+        return None;
+    }
+    let macs = &out.iter().product::<Dim>() * &Dim::from(window.iter().product::<i64>());
+    Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&(MACS_PER_NS / 2).into()) })
+}
+
+/// The elements of a vector, one after the other.
+fn each_lane(
+    e: &mut Elements<'_>,
+    kb: &mut KernelBuilder,
+    lanes: Buf,
+    (x, count): (Reg, Option<Reg>),
+    body: &mut dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, Reg, Reg),
+) {
+    let (zero, width) = (kb.index(0), kb.index(kb.ty(x).lanes.into()));
+    kb.store(lanes, zero, x);
+    let mark = e.mark();
+    kb.for_(zero, count.unwrap_or(width), 1, Unroll::No, |kb, lane| {
+        let x = kb.load(lanes, lane, 1);
+        body(e, kb, lane, x);
+    });
+    e.release(mark);
+}
+
+/// A product of the weights `[channels, k]` and patches `[k, positions]`.
+fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &Node), target: &Target) -> Option<Lowered> {
+    let (x, w) = (node.operands[0], node.operands[1]);
     let (xv, wv) = (strided(r, x)?, strided(r, w)?);
     let (out_dims, w_dims) = (r.ty(anchor).dims.clone(), r.ty(w).dims.clone());
     let w_axes: Vec<Axis> = w_dims.iter().zip(&wv.strides).map(|(d, s)| Axis { extent: d.clone(), stride: s.clone() }).collect();
@@ -53,9 +131,19 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
         kb.add(start, step)
     };
     let patches = Patches { conv: c, x: (x_buf, &xv), x_dims: &r.ty(x).dims, kernel: &w_dims[1..], out: &out_dims[2..] };
-    let starts: Vec<Buf> = (0..c.strides.len()).map(|_| kb.local(DType::I64, s.tile.width().into())).collect();
-    let mut gather =
-        |kb: &mut KernelBuilder, at: &[Reg], n0: Reg, panel: Buf| patches.gather(kb, at, n0, &starts, panel, s.tile.width());
+    let positions = patches.positions();
+    let mut gather = |kb: &mut KernelBuilder, at: &[Reg], n0: Reg, panel: Buf| {
+        let base = patches.base(kb, at);
+        match &positions {
+            // Windows of one element: the positions are those of the input.
+            Some(n_stride) => {
+                let src = tile::Source { buf: x_buf, base, k_stride: &xv.strides[1], n_stride };
+                let start = kb.index(0);
+                tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
+            }
+            None => patches.gather(kb, base, n0, panel, s.tile),
+        }
+    };
     let mut lhs = Lhs { buf: w_buf, row: &mut row, k_stride };
     let mut rhs = Rhs::Gathered(&mut gather);
     let ty = r.ty(root).clone();
@@ -76,17 +164,12 @@ pub(crate) fn conv_of(r: &Region, anchor: Value, node: &Node, target: &Target) -
             stuck |= finish(&mut e, kb, (anchor, root), out, &ty, &idx, v, count).is_err();
             return;
         }
-        let (zero, width) = (kb.index(0), kb.index(s.tile.lanes.into()));
-        kb.store(lanes, zero, v);
-        let mark = e.mark();
-        kb.for_(zero, count.unwrap_or(width), 1, Unroll::No, |kb, lane| {
-            let x = kb.load(lanes, lane, 1);
+        each_lane(&mut e, kb, lanes, (v, count), &mut |e, kb, lane, x| {
             let position = kb.add(n, lane);
             let mut idx = lead.to_vec();
             idx.extend(tile::unflatten(kb, position, &out_dims[2..]).into_iter().map(Index::scalar));
-            stuck |= finish(&mut e, kb, (anchor, root), out, &ty, &idx, x, None).is_err();
+            stuck |= finish(e, kb, (anchor, root), out, &ty, &idx, x, None).is_err();
         });
-        e.release(mark);
     };
     matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
     if stuck {
@@ -109,6 +192,16 @@ fn positions_are_flat(r: &Region, anchor: Value) -> bool {
     })
 }
 
+/// Neighbouring positions of one row.
+struct Run {
+    /// Their place in the panel.
+    at: Reg,
+    /// The first one's index along the row.
+    first: Reg,
+    /// How many.
+    count: Reg,
+}
+
 /// The right operand: column `j` is the patch of position `j`.
 struct Patches<'a> {
     conv: &'a Conv,
@@ -121,23 +214,18 @@ struct Patches<'a> {
 }
 
 impl Patches<'_> {
-    /// Fills a panel `[k][width]` with the patches from `n0` on, zero beyond the last.
-    fn gather(&self, kb: &mut KernelBuilder, batch: &[Reg], n0: Reg, starts: &[Buf], panel: Buf, width: i64) {
-        let (zero, width) = (kb.index(0), kb.index(width));
-        let n = self.out.iter().product::<Dim>();
-        let end = kb.dim(&n);
-        let left = kb.sub(end, n0);
-        let left = kb.bin(BinOp::Min, left, width);
-        // Where each patch starts along each axis.
-        kb.for_(zero, left, 1, Unroll::No, |kb, j| {
-            let position = kb.add(n0, j);
-            for (a, at) in tile::unflatten(kb, position, self.out).into_iter().enumerate() {
-                let (stride, lo) = (kb.index(self.conv.strides[a]), kb.index(self.conv.lo[a]));
-                let at = kb.mul(at, stride);
-                let at = kb.sub(at, lo);
-                kb.store(starts[a], j, at);
-            }
-        });
+    /// The distance between positions in the input, where each is a window of one element and all lie evenly.
+    fn positions(&self) -> Option<Dim> {
+        let c = self.conv;
+        let one = self.kernel[1..].iter().all(|k| k.is(1)) && c.strides.iter().all(|s| *s == 1);
+        let plain = one && c.lo.iter().chain(&c.hi).all(|p| *p == 0);
+        let axes = self.x_dims[2..].iter().zip(&self.x.1.strides[2..]);
+        let axes: Vec<Axis> = axes.map(|(d, s)| Axis { extent: d.clone(), stride: s.clone() }).collect();
+        plain.then(|| merged(&axes)).flatten()
+    }
+
+    /// Where the channels of a group begin.
+    fn base(&self, kb: &mut KernelBuilder, batch: &[Reg]) -> Reg {
         let (_, x) = self.x;
         let channels = kb.dim(&self.kernel[0]);
         let first = kb.mul(batch[1], channels);
@@ -147,15 +235,43 @@ impl Patches<'_> {
             let step = kb.mul(i, stride);
             base = kb.add(base, step);
         }
-        self.outer(kb, &mut Vec::new(), &mut |kb, k| {
-            kb.for_(zero, left, 1, Unroll::No, |kb, j| {
-                let starts: Vec<Reg> = starts.iter().map(|b| kb.load(*b, j, 1)).collect();
-                self.run(kb, base, k, &starts, (panel, width, j));
-            });
+        base
+    }
+
+    /// Fills a panel `[k][width]` with the patches from `n0` on, zero beyond the last: row by row of positions, since neighbours in a row read
+    /// neighbours.
+    fn gather(&self, kb: &mut KernelBuilder, base: Reg, n0: Reg, panel: Buf, shape: TileShape) {
+        let last = self.out.len() - 1;
+        let (zero, width) = (kb.index(0), kb.index(shape.width()));
+        let n = self.out.iter().product::<Dim>();
+        let (end, row_len) = (kb.dim(&n), kb.dim(&self.out[last]));
+        let beyond = kb.add(n0, width);
+        let end = kb.bin(BinOp::Min, end, beyond);
+        let one = kb.index(1);
+        let first = kb.bin(BinOp::Div, n0, row_len);
+        let last_position = kb.sub(end, one);
+        let rows = kb.bin(BinOp::Div, last_position, row_len);
+        let rows = kb.add(rows, one);
+        kb.for_(first, rows, 1, Unroll::No, |kb, row| {
+            let start = kb.mul(row, row_len);
+            let next = kb.add(start, row_len);
+            let (from, to) = (kb.bin(BinOp::Max, n0, start), kb.bin(BinOp::Min, end, next));
+            let run = Run { at: kb.sub(from, n0), first: kb.sub(from, start), count: kb.sub(to, from) };
+            let starts: Vec<Reg> = tile::unflatten(kb, row, &self.out[..last])
+                .into_iter()
+                .enumerate()
+                .map(|(a, at)| {
+                    let (stride, lo) = (kb.index(self.conv.strides[a]), kb.index(self.conv.lo[a]));
+                    let at = kb.mul(at, stride);
+                    kb.sub(at, lo)
+                })
+                .collect();
+            let taps = kb.dim(&self.kernel[1 + last]);
+            kb.for_(zero, taps, 1, Unroll::No, |kb, tap| self.tap(kb, base, (&starts, &run, tap), (panel, shape)));
         });
         let k = self.kernel.iter().product::<Dim>();
-        let k_end = kb.dim(&k);
-        let nothing = kb.num(transc_ir::loops::Ty::F32, 0.0);
+        let (k_end, left) = (kb.dim(&k), kb.sub(end, n0));
+        let nothing = kb.num(Ty::F32, 0.0);
         kb.for_(zero, k_end, 1, Unroll::No, |kb, k| {
             let row = kb.mul(k, width);
             kb.for_(left, width, 1, Unroll::No, |kb, j| {
@@ -165,8 +281,89 @@ impl Patches<'_> {
         });
     }
 
+    /// What a tap along the last axis reads for a run of positions, for all channels and all places along the other axes of the window.
+    fn tap(&self, kb: &mut KernelBuilder, base: Reg, (starts, run, tap): (&[Reg], &Run, Reg), (panel, shape): (Buf, TileShape)) {
+        let (last, (buf, x)) = (starts.len(), self.x);
+        let (step, lo, dilation) = (self.conv.strides[last], self.conv.lo[last], self.conv.dilations[last]);
+        let (step_reg, lo_reg, dilation) = (kb.index(step), kb.index(lo), kb.index(dilation));
+        let place = kb.mul(run.first, step_reg);
+        let ahead = kb.mul(tap, dilation);
+        let place = kb.add(place, ahead);
+        let place = kb.sub(place, lo_reg);
+        // Of the run, what lies inside the input: the element at `place + j * step`.
+        let zero = kb.index(0);
+        let (mut inner, mut outer) = (zero, run.count);
+        if lo != 0 || self.conv.hi[last] != 0 {
+            let up_to = |kb: &mut KernelBuilder, bound: Reg| {
+                let left = kb.sub(bound, place);
+                let left = kb.bin(BinOp::Max, left, zero);
+                let n = tile::ceil_div(kb, left, step);
+                kb.bin(BinOp::Min, n, run.count)
+            };
+            let extent = kb.dim(&self.x_dims[2 + last]);
+            (inner, outer) = (up_to(kb, zero), up_to(kb, extent));
+        }
+        let stride = kb.dim(&x.strides[2 + last]);
+        let along = kb.mul(place, stride);
+        let stride = kb.mul(stride, step_reg);
+        let dense = kb.as_index(stride) == Some(1);
+        let middle = if dense { tile::whole_turns(kb, (inner, outer), shape.lanes.into()) } else { inner };
+        let (taps, width) = (kb.dim(&self.kernel[1 + last]), kb.index(shape.width()));
+        self.others(kb, &mut Vec::new(), &mut |kb, k| {
+            let mut row = kb.index(0);
+            for (i, d) in k.iter().zip(self.kernel) {
+                let d = kb.dim(d);
+                let scaled = kb.mul(row, d);
+                row = kb.add(scaled, *i);
+            }
+            let row = kb.mul(row, taps);
+            let row = kb.add(row, tap);
+            let row = kb.mul(row, width);
+            let row = kb.add(row, run.at);
+            let channel = kb.dim(&x.strides[1]);
+            let channel = kb.mul(k[0], channel);
+            let mut from = kb.add(base, channel);
+            from = kb.add(from, along);
+            let mut inside = None;
+            for (a, start) in starts.iter().enumerate() {
+                let dilation = kb.index(self.conv.dilations[a]);
+                let ahead = kb.mul(k[1 + a], dilation);
+                let at = kb.add(*start, ahead);
+                self.check(kb, a, at, &mut inside);
+                let stride = kb.dim(&x.strides[2 + a]);
+                let step = kb.mul(at, stride);
+                from = kb.add(from, step);
+            }
+            let copy = |kb: &mut KernelBuilder, j: Reg, lanes: u16| {
+                let step = kb.mul(j, stride);
+                let (from, to) = (kb.add(from, step), kb.add(row, j));
+                let v = kb.load(buf, from, lanes);
+                kb.store(panel, to, v);
+            };
+            let clear = |kb: &mut KernelBuilder, from: Reg, to: Reg| {
+                let nothing = kb.num(Ty::F32, 0.0);
+                kb.for_(from, to, 1, Unroll::No, |kb, j| {
+                    let to = kb.add(row, j);
+                    kb.store(panel, to, nothing);
+                });
+            };
+            let all = |kb: &mut KernelBuilder| {
+                clear(kb, zero, inner);
+                if dense {
+                    kb.for_(inner, middle, shape.lanes.into(), Unroll::No, |kb, j| copy(kb, j, shape.lanes));
+                }
+                kb.for_(middle, outer, 1, Unroll::No, |kb, j| copy(kb, j, 1));
+                clear(kb, outer, run.count);
+            };
+            match inside {
+                None => all(kb),
+                Some(inside) => kb.if_(inside, all, |kb| clear(kb, zero, run.count)),
+            }
+        });
+    }
+
     /// Loops over the channels and all axes of the window but the last.
-    fn outer(&self, kb: &mut KernelBuilder, at: &mut Vec<Reg>, body: &mut dyn FnMut(&mut KernelBuilder, &[Reg])) {
+    fn others(&self, kb: &mut KernelBuilder, at: &mut Vec<Reg>, body: &mut dyn FnMut(&mut KernelBuilder, &[Reg])) {
         if at.len() + 1 == self.kernel.len() {
             body(kb, at);
             return;
@@ -174,63 +371,8 @@ impl Patches<'_> {
         let (zero, n) = (kb.index(0), kb.dim(&self.kernel[at.len()]));
         kb.for_(zero, n, 1, Unroll::No, |kb, i| {
             at.push(i);
-            self.outer(kb, at, body);
+            self.others(kb, at, body);
             at.pop();
-        });
-    }
-
-    /// One run of a patch along the last axis of the window.
-    fn run(&self, kb: &mut KernelBuilder, base: Reg, k: &[Reg], starts: &[Reg], (panel, width, j): (Buf, Reg, Reg)) {
-        let (buf, x) = self.x;
-        let mut row = kb.index(0);
-        for (i, d) in k.iter().zip(self.kernel) {
-            let d = kb.dim(d);
-            let scaled = kb.mul(row, d);
-            row = kb.add(scaled, *i);
-        }
-        let run = kb.dim(&self.kernel[k.len()]);
-        let row = kb.mul(row, run);
-        let stride = kb.dim(&x.strides[1]);
-        let channel = kb.mul(k[0], stride);
-        let mut from = kb.add(base, channel);
-        let mut inside = None;
-        let last = starts.len() - 1;
-        for (a, start) in starts.iter().enumerate() {
-            let mut at = *start;
-            if a < last {
-                let dilation = kb.index(self.conv.dilations[a]);
-                let step = kb.mul(k[1 + a], dilation);
-                at = kb.add(at, step);
-                self.check(kb, a, at, &mut inside);
-            }
-            let stride = kb.dim(&x.strides[2 + a]);
-            let step = kb.mul(at, stride);
-            from = kb.add(from, step);
-        }
-        let zero = kb.index(0);
-        let stride = kb.dim(&x.strides[2 + last]);
-        kb.for_(zero, run, 1, Unroll::Auto, |kb, i| {
-            let dilation = kb.index(self.conv.dilations[last]);
-            let step = kb.mul(i, dilation);
-            let mut inside = inside;
-            let at = kb.add(starts[last], step);
-            self.check(kb, last, at, &mut inside);
-            let step = kb.mul(step, stride);
-            let from = kb.add(from, step);
-            let to = kb.add(row, i);
-            let to = kb.mul(to, width);
-            let to = kb.add(to, j);
-            let copy = |kb: &mut KernelBuilder| {
-                let v = kb.load(buf, from, 1);
-                kb.store(panel, to, v);
-            };
-            match inside {
-                None => copy(kb),
-                Some(inside) => kb.if_(inside, copy, |kb| {
-                    let nothing = kb.num(transc_ir::loops::Ty::F32, 0.0);
-                    kb.store(panel, to, nothing);
-                }),
-            }
         });
     }
 

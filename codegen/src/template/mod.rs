@@ -5,6 +5,7 @@ pub mod amx;
 pub mod attention;
 pub mod bytes;
 mod coded_product;
+pub mod depthwise;
 pub mod device;
 pub mod groups;
 pub mod matmul;

@@ -436,6 +436,102 @@ fn convolutions_with_epilogues() {
     check(&module("%0 \"x\": f32[N,4,6], %1 \"w\": f32[4,1,3]", body), &[&[2, 4, 6], &[4, 1, 3]]);
 }
 
+/// A convolution with its operands and an epilogue: `x` and `w` are parameters, `b` is added if it has dims.
+fn convolution(
+    x: &[usize],
+    w: &[usize],
+    [strides, dilations, lo, hi]: [&[usize]; 4],
+    groups: usize,
+    b: Option<&str>,
+) -> (String, Vec<usize>) {
+    let text = |v: &[usize]| v.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let mut out = vec![x[0], w[0]];
+    for a in 0..strides.len() {
+        out.push((x[2 + a] + lo[a] + hi[a] - dilations[a] * (w[2 + a] - 1) - 1) / strides[a] + 1);
+    }
+    // The batch is symbolic.
+    let batch = |v: &[usize]| format!("N,{}", text(&v[1..]));
+    let conv = format!(
+        "conv(%0, %1) {{strides = [{}], dilations = [{}], lo = [{}], hi = [{}], groups = {groups}}}",
+        text(strides),
+        text(dilations),
+        text(lo),
+        text(hi)
+    );
+    let (params, y) = (format!("%0 \"x\": f32[{}], %1 \"w\": f32[{}]", batch(x), text(w)), batch(&out));
+    let Some(b) = b else { return (module(&params, &format!("%2: f32[{y}] = {conv}\nreturn %2 \"y\"")), out) };
+    let params = format!("{params}, %2 \"b\": f32[{b}]");
+    let body = format!(
+        "%3: f32[{y}] = {conv}\n%4: f32[{y}] = map(%3, %2) {{body = {{2: i0 = add a0 a1; i1 = tanh i0; i1}}}}\nreturn %4 \"y\""
+    );
+    (
+        module(
+            &params,
+            &format!("%3: f32[{y}] = fused(%0, %1, %2) {{body = func @\"r\"({params}) {{\n{body}\n}}}}\nreturn %3 \"y\""),
+        ),
+        out,
+    )
+}
+
+/// A window per channel: rows and vectors that fill no tile, steps and gaps, padding on one side, one, two and three axes.
+#[test]
+fn convolutions_of_planes() {
+    type Case<'a> = (&'a [usize], &'a [usize], [&'a [usize]; 4]);
+    let cases: [Case<'_>; 11] = [
+        (&[2, 3, 7, 7], &[3, 1, 7, 7], [&[1, 1], &[1, 1], &[3, 3], &[3, 3]]),
+        (&[1, 2, 14, 14], &[2, 1, 3, 3], [&[1, 1], &[1, 1], &[1, 1], &[1, 1]]),
+        (&[2, 2, 9, 33], &[2, 1, 3, 5], [&[1, 1], &[1, 1], &[1, 0], &[1, 4]]),
+        (&[1, 2, 13, 37], &[4, 1, 5, 3], [&[2, 2], &[1, 1], &[2, 1], &[2, 0]]),
+        (&[1, 2, 11, 29], &[2, 1, 3, 3], [&[1, 3], &[2, 2], &[0, 2], &[3, 1]]),
+        (&[1, 3, 4, 70], &[3, 1, 1, 2], [&[1, 4], &[1, 1], &[0, 0], &[0, 0]]),
+        (&[2, 3, 40], &[3, 1, 9], [&[1], &[1], &[8], &[0]]),
+        (&[1, 2, 150], &[6, 1, 4], [&[2], &[3], &[0], &[5]]),
+        (&[1, 2, 3, 5, 18], &[2, 1, 2, 3, 3], [&[1, 2, 1], &[1, 1, 1], &[0, 1, 1], &[1, 1, 1]]),
+        // More padding than there is input, and more taps than are unrolled.
+        (&[1, 2, 2, 3], &[2, 1, 3, 3], [&[1, 1], &[1, 1], &[4, 6], &[5, 4]]),
+        (&[1, 2, 90], &[2, 1, 70], [&[1], &[1], &[3], &[4]]),
+    ];
+    for (x, w, how) in cases {
+        let (text, out) = convolution(x, w, how, x[1], None);
+        check(&text, &[x, w]);
+        let program = lower::lower(&case(&text, &[x, w]).0, &Target::list("x86-64-v3").expect("a target")[0])
+            .expect("it lowers")
+            .to_string();
+        assert_eq!(program.contains("depthwise"), w[w.len() - 1] <= 64, "{program}");
+        for whole in [true, false] {
+            // Along the last axis alone, or element by element.
+            let b: Vec<usize> = (0..out.len()).map(|a| if whole || a + 1 == out.len() { out[a] } else { 1 }).collect();
+            let dims = b.iter().enumerate().map(|(a, d)| if a == 0 && whole { "N".to_string() } else { d.to_string() });
+            let (text, _) = convolution(x, w, how, x[1], Some(&dims.collect::<Vec<_>>().join(",")));
+            check(&text, &[x, w, &b]);
+        }
+    }
+}
+
+/// Patches are gathered row by row of positions: rows longer and shorter than a panel, steps, gaps, and padding that leaves nothing of a row.
+#[test]
+fn convolutions_of_rows_of_positions() {
+    type Case<'a> = (&'a [usize], &'a [usize], [&'a [usize]; 4], usize);
+    let cases: [Case<'_>; 9] = [
+        (&[2, 3, 6, 60], &[5, 3, 3, 3], [&[1, 1], &[1, 1], &[1, 1], &[1, 1]], 1),
+        (&[1, 4, 14, 14], &[6, 2, 3, 3], [&[1, 1], &[1, 1], &[1, 1], &[1, 1]], 2),
+        (&[1, 2, 7, 5], &[9, 2, 3, 3], [&[1, 1], &[2, 2], &[2, 2], &[2, 2]], 1),
+        (&[1, 3, 23, 31], &[4, 3, 7, 7], [&[4, 4], &[1, 1], &[3, 3], &[3, 3]], 1),
+        (&[1, 2, 3, 3], &[4, 2, 2, 3], [&[1, 2], &[1, 1], &[5, 7], &[4, 9]], 1),
+        (&[2, 5, 61], &[7, 5, 4], [&[3], &[2], &[0], &[5]], 1),
+        (&[1, 2, 3, 4, 9], &[3, 2, 2, 2, 3], [&[1, 1, 2], &[1, 2, 1], &[1, 0, 1], &[0, 1, 1]], 1),
+        // Windows of one element: whole, with steps, and padded.
+        (&[2, 5, 6, 11], &[9, 5, 1, 1], [&[1, 1], &[1, 1], &[0, 0], &[0, 0]], 1),
+        (&[1, 4, 6, 11], &[6, 2, 1, 1], [&[2, 2], &[1, 1], &[0, 1], &[1, 0]], 2),
+    ];
+    for (x, w, how, groups) in cases {
+        check(&convolution(x, w, how, groups, None).0, &[x, w]);
+        let channels: Vec<usize> = [w[0]].into_iter().chain(how[0].iter().map(|_| 1)).collect();
+        let dims = channels.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        check(&convolution(x, w, how, groups, Some(&dims)).0, &[x, w, &channels]);
+    }
+}
+
 /// Codes and what they decode to, bit by bit as the interpreter has them: ties, both ends, and what is no number.
 #[test]
 fn codes_are_those_of_the_interpreter() {

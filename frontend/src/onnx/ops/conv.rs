@@ -169,6 +169,11 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let (Some(per_in), true) = (dw[0].exact_div(&g), groups > 0) else {
         return invalid(format!("has {groups} groups for the filters {}", cx.ty(w)));
     };
+    let plain = groups == 1 && begin.iter().chain(&end).chain(&extra).all(|p| *p == 0);
+    if plain && strides == kernel && dilations.iter().all(|d| *d == 1) {
+        let y = tiles(cx, x, w)?;
+        return Ok(vec![add_bias(cx, y, cx.opt(2))?]);
+    }
     // Filters `[C, M/g, k..]` become `[M, C/g, k..]`, mirrored.
     let mut split = vec![g.clone(), per_in.clone(), dw[1].clone()];
     split.extend_from_slice(&dw[2..]);
@@ -201,6 +206,24 @@ fn conv_transpose(cx: &mut OpCx<'_, '_>) -> Result<Vec<Value>> {
     let y = cx.add(conv, &[y, f])?;
     cx.assume_not_empty(y, 2);
     Ok(vec![add_bias(cx, y, cx.opt(2))?])
+}
+
+/// A transposed convolution whose results lie side by side: a product, each row of which is a tile of the image.
+fn tiles(cx: &mut OpCx<'_, '_>, x: Value, w: Value) -> Result<Value> {
+    let (dx, dw) = (cx.dims(x), cx.dims(w));
+    let n = dx.len() - 2;
+    let perm: Vec<usize> = std::iter::once(0).chain(2..n + 2).chain([1]).collect();
+    let rows = cx.transpose(x, &perm)?;
+    let columns = cx.reshape(w, vec![dw[0].clone(), dw[1..].iter().product()])?;
+    let y = cx.add(op::Contract::linear(n + 2, cx.ty(x).dtype), &[rows, columns])?;
+    // [N, o.., M * i..] -> [N, M, o, i, ..]
+    let split = dx[..1].iter().chain(&dx[2..]).chain(&dw[1..]).cloned().collect::<Vec<Dim>>();
+    let y = cx.reshape(y, split)?;
+    let perm: Vec<usize> = [0, n + 1].into_iter().chain((0..n).flat_map(|a| [1 + a, n + 2 + a])).collect();
+    let y = cx.transpose(y, &perm)?;
+    let whole = (0..n).map(|a| &dx[2 + a] * &dw[2 + a]);
+    let dims: Vec<Dim> = [dx[0].clone(), dw[1].clone()].into_iter().chain(whole).collect();
+    cx.reshape(y, dims)
 }
 
 /// Puts `step - 1` zeros between the elements of an axis.
