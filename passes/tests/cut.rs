@@ -298,7 +298,7 @@ fn hidden_dims_go_everywhere() {
             let products = small.main.nodes().filter_map(|(_, n)| matches!(n.op, Op::Contract(_)).then_some(n));
             let sizes = |n: &transc_ir::tensor::Node| small.main.ty(n.operands[0]).dims[2].as_usize();
             let narrow = products.filter(|n| sizes(n) == Some(kept)).count();
-            assert!(narrow >= 2 * LAYERS + 1, "{narrow} products read {kept} dims\n{small}");
+            assert!(narrow > 2 * LAYERS, "{narrow} products read {kept} dims\n{small}");
             // With heads and units at once, in one step or two.
             let mut more = masks.clone();
             more.insert("layer.1.ffn_units.mask".into(), (0..UNITS).map(|u| f32::from(u % 3 > 0)).collect());

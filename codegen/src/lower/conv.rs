@@ -1,13 +1,13 @@
 //! Convolutions. Those with a window per channel have a template of their own. The others are products of the weights `[channels, k]` and patches
 //! `[k, positions]`, gathered panel by panel (implicit GEMM: Chetlur et al. 2014, section 3.1); no patch matrix is in memory.
 
-use transc_ir::Value;
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Ty, Unroll};
 use transc_ir::op::{Conv, Op};
 use transc_ir::scalar::BinOp;
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
+use transc_ir::{ConstId, Value};
 
 use super::Lowered;
 use super::element::Elements;
@@ -17,8 +17,10 @@ use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
 use super::strided::{Strided, strided};
 use crate::Target;
+use crate::panels::Panels;
+use crate::program::{Matrix, Packing};
 use crate::template::depthwise::{Depthwise, Operand};
-use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs};
+use crate::template::matmul::{self, Lhs, MatmulProblem, Rhs, Schedule};
 use crate::template::tile::{self, TileShape};
 
 /// The kernel of a convolution by a template; `None` where none fits.
@@ -103,7 +105,8 @@ fn each_lane(
     e.release(mark);
 }
 
-/// A product of the weights `[channels, k]` and patches `[k, positions]`.
+/// A product of the weights `[channels, k]` and patches `[k, positions]`; with positions as rows and packed weights where that wastes less of
+/// the tiles.
 fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &Node), target: &Target) -> Option<Lowered> {
     let (x, w) = (node.operands[0], node.operands[1]);
     let (xv, wv) = (strided(r, x)?, strided(r, w)?);
@@ -117,19 +120,24 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
         n: out_dims[2..].iter().product(),
         k: w_dims[1..].iter().product(),
     };
-    let s = matmul::Schedule { chunk: matmul::GATHERED_CHUNK, ..matmul::Schedule::choose(target.lanes(), &p.n) };
-    let mut kb = KernelBuilder::new(&format!("conv_{s}"), r.symbols.clone(), s.extent(&p));
-    let mut e = Elements::new(&mut kb, r, target.lanes());
-    let (x_buf, w_buf) = (e.buffer(&mut kb, xv.base)?, e.buffer(&mut kb, wv.base)?);
-    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let mut row = |kb: &mut KernelBuilder, at: &[Reg], m: Reg| {
-        let per_group = kb.dim(&p.m);
-        let first = kb.mul(at[1], per_group);
-        let channel = kb.add(first, m);
-        let (stride, start) = (kb.dim(&row_stride), kb.dim(&wv.offset));
-        let step = kb.mul(channel, stride);
-        kb.add(start, step)
+    let usual = Schedule { chunk: matmul::GATHERED_CHUNK, ..Schedule::choose(target.lanes(), &p.n) };
+    let packed = packed_weight(r, &p, (&wv, &k_stride), usual, target);
+    let q = MatmulProblem { m: p.n.clone(), n: p.m.clone(), ..p.clone() };
+    let (name, s, extent, shape) = match &packed {
+        // The rows of a chunk are gathered as one wide panel.
+        Some((s, ..)) => {
+            ("conv_turned", *s, s.extent(&q), TileShape { vectors: (s.chunk / i64::from(s.tile.lanes)) as u16, ..s.tile })
+        }
+        None => ("conv", usual, usual.extent(&p), usual.tile),
     };
+    let mut kb = KernelBuilder::new(&format!("{name}_{s}"), r.symbols.clone(), extent);
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let x_buf = e.buffer(&mut kb, xv.base)?;
+    let w_buf = match &packed {
+        Some((_, id, packing)) => e.constant(&mut kb, wv.base, *id, *packing),
+        None => e.buffer(&mut kb, wv.base)?,
+    };
+    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
     let patches = Patches { conv: c, x: (x_buf, &xv), x_dims: &r.ty(x).dims, kernel: &w_dims[1..], out: &out_dims[2..] };
     let positions = patches.positions();
     let mut gather = |kb: &mut KernelBuilder, at: &[Reg], n0: Reg, panel: Buf| {
@@ -139,17 +147,16 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
             Some(n_stride) => {
                 let src = tile::Source { buf: x_buf, base, k_stride: &xv.strides[1], n_stride };
                 let start = kb.index(0);
-                tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
+                tile::pack_panel(kb, shape, (&p.k, &p.n), &src, n0, (panel, start));
             }
-            None => patches.gather(kb, base, n0, panel, s.tile),
+            None => patches.gather(kb, base, n0, panel, shape),
         }
     };
-    let mut lhs = Lhs { buf: w_buf, row: &mut row, k_stride };
-    let mut rhs = Rhs::Gathered(&mut gather);
     let ty = r.ty(root).clone();
     let flat = positions_are_flat(r, anchor);
     let lanes = kb.local(DType::F32, i64::from(s.tile.lanes).into());
     let mut stuck = false;
+    // A vector of positions of a channel.
     let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], m: Reg, n: Reg, v: Reg, count: Option<Reg>| {
         let per_group = kb.dim(&p.m);
         let first = kb.mul(at[1], per_group);
@@ -160,7 +167,7 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
             let zero = kb.index(0);
             idx.resize(out_dims.len(), Index::scalar(zero));
             let axis = (2..out_dims.len()).rev().find(|a| !out_dims[*a].is(1)).unwrap_or(out_dims.len() - 1);
-            idx[axis] = Index { reg: n, step: 1, aligned: true };
+            idx[axis] = Index { reg: n, step: 1, aligned: packed.is_none() };
             stuck |= finish(&mut e, kb, (anchor, root), out, &ty, &idx, v, count).is_err();
             return;
         }
@@ -171,12 +178,60 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
             stuck |= finish(e, kb, (anchor, root), out, &ty, &idx, x, None).is_err();
         });
     };
-    matmul::build(&mut kb, &p, s, &mut lhs, &mut rhs, &mut epilogue);
+    if packed.is_some() {
+        let mut of_rows =
+            |kb: &mut KernelBuilder, at: &[Reg], m: Reg, n: Reg, v: Reg, count: Option<Reg>| epilogue(kb, at, n, m, v, count);
+        matmul::build_turned(&mut kb, &q, s, &mut gather, w_buf, &mut of_rows);
+    } else {
+        let mut row = |kb: &mut KernelBuilder, at: &[Reg], m: Reg| {
+            let per_group = kb.dim(&p.m);
+            let first = kb.mul(at[1], per_group);
+            let channel = kb.add(first, m);
+            let (stride, start) = (kb.dim(&row_stride), kb.dim(&wv.offset));
+            let step = kb.mul(channel, stride);
+            kb.add(start, step)
+        };
+        let mut lhs = Lhs { buf: w_buf, row: &mut row, k_stride };
+        matmul::build(&mut kb, &p, s, &mut lhs, &mut Rhs::Gathered(&mut gather), &mut epilogue);
+    }
     if stuck {
         return None;
     }
     let macs = p.batch.iter().fold(&(&p.m * &p.n) * &p.k, |a, d| &a * d);
     Some(Lowered { kernel: kb.finish(), args: e.args, cost_ns: macs.floor_div(&MACS_PER_NS.into()) })
+}
+
+/// Schedule and layout of constant weights whose channels are the columns, where that is estimated to take less time than positions as columns.
+fn packed_weight(
+    r: &Region,
+    p: &MatmulProblem,
+    (w, k_stride): (&Strided, &Dim),
+    usual: Schedule,
+    target: &Target,
+) -> Option<(Schedule, ConstId, Packing)> {
+    let id = r.body.constant(w.base)?;
+    let (channels, positions, k) = (p.m.as_const()?, p.n.as_const()?, p.k.as_const()?);
+    let s = Schedule::turned(target.lanes(), positions, &p.m, k);
+    if s.time(positions, channels) >= usual.time(channels, positions) {
+        return None;
+    }
+    let matrix = Matrix {
+        k: usize::try_from(k).ok()?,
+        n: usize::try_from(channels).ok()?,
+        k_stride: k_stride.as_usize()?,
+        n_stride: w.strides[0].as_usize()?,
+    };
+    let panels = Panels {
+        batch: p.batch[1].as_usize()?,
+        matrix,
+        offset: w.offset.as_usize()?,
+        batch_stride: usize::try_from(channels).ok()? * w.strides[0].as_usize()?,
+        width: usize::try_from(s.tile.width()).ok()?,
+        group: 1,
+        depth: 1,
+        words: false,
+    };
+    Some((s, id, Packing::Panels(panels)))
 }
 
 /// True if every operand of the epilogue has all positions of the result in its order, or one value for all of them.
@@ -309,57 +364,83 @@ impl Patches<'_> {
         let dense = kb.as_index(stride) == Some(1);
         let middle = if dense { tile::whole_turns(kb, (inner, outer), shape.lanes.into()) } else { inner };
         let (taps, width) = (kb.dim(&self.kernel[1 + last]), kb.index(shape.width()));
-        self.others(kb, &mut Vec::new(), &mut |kb, k| {
-            let mut row = kb.index(0);
-            for (i, d) in k.iter().zip(self.kernel) {
-                let d = kb.dim(d);
-                let scaled = kb.mul(row, d);
-                row = kb.add(scaled, *i);
-            }
-            let row = kb.mul(row, taps);
-            let row = kb.add(row, tap);
-            let row = kb.mul(row, width);
-            let row = kb.add(row, run.at);
-            let channel = kb.dim(&x.strides[1]);
-            let channel = kb.mul(k[0], channel);
-            let mut from = kb.add(base, channel);
-            from = kb.add(from, along);
-            let mut inside = None;
-            for (a, start) in starts.iter().enumerate() {
-                let dilation = kb.index(self.conv.dilations[a]);
-                let ahead = kb.mul(k[1 + a], dilation);
-                let at = kb.add(*start, ahead);
-                self.check(kb, a, at, &mut inside);
-                let stride = kb.dim(&x.strides[2 + a]);
-                let step = kb.mul(at, stride);
-                from = kb.add(from, step);
-            }
-            let copy = |kb: &mut KernelBuilder, j: Reg, lanes: u16| {
-                let step = kb.mul(j, stride);
-                let (from, to) = (kb.add(from, step), kb.add(row, j));
-                let v = kb.load(buf, from, lanes);
-                kb.store(panel, to, v);
-            };
-            let clear = |kb: &mut KernelBuilder, from: Reg, to: Reg| {
-                let nothing = kb.num(Ty::F32, 0.0);
-                kb.for_(from, to, 1, Unroll::No, |kb, j| {
-                    let to = kb.add(row, j);
-                    kb.store(panel, to, nothing);
-                });
-            };
-            let all = |kb: &mut KernelBuilder| {
-                clear(kb, zero, inner);
-                if dense {
-                    kb.for_(inner, middle, shape.lanes.into(), Unroll::No, |kb, j| copy(kb, j, shape.lanes));
+        // For each row of the panel: where it begins, where its first element comes from, and whether that lies inside along the other axes.
+        let each = |kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, Reg, Reg, Option<Reg>)| {
+            self.others(kb, &mut Vec::new(), &mut |kb, k| {
+                let mut row = kb.index(0);
+                for (i, d) in k.iter().zip(self.kernel) {
+                    let d = kb.dim(d);
+                    let scaled = kb.mul(row, d);
+                    row = kb.add(scaled, *i);
                 }
-                kb.for_(middle, outer, 1, Unroll::No, |kb, j| copy(kb, j, 1));
-                clear(kb, outer, run.count);
+                let row = kb.mul(row, taps);
+                let row = kb.add(row, tap);
+                let row = kb.mul(row, width);
+                let row = kb.add(row, run.at);
+                let channel = kb.dim(&x.strides[1]);
+                let channel = kb.mul(k[0], channel);
+                let mut from = kb.add(base, channel);
+                from = kb.add(from, along);
+                let mut inside = None;
+                for (a, start) in starts.iter().enumerate() {
+                    let dilation = kb.index(self.conv.dilations[a]);
+                    let ahead = kb.mul(k[1 + a], dilation);
+                    let at = kb.add(*start, ahead);
+                    self.check(kb, a, at, &mut inside);
+                    let stride = kb.dim(&x.strides[2 + a]);
+                    let step = kb.mul(at, stride);
+                    from = kb.add(from, step);
+                }
+                body(kb, row, from, inside);
+            });
+        };
+        let copy = |kb: &mut KernelBuilder, (row, from): (Reg, Reg), j: Reg, lanes: u16| {
+            let step = kb.mul(j, stride);
+            let (from, to) = (kb.add(from, step), kb.add(row, j));
+            let v = kb.load(buf, from, lanes);
+            kb.store(panel, to, v);
+        };
+        let clear = |kb: &mut KernelBuilder, row: Reg, (from, to): (Reg, Reg)| {
+            let nothing = kb.num(Ty::F32, 0.0);
+            kb.for_(from, to, 1, Unroll::No, |kb, j| {
+                let to = kb.add(row, j);
+                kb.store(panel, to, nothing);
+            });
+        };
+        let parts = |kb: &mut KernelBuilder, row: Reg, from: Reg, inside: Option<Reg>| {
+            let all = |kb: &mut KernelBuilder| {
+                clear(kb, row, (zero, inner));
+                if dense {
+                    kb.for_(inner, middle, shape.lanes.into(), Unroll::No, |kb, j| copy(kb, (row, from), j, shape.lanes));
+                }
+                kb.for_(middle, outer, 1, Unroll::No, |kb, j| copy(kb, (row, from), j, 1));
+                clear(kb, row, (outer, run.count));
             };
             match inside {
                 None => all(kb),
-                Some(inside) => kb.if_(inside, all, |kb| clear(kb, zero, run.count)),
+                Some(inside) => kb.if_(inside, all, |kb| clear(kb, row, (zero, run.count))),
             }
-        });
+        };
+        if !dense {
+            return each(kb, &parts);
+        }
+        // Most runs fill the panel, and lie inside.
+        let whole = |kb: &mut KernelBuilder, row: Reg, from: Reg, inside: Option<Reg>| {
+            let vectors = |kb: &mut KernelBuilder| {
+                for v in shape.columns() {
+                    let v = kb.index(v);
+                    copy(kb, (row, from), v, shape.lanes);
+                }
+            };
+            match inside {
+                None => vectors(kb),
+                Some(inside) => kb.if_(inside, vectors, |kb| clear(kb, row, (zero, width))),
+            }
+        };
+        let starts_inside = kb.bin(BinOp::Eq, inner, zero);
+        let ends_inside = kb.bin(BinOp::Eq, outer, width);
+        let fills = kb.bin(BinOp::And, starts_inside, ends_inside);
+        kb.if_(fills, |kb| each(kb, &whole), |kb| each(kb, &parts));
     }
 
     /// Loops over the channels and all axes of the window but the last.

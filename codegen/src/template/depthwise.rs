@@ -1,7 +1,7 @@
 //! Depthwise convolution in `f32`: a window of its own for every channel (Howard et al. 2017, "MobileNets", section 3.1).
 //!
 //! **Contract.** `y[n, m, o..] = sum over k.. of w[m, k..] * x[n, m / multiplier, o * stride + k * dilation - lo..]`, zero where `x` has no such
-//! element. Windows have constant extents, and at most [`MOST_TAPS`] taps along the last axis. The sum runs in ascending order of `k` in one
+//! element. Windows have constant extents, and at most 64 taps along the last axis. The sum runs in ascending order of `k` in one
 //! accumulator per element, one rounding per multiply-add.
 //!
 //! **Schedule.** A unit is one channel of one image. Its plane is copied to scratch memory with the padding around it, so that no window is checked.
@@ -206,7 +206,6 @@ impl Depthwise<'_> {
     }
 
     /// One tile: its sums, then its epilogue.
-    #[expect(clippy::type_complexity, reason = "a place is four indices")]
     fn tile_at(
         &self,
         kb: &mut KernelBuilder,

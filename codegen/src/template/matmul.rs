@@ -22,6 +22,9 @@ use super::tile::{self, Part, TileInput, TileShape};
 /// Bytes of a block of a panel.
 const BLOCK_BYTES: i64 = 72 * 1024;
 
+/// Bytes of the rows of a chunk that are gathered.
+const ROWS_BYTES: i64 = 192 * 1024;
+
 /// Rows of a chunk where each of them gathers its panels anew.
 pub const GATHERED_CHUNK: i64 = 512;
 
@@ -57,6 +60,22 @@ impl Schedule {
     /// The schedule for `n` columns on a machine with vectors of `lanes` floats.
     pub fn choose(lanes: u16, n: &Dim) -> Schedule {
         Schedule { tile: TileShape::choose(lanes, n), chunk: 128 }
+    }
+
+    /// The schedule of [`build_turned`] for `m` rows: even chunks of as many as fit the second cache. They are an odd number of half lines, so that the
+    /// steps of `k` fall into all sets of the nearest cache.
+    pub fn turned(lanes: u16, m: i64, n: &Dim, k: i64) -> Schedule {
+        let step = i64::from(lanes.max(8));
+        let odd = |rows: i64| rows / step / 2 * 2 * step + step;
+        let most = odd((ROWS_BYTES / 4 / k.max(1)).clamp(2 * step, 112));
+        let chunks = (m + most - 1) / most;
+        Schedule { tile: TileShape::choose(lanes, n), chunk: odd((m / chunks.max(1)).min(most - 1)) }
+    }
+
+    /// Time of a product of `m` rows by `n` columns, in steps of `k`.
+    pub fn time(self, m: i64, n: i64) -> i64 {
+        let rows = i64::from(self.tile.rows);
+        self.tile.time(n) * ((m + rows - 1) / rows * rows)
     }
 
     /// Number of independent units.
@@ -142,35 +161,106 @@ pub fn build(
             ReadAhead::new(kb, (b, next), (shape.width(), tile::UNROLL, LINES), ((m0, m1), shape.rows))
         });
         let a_stride = kb.dim(&lhs.k_stride);
-        sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {
-            tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
-                if let Rhs::Packed(w) = rhs {
-                    w.touched.ask(kb, (&p.m, &p.n), (row, rows), (n0, shape.width()));
-                }
-                let offsets: Vec<Reg> = (0..i64::from(rows))
-                    .map(|r| {
-                        let r = kb.index(r);
-                        let m = kb.add(row, r);
-                        (lhs.row)(kb, &batch, m)
-                    })
-                    .collect();
-                let input = TileInput {
-                    a: lhs.buf,
-                    rows: &offsets,
-                    a_stride,
-                    b,
-                    column,
-                    b_stride: panel_width,
-                    counts: &vec![None; shape.vectors.into()],
-                    k: &p.k,
-                    ahead: next.map(|next| next.tile(kb, row, (from, to))),
-                };
-                let place = sums.at(kb, m0, row);
-                let acc = tile::accumulate_part(kb, shape, &input, Part { from, to, sums: (!all).then_some(place) });
-                tile::store_accumulators(kb, shape, &acc, place);
+        let panel = Panel { buf: b, column, next };
+        multiply(kb, (p, s), &sums, (m0, m1), (lhs.buf, a_stride), &panel, &mut |kb, row, rows| {
+            if let Rhs::Packed(w) = rhs {
+                w.touched.ask(kb, (&p.m, &p.n), (row, rows), (n0, shape.width()));
+            }
+            let each = (0..i64::from(rows)).map(|r| {
+                let r = kb.index(r);
+                let m = kb.add(row, r);
+                (lhs.row)(kb, &batch, m)
             });
+            each.collect()
         });
         tile::hand_on(kb, shape, sums.buf, (m0, m1), (n0, &p.n), &mut |kb, m, n, x, count| epilogue(kb, &batch, m, n, x, count));
+    });
+}
+
+/// As [`build`] with packed weights, one matrix for each last batch index, and rows that each unit gathers: `gather` gives some rows of `A` as columns,
+/// `[k][chunk]`. The epilogue gets vectors of rows: batch indices, first row, column, vector of values, active lanes. [`Schedule::turned`] fits.
+pub fn build_turned(
+    kb: &mut KernelBuilder,
+    p: &MatmulProblem,
+    s: Schedule,
+    gather: &mut Gather<'_>,
+    weight: Buf,
+    epilogue: &mut Epilogue<'_>,
+) {
+    let (shape, width) = (s.tile, Dim::from(s.tile.width()));
+    let a = kb.local(DType::F32, &p.k * &Dim::from(s.chunk));
+    let square = kb.local(DType::F32, i64::from(shape.lanes).pow(2).into());
+    let sums = Sums::new(kb, s);
+    let zero = kb.index(0);
+    let first = kb.var(zero);
+    let mut enter = |kb: &mut KernelBuilder, flat_batch: Reg, (from, _): (Reg, Reg)| {
+        let batch = tile::unflatten(kb, flat_batch, &p.batch);
+        kb.set(first, from);
+        gather(kb, &batch, from, a);
+    };
+    each_panel(kb, p, s, Some(&mut enter), &mut |kb, flat_batch, panel, (m0, m1)| {
+        let batch = tile::unflatten(kb, flat_batch, &p.batch);
+        let (panel_width, len, a_stride) = (kb.dim(&width), kb.dim(&(&p.k * &width)), kb.index(s.chunk));
+        let n0 = kb.mul(panel, panel_width);
+        let panels = kb.dim(&p.n.ceil_div(&width));
+        let matrix = batch.last().map_or(zero, |g| kb.mul(*g, panels));
+        let which = kb.add(matrix, panel);
+        let column = kb.mul(which, len);
+        let next = kb.add(column, len);
+        let next = ReadAhead::new(kb, (weight, next), (shape.width(), tile::UNROLL, LINES), ((m0, m1), shape.rows));
+        let panel = Panel { buf: weight, column, next: Some(next) };
+        multiply(kb, (p, s), &sums, (m0, m1), (a, a_stride), &panel, &mut |kb, row, rows| {
+            let start = kb.get(first);
+            let row = kb.sub(row, start);
+            let each = (0..i64::from(rows)).map(|r| {
+                let r = kb.index(r);
+                kb.add(row, r)
+            });
+            each.collect()
+        });
+        let mut hand_on = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Reg| epilogue(kb, &batch, m, n, x, Some(count));
+        tile::hand_on_turned(kb, shape, (sums.buf, square), (m0, m1), (n0, &p.n), &mut hand_on);
+    });
+}
+
+/// A panel of the right operand.
+struct Panel {
+    buf: Buf,
+    /// Where it begins.
+    column: Reg,
+    /// Asks for the one after it.
+    next: Option<ReadAhead>,
+}
+
+/// The sums of some rows in a panel. `offsets` gives the offset in `a` of each row of a tile.
+fn multiply(
+    kb: &mut KernelBuilder,
+    (p, s): (&MatmulProblem, Schedule),
+    sums: &Sums,
+    (m0, m1): (Reg, Reg),
+    (a, a_stride): (Buf, Reg),
+    panel: &Panel,
+    offsets: &mut dyn FnMut(&mut KernelBuilder, Reg, u16) -> Vec<Reg>,
+) {
+    let shape = s.tile;
+    sums.in_blocks(kb, (m0, m1), &p.k, BLOCK_BYTES / shape.width() / 4 / 8 * 8, &mut |kb, from, to, all| {
+        tile::sweep_rows(kb, m0, m1, shape.rows, &mut |kb, row, rows| {
+            let offsets = offsets(kb, row, rows);
+            let input = TileInput {
+                a,
+                rows: &offsets,
+                a_stride,
+                b: panel.buf,
+                column: panel.column,
+                b_stride: kb.index(shape.width()),
+                counts: &vec![None; shape.vectors.into()],
+                k: &p.k,
+                ahead: panel.next.map(|next| next.tile(kb, row, (from, to))),
+            };
+            let place = sums.at(kb, m0, row);
+            let acc = tile::accumulate_part(kb, shape, &input, Part { from, to, sums: (!all).then_some(place) });
+            tile::store_accumulators(kb, shape, &acc, place);
+        });
     });
 }
 

@@ -45,8 +45,13 @@ impl TileShape {
 
     /// As [`TileShape::choose`], out of these.
     pub fn fastest(space: &[TileShape], n: &Dim) -> TileShape {
-        let time = |s: &TileShape| n.as_const().map_or(0, |n| (n + s.width() - 1) / s.width() * s.width() * s.slowness());
+        let time = |s: &TileShape| n.as_const().map_or(0, |n| s.time(n));
         space.iter().copied().min_by_key(|s| (time(s), -s.width())).unwrap_or(space[0])
+    }
+
+    /// Time of a row of `n` columns, in steps of `k`.
+    pub fn time(self, n: i64) -> i64 {
+        (n + self.width() - 1) / self.width() * self.width() * self.slowness()
     }
 
     /// Time of a multiply-add in a tile, in thousandths of the ideal: a step takes as many loads as it has rows and vectors, each of which delays it by
@@ -219,6 +224,52 @@ pub fn sweep_rows(kb: &mut KernelBuilder, lo: Reg, hi: Reg, rows: u16, body: &mu
         from = end;
         rows = rows.next_power_of_two() / 2;
     }
+}
+
+/// As [`hand_on`], as vectors of rows: first row, column, vector of values, active lanes. `square` holds as many vectors as they have lanes.
+pub fn hand_on_turned(
+    kb: &mut KernelBuilder,
+    shape: TileShape,
+    (buf, square): (Buf, Buf),
+    (m0, m1): (Reg, Reg),
+    (n0, n): (Reg, &Dim),
+    epilogue: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg, Reg),
+) {
+    let (zero, lanes, vectors, end) = (kb.index(0), kb.index(shape.lanes.into()), kb.index(shape.vectors.into()), kb.dim(n));
+    let (rows, width, one) = (kb.sub(m1, m0), kb.index(shape.width()), kb.index(1));
+    let last = kb.sub(rows, one);
+    kb.for_(zero, vectors, 1, Unroll::Few, |kb, v| {
+        let column = kb.mul(v, lanes);
+        let first = kb.add(n0, column);
+        let left = kb.sub(end, first);
+        let live = active(kb, left, shape.lanes.into());
+        kb.for_(zero, rows, shape.lanes.into(), Unroll::No, |kb, r| {
+            let each: Vec<Reg> = (0..i64::from(shape.lanes))
+                .map(|i| {
+                    // Beyond the last row, that one again.
+                    let i = kb.index(i);
+                    let row = kb.add(r, i);
+                    let row = kb.bin(BinOp::Min, row, last);
+                    let at = kb.mul(row, width);
+                    let at = kb.add(at, column);
+                    kb.load(buf, at, shape.lanes)
+                })
+                .collect();
+            for (i, x) in transpose(kb, &each, 1).into_iter().enumerate() {
+                let at = kb.index(i as i64 * i64::from(shape.lanes));
+                kb.store(square, at, x);
+            }
+            let left = kb.sub(rows, r);
+            let count = active(kb, left, shape.lanes.into());
+            let m = kb.add(m0, r);
+            kb.for_(zero, live, 1, Unroll::No, |kb, i| {
+                let at = kb.mul(i, lanes);
+                let x = kb.load(square, at, shape.lanes);
+                let n = kb.add(first, i);
+                epilogue(kb, m, n, x, count);
+            });
+        });
+    });
 }
 
 /// Active lanes of the vectors of a block of columns of which `left` exist; all `None` if `n` is a multiple of the width.

@@ -532,6 +532,39 @@ fn convolutions_of_rows_of_positions() {
     }
 }
 
+/// Few positions and many channels change places: one group and several, chunks of rows that end inside, batches, and an epilogue of vectors or of
+/// elements.
+#[test]
+fn convolutions_of_few_positions() {
+    for (x, w, [stride, pad], groups) in [
+        ([2, 5, 7, 7], [70, 5, 3, 3], [1, 1], 1),
+        ([1, 4, 13, 13], [48, 4, 3, 3], [1, 1], 1),
+        ([2, 12, 10, 5], [48, 12, 1, 1], [1, 0], 1),
+        ([2, 6, 9, 9], [96, 2, 3, 3], [2, 1], 3),
+        ([1, 8, 1, 33], [60, 4, 1, 1], [1, 0], 2),
+    ] {
+        let out = |a: usize| (x[a] + 2 * pad - w[a]) / stride + 1;
+        let (batch, text) = (x[0], |v: &[usize]| v.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+        let y = format!("N,{}", text(&[w[0], out(2), out(3)]));
+        for b in [vec![w[0], 1, 1], vec![batch, w[0], out(2), out(3)], vec![1, 1, 1, out(3)]] {
+            let dims = if b[0] == batch && b.len() == 4 && b[1] > 1 { y.clone() } else { text(&b) };
+            let params = format!("%0 \"x\": f32[N,{}], %1 \"b\": f32[{dims}]", text(&x[1..]));
+            let body = format!(
+                "%2: f32[{}] = constant() {{id = @c0}}\n%3: f32[{y}] = conv(%0, %2) {{strides = [{stride},{stride}], dilations = [1,1], lo = [{pad},{pad}], hi = [{pad},{pad}], groups = {groups}}}\n%4: f32[{y}] = map(%3, %1) {{body = {{2: i0 = add a0 a1; i1 = tanh i0; i1}}}}\nreturn %4 \"y\"",
+                text(&w)
+            );
+            let text = format!(
+                "module \"t\" {{\n dim N in 1..64\n const @c0 \"w\": f32[{}] = random(3)\n func @\"main\"({params}) {{\n%2: f32[{y}] = fused(%0, %1) {{body = func @\"r\"({params}) {{\n{body}\n}}}}\nreturn %2 \"y\"\n}}\n}}\n",
+                text(&w)
+            );
+            check(&text, &[&x, &b]);
+            let program =
+                lower::lower(&case(&text, &[&x, &b]).0, &Target::list("x86-64-v3").expect("a target")[0]).expect("it lowers");
+            assert!(program.to_string().contains("conv_turned"), "{program}");
+        }
+    }
+}
+
 /// Codes and what they decode to, bit by bit as the interpreter has them: ties, both ends, and what is no number.
 #[test]
 fn codes_are_those_of_the_interpreter() {
