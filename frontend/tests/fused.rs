@@ -62,6 +62,21 @@ fn products_and_convolutions_end_in_an_activation() {
     assert_eq!(one, two);
 }
 
+/// Tiles of a transposed convolution that lie side by side are rows of a product; with a padded result it is a convolution, of which the tiles are a
+/// part.
+#[test]
+fn tiles_side_by_side() {
+    let w = || vec![ramp("w", &[2, 3, 2, 3]), ramp("b", &[3])];
+    let transposed = |y: &str| with(node("ConvTranspose", &["x", "w", "b"], &[y]), ints("strides", &[2, 3]));
+    let tiles = result(vec![transposed("y")], &["2", "2", "3", "2"], w());
+    let padded = with(transposed("t"), ints("output_padding", &[1, 0]));
+    let cut = node("Slice", &["t", "zero", "end", "axis"], &["y"]);
+    let more = [int64s("zero", &[1], &[0]), int64s("end", &[1], &[6]), int64s("axis", &[1], &[2])];
+    let whole = result(vec![padded, cut], &["2", "2", "3", "2"], w().into_iter().chain(more).collect());
+    assert_eq!(tiles.len(), 2 * 3 * 6 * 6);
+    assert_eq!(tiles, whole);
+}
+
 #[test]
 fn an_unknown_activation_is_not_supported() {
     let mut m =
