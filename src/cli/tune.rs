@@ -93,18 +93,14 @@ pub fn run(a: &TuneArgs, quiet: bool) -> Result<(), Failure> {
             for p in best.keys() {
                 again.entry(p).or_default().push([0, 1].map(|i| time_of(p, &pair[i].compiled, &times[i])));
             }
-            whole.push(median(times[0].iter().map(|r| r.iter().sum()).collect()));
+            whole.push(median(times[0].iter().map(|r| r.iter().sum::<u64>() as f64)));
         }
-        let middle = |mut all: Vec<f64>| {
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        let whole = middle(whole).max(1.0);
+        let whole = median(whole).max(1.0);
         best.retain(|p, (_, ratio)| {
-            *ratio = middle(again[p].iter().map(|[d, c]| c / d.max(1.0)).collect());
+            *ratio = median(again[p].iter().map(|[d, c]| c / d.max(1.0)));
             let stays = *ratio < WORTH;
             if stays {
-                gain += middle(again[p].iter().map(|[d, c]| d - c).collect()) / whole;
+                gain += median(again[p].iter().map(|[d, c]| d - c)) / whole;
             }
             stays
         });
@@ -170,12 +166,13 @@ fn in_turns(
 fn time_of(problem: &str, compiled: &Compiled, runs: &[Vec<u64>]) -> f64 {
     let is_of = |l: &Launch| l.tunable.as_ref().is_some_and(|t| t.problem == problem);
     let launches = compiled.program.launches.iter().enumerate().filter(|(_, l)| is_of(l));
-    launches.map(|(i, _)| median(runs.iter().map(|r| r[i]).collect())).sum()
+    launches.map(|(i, _)| median(runs.iter().map(|r| r[i] as f64))).sum()
 }
 
-fn median(mut all: Vec<u64>) -> f64 {
-    all.sort_unstable();
-    all.get(all.len() / 2).map_or(0.0, |v| *v as f64)
+fn median(all: impl IntoIterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = all.into_iter().collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// The choices of a tuning file, for the targets that it was made for.

@@ -284,13 +284,7 @@ impl Patches<'_> {
         let (_, x) = self.x;
         let channels = kb.dim(&self.kernel[0]);
         let first = kb.mul(batch[1], channels);
-        let mut base = kb.dim(&x.offset);
-        for (i, stride) in [batch[0], first].into_iter().zip(&x.strides) {
-            let stride = kb.dim(stride);
-            let step = kb.mul(i, stride);
-            base = kb.add(base, step);
-        }
-        base
+        tile::place(kb, &x.offset, &x.strides, &[batch[0], first])
     }
 
     /// Fills a panel `[k][width]` with the patches from `n0` on, zero beyond the last: row by row of positions, since neighbours in a row read
@@ -366,7 +360,8 @@ impl Patches<'_> {
         let (taps, width) = (kb.dim(&self.kernel[1 + last]), kb.index(shape.width()));
         // For each row of the panel: where it begins, where its first element comes from, and whether that lies inside along the other axes.
         let each = |kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, Reg, Reg, Option<Reg>)| {
-            self.others(kb, &mut Vec::new(), &mut |kb, k| {
+            let others: Vec<Reg> = self.kernel[..=last].iter().map(|d| kb.dim(d)).collect();
+            tile::nest(kb, &others, &mut Vec::new(), &mut |kb, k| {
                 let mut row = kb.index(0);
                 for (i, d) in k.iter().zip(self.kernel) {
                     let d = kb.dim(d);
@@ -441,20 +436,6 @@ impl Patches<'_> {
         let ends_inside = kb.bin(BinOp::Eq, outer, width);
         let fills = kb.bin(BinOp::And, starts_inside, ends_inside);
         kb.if_(fills, |kb| each(kb, &whole), |kb| each(kb, &parts));
-    }
-
-    /// Loops over the channels and all axes of the window but the last.
-    fn others(&self, kb: &mut KernelBuilder, at: &mut Vec<Reg>, body: &mut dyn FnMut(&mut KernelBuilder, &[Reg])) {
-        if at.len() + 1 == self.kernel.len() {
-            body(kb, at);
-            return;
-        }
-        let (zero, n) = (kb.index(0), kb.dim(&self.kernel[at.len()]));
-        kb.for_(zero, n, 1, Unroll::No, |kb, i| {
-            at.push(i);
-            self.others(kb, at, body);
-            at.pop();
-        });
     }
 
     /// Adds "lies inside along this axis" to a condition, where padding makes it possible not to.

@@ -227,13 +227,7 @@ fn panels(
 
 /// `start + sum of at[i] * stride[i]`.
 pub(super) fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[Axis], at: &[Reg]) -> Reg {
-    let mut sum = kb.dim(start);
-    for (axis, i) in axes.iter().zip(at) {
-        let stride = kb.dim(&axis.stride);
-        let step = kb.mul(*i, stride);
-        sum = kb.add(sum, step);
-    }
-    sum
+    tile::place(kb, start, axes.iter().map(|a| &a.stride), at)
 }
 
 /// Applies the epilogue to a vector of the anchor and stores it.

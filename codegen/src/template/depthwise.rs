@@ -13,7 +13,7 @@ use transc_ir::op::Conv;
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::tile::{active, unflatten, whole_turns};
+use super::tile::{active, nest, place, unflatten, whole_turns};
 
 /// Taps along the last axis, which are unrolled.
 const MOST_TAPS: i64 = 64;
@@ -296,26 +296,4 @@ impl Depthwise<'_> {
             }
         }
     }
-}
-
-/// `offset + sum of at[i] * strides[i]`.
-fn place(kb: &mut KernelBuilder, offset: &Dim, strides: &[Dim], at: &[Reg]) -> Reg {
-    let mut sum = kb.dim(offset);
-    for (i, stride) in at.iter().zip(strides) {
-        let stride = kb.dim(stride);
-        let step = kb.mul(*i, stride);
-        sum = kb.add(sum, step);
-    }
-    sum
-}
-
-/// Loops inside one another, from 0 up to each end.
-fn nest(kb: &mut KernelBuilder, ends: &[Reg], at: &mut Vec<Reg>, body: &mut dyn FnMut(&mut KernelBuilder, &[Reg])) {
-    let Some(end) = ends.get(at.len()) else { return body(kb, at) };
-    let zero = kb.index(0);
-    kb.for_(zero, *end, 1, Unroll::No, |kb, i| {
-        at.push(i);
-        nest(kb, ends, at, body);
-        at.pop();
-    });
 }

@@ -454,6 +454,28 @@ pub fn unflatten(kb: &mut KernelBuilder, flat: Reg, dims: &[Dim]) -> Vec<Reg> {
     out
 }
 
+/// `start + sum of at[i] * strides[i]`.
+pub fn place<'a>(kb: &mut KernelBuilder, start: &Dim, strides: impl IntoIterator<Item = &'a Dim>, at: &[Reg]) -> Reg {
+    let mut sum = kb.dim(start);
+    for (stride, i) in strides.into_iter().zip(at) {
+        let stride = kb.dim(stride);
+        let step = kb.mul(*i, stride);
+        sum = kb.add(sum, step);
+    }
+    sum
+}
+
+/// Loops inside one another, from 0 up to each end.
+pub fn nest(kb: &mut KernelBuilder, ends: &[Reg], at: &mut Vec<Reg>, body: &mut dyn FnMut(&mut KernelBuilder, &[Reg])) {
+    let Some(end) = ends.get(at.len()) else { return body(kb, at) };
+    let zero = kb.index(0);
+    kb.for_(zero, *end, 1, Unroll::No, |kb, i| {
+        at.push(i);
+        nest(kb, ends, at, body);
+        at.pop();
+    });
+}
+
 /// Calls `body` with first column and place of every panel `[len][width]`.
 pub fn each_panel(
     kb: &mut KernelBuilder,

@@ -10,6 +10,7 @@ use transc_runtime::{self as runtime, Session, SessionOptions};
 
 mod attention;
 mod bf16;
+mod convolutions;
 mod device;
 mod kernels;
 mod ptx;

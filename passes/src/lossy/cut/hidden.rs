@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use transc_ir::Value;
 use transc_ir::interp::Tensor;
 use transc_ir::op::{Concat, Gather, Op, Slice, TypeError};
-use transc_ir::scalar::{BinOp, Literal};
+use transc_ir::scalar::Literal;
 use transc_ir::tensor::{Builder, NodeId};
 use transc_ir::types::Dim;
 
-use super::narrow::{Cut, constant};
+use super::narrow::{Cut, constant, scaled};
 use super::reads::Keep;
 use super::stream::Stream;
 
@@ -78,13 +78,7 @@ impl Hidden {
 
     /// A value of the embeddings, multiplied; `old` is what it was before the rewrite.
     pub(super) fn scale(&self, b: &mut Builder<'_>, old: Value, v: Value) -> Result<Value, TypeError> {
-        let Some(axis) = self.scaled.get(&old) else { return Ok(v) };
-        let ty = b.ty(v).clone();
-        let by = constant(b, "", Tensor::from_f32(&[self.scale.len()], &self.scale))?;
-        let by = b.cast(ty.dtype, by)?;
-        let dims: Vec<Dim> = std::iter::once(self.scale.len()).chain((axis + 1..ty.rank()).map(|_| 1)).map(Dim::from).collect();
-        let by = b.reshape(by, dims)?;
-        b.bin(BinOp::Mul, v, by)
+        self.scaled.get(&old).map_or(Ok(v), |axis| scaled(b, v, *axis, &self.scale))
     }
 
     /// A norm of operands that have the kept dims alone.

@@ -141,12 +141,10 @@ impl Narrow<'_> {
         let op = rebuilt(&node.op, &given);
         // What a slice took is all that is left.
         let all = matches!(&op, Op::Slice(s) if s.sizes == b.ty(new[0]).dims && s.starts.iter().all(|d| d.is(0)));
-        let v = match &self.changes.hidden {
+        let inside = self.changes.hidden.as_ref().and_then(|h| Some((h, h.inside(id)?)));
+        let v = match inside {
             _ if all => new[0],
-            Some(h) => match h.inside(id) {
-                Some(axis) => h.norm(b, op, &new, axis)?,
-                None => b.add(op, &new)?,
-            },
+            Some((h, axis)) => h.norm(b, op, &new, axis)?,
             None => b.add(op, &new)?,
         };
         self.handed_on(b, node, v).map(Some)
@@ -289,8 +287,8 @@ fn selected(b: &mut Builder<'_>, id: ConstId, axis: usize, at: &[usize]) -> Resu
     constant(b, &name, Tensor { dtype: t.dtype, dims, data })
 }
 
-/// A weight with the rows along an axis multiplied.
-fn scaled(b: &mut Builder<'_>, w: Value, axis: usize, by: &[f32]) -> Result<Value, TypeError> {
+/// A weight, or another value, with the rows along an axis multiplied.
+pub(super) fn scaled(b: &mut Builder<'_>, w: Value, axis: usize, by: &[f32]) -> Result<Value, TypeError> {
     let (rank, dtype) = (b.ty(w).rank(), b.ty(w).dtype);
     let constant_f32 = b.func.def_node(w).and_then(|n| match &n.op {
         Op::Constant(c) if dtype == DType::F32 => Some(c.id),
