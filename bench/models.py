@@ -9,7 +9,8 @@ NAME-sparse-80 and NAME-sparse-90 are the model after 80 or 90 % of the weights 
 NAME-int8 is the model with static 8-bit quantisation of every product, those of attention included (QDQ: u8
 activations, s8 weights per output channel), NAME-linear8 with that of the products with weights alone. NAME-int8-80,
 NAME-int8-90 and so on are the same after 80 or 90 % of the weights were pruned in 4x1 blocks: four neighbours along N of
-a [K, N] weight are kept or zeroed together.
+a [K, N] weight are kept or zeroed together. Other blocks are named behind the share: NAME-int8-80-1x4 (four along K),
+NAME-int8-80-1x1 (one by one), NAME-sparse-80-4x1.
 """
 
 import argparse
@@ -177,9 +178,12 @@ BUILDERS = {
 }
 
 
-# variant -> kind, share of the weights that is pruned
-VARIANTS = {f"-{kind}{'-' + str(share) if share else ''}": (kind, share / 100)
-            for kind in ("int8", "linear8", "sparse") for share in (0, 80, 90) if share or kind != "sparse"}
+# kind -> blocks of outputs by inputs that are pruned together, the usual ones first
+BLOCKS = {"int8": ("4x1", "1x4", "1x1"), "linear8": ("4x1", "1x4", "1x1"), "sparse": ("1x1", "4x1")}
+# variant -> kind, share of the weights that is pruned, blocks
+VARIANTS = {f"-{kind}": (kind, 0, "1x1") for kind in ("int8", "linear8")} | {
+    f"-{kind}-{share}{'' if block == blocks[0] else '-' + block}": (kind, share / 100, block)
+    for kind, blocks in BLOCKS.items() for block in blocks for share in (80, 90)}
 COMPRESSED = ("bert-base", "bert-distil", "bert-mini", "minilm", "deit-s")
 NAMES = [*BUILDERS, *(name + variant for name in COMPRESSED for variant in VARIANTS)]
 
@@ -192,13 +196,12 @@ def export(model, path):
                           input_names=list(model.inputs), output_names=list(model.outputs))
 
 
-def prune(weight, share, block):
-    """Zeroes the given share of the blocks along the last axis: those of the smallest magnitude."""
+def prune(weight, share, outputs, inputs):
+    """Zeroes the given share of the blocks of a [K, N] weight: those of the smallest magnitude."""
     k, n = weight.shape
-    blocks = weight.reshape(k, n // block, block)
-    size = np.abs(blocks).sum(axis=2)
-    keep = size >= np.quantile(size, share)
-    return (blocks * keep[:, :, None]).reshape(k, n)
+    blocks = weight.reshape(k // inputs, inputs, n // outputs, outputs)
+    size = np.abs(blocks).sum(axis=(1, 3), keepdims=True)
+    return (blocks * (size >= np.quantile(size, share))).reshape(k, n)
 
 
 class Calibration(quantization.CalibrationDataReader):
@@ -220,7 +223,7 @@ class Calibration(quantization.CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def compress(source, path, kind, share, models):
+def compress(source, path, kind, share, block, models):
     """Prunes every MatMul that has a constant weight, and quantises what the kind says."""
     model = onnx.load(source)
     weights = {w.name: w for w in model.graph.initializer}
@@ -228,7 +231,7 @@ def compress(source, path, kind, share, models):
     if share > 0:
         for node in nodes:
             weight = weights[node.input[1]]
-            pruned = prune(onnx.numpy_helper.to_array(weight), share, 1 if kind == "sparse" else 4)
+            pruned = prune(onnx.numpy_helper.to_array(weight), share, *map(int, block.split("x")))
             weight.CopyFrom(onnx.numpy_helper.from_array(pruned, weight.name))
     if kind == "sparse":
         return onnx.save(model, path)

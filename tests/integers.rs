@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use transc::ir::Module;
 use transc::ir::interp::{Tensor, eval_module};
 use transc::ir::text::parse_module;
+use transc::ir::types::DType;
 use transc::{Compiler, Target};
 
 use crate::kit;
@@ -132,7 +133,7 @@ fn codes_of_a_whole_model_are_the_same_everywhere() {
     );
     let module = parse_module(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let program = Compiler::new().target(Target::X86_64_V4).lower(&module).expect("it lowers");
-    assert_eq!(program.layers.iter().filter(|(_, l)| l.int8).count(), 3, "all products are of integers");
+    assert_eq!(program.layers.iter().filter(|(_, l)| l.dtype == DType::I8).count(), 3, "all products are of integers");
     let input: Vec<f32> = codes(3 * 7 * WIDTH, -128, 127, 9).iter().map(|v| *v as f32 / 32.0).collect();
     same_everywhere("model", &module, &[Tensor::from_f32(&[3, 7, WIDTH], &input)]);
 }

@@ -33,6 +33,6 @@ pub use compiled::{Compiled, EmitOptions, compile, compile_all};
 pub use error::CodegenError;
 pub use panels::Panels;
 pub use program::{Arg, Launch, LayerChoice, Matrix, PackedConst, Packing, Program, Tunable, Work};
-pub use sparse::{Sparse, SparsePart};
+pub use sparse::{Block, Sparse, SparsePart};
 pub use target::Target;
 pub use tuning::Tuning;

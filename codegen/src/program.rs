@@ -8,7 +8,7 @@ use transc_ir::types::{DType, Dim, Ranges, TensorType};
 
 use crate::codes::Codes;
 use crate::panels::Panels;
-use crate::sparse::Sparse;
+use crate::sparse::{Block, Sparse};
 use crate::{CodegenError, interleave, math};
 
 /// A model lowered to loops.
@@ -39,12 +39,12 @@ pub struct Program {
 /// The kernel of a product by a constant weight, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerChoice {
-    /// Integer codes.
-    pub int8: bool,
+    /// Element type of the weight's numbers that are multiplied.
+    pub dtype: DType,
     /// Bits in which an element of the weight is stored.
     pub bits: usize,
-    /// Columns of a block of the sparse kernel; 0 for the dense one.
-    pub sparse: usize,
+    /// Blocks of the sparse kernel; `None` for the dense one.
+    pub sparse: Option<Block>,
     /// Multiply-adds of the kernel per row of the activation, and those of a dense one.
     pub macs: (usize, usize),
     /// Share of the weight's elements that are zero.
@@ -145,7 +145,7 @@ impl PackedConst {
         match self.packing {
             Packing::Raw => self.source.bytes().len(),
             Packing::Panels(p) => p.len_bytes(size),
-            Packing::Sparse(s) => s.len_bytes(size),
+            Packing::Sparse(s) => s.len_bytes(),
             Packing::Codes(c) => c.len_bytes(),
         }
     }
@@ -156,7 +156,7 @@ impl PackedConst {
         match self.packing {
             Packing::Raw => out.copy_from_slice(src),
             Packing::Panels(p) => p.write(src, size, out),
-            Packing::Sparse(s) => s.write(src, size, out),
+            Packing::Sparse(s) => s.write(src, out),
             Packing::Codes(c) => c.write(src, out),
         }
     }

@@ -21,31 +21,41 @@ pub struct Target {
 const V3: &[&str] = &["avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
 /// What x86-64-v4 adds.
 const V4: &[&str] = &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
-/// Extensions used where the host has them: dot products of bytes, of pairs of `bf16`, look-up of bytes in registers, and matrix registers.
-const EXTRA: &[&str] = &[VNNI, BF16, VBMI, AMX[0], AMX[1], AMX[2]];
+/// Extensions to v4 that are used where the host has them: dot products of bytes, of pairs of `bf16`, look-up of bytes in registers, and matrix
+/// registers.
+const BEYOND_V4: &[&str] = &[VNNI, BF16, VBMI, AMX[0], AMX[1], AMX[2]];
 /// The same without matrix registers.
 const NO_AMX: &[&str] = &[VNNI, BF16, VBMI];
+/// Those to v3.
+const BEYOND_V3: &[&str] = &[AVX_VNNI];
 const VNNI: &str = "avx512vnni";
+const AVX_VNNI: &str = "avxvnni";
 const BF16: &str = "avx512bf16";
 const VBMI: &str = "avx512vbmi";
 /// Matrix registers with products of bytes and of `bf16`: no processor has one without the others.
 const AMX: [&str; 3] = ["amx-tile", "amx-int8", "amx-bf16"];
+/// What processors of AMD have and those of Intel have not.
+const AMD: &str = "sse4a";
 
-/// Processors by name: which of [`EXTRA`] they have beyond v4, or none for v3. Only these features are used, so that what is checked at
-/// load is all that the code may contain.
-const PROCESSORS: &[(&str, Option<&[&str]>)] = &[
-    ("haswell", None),
-    ("skylake", None),
-    ("znver2", None),
-    ("znver3", None),
-    ("skylake-avx512", Some(&[])),
-    ("cascadelake", Some(&[VNNI])),
-    ("icelake-server", Some(&[VNNI, VBMI])),
-    ("cooperlake", Some(&[VNNI, BF16])),
-    ("sapphirerapids", Some(EXTRA)),
-    ("graniterapids", Some(EXTRA)),
-    ("znver4", Some(NO_AMX)),
-    ("znver5", Some(NO_AMX)),
+/// Processors by name: the level, and which extensions they have beyond it. Only these features are used, so that what is checked at
+/// load is all that the code may contain. Intel's vectors sum pairs of `bf16` at half the rate of two units for `f32`: without matrix registers
+/// [`BF16`] is not among what is used.
+const PROCESSORS: &[(&str, Target, &[&str])] = &[
+    ("haswell", Target::X86_64_V3, &[]),
+    ("skylake", Target::X86_64_V3, &[]),
+    ("alderlake", Target::X86_64_V3, BEYOND_V3),
+    ("arrowlake", Target::X86_64_V3, BEYOND_V3),
+    ("sierraforest", Target::X86_64_V3, BEYOND_V3),
+    ("znver2", Target::X86_64_V3, &[]),
+    ("znver3", Target::X86_64_V3, &[]),
+    ("skylake-avx512", Target::X86_64_V4, &[]),
+    ("cascadelake", Target::X86_64_V4, &[VNNI]),
+    ("cooperlake", Target::X86_64_V4, &[VNNI]),
+    ("icelake-server", Target::X86_64_V4, &[VNNI, VBMI]),
+    ("sapphirerapids", Target::X86_64_V4, BEYOND_V4),
+    ("graniterapids", Target::X86_64_V4, BEYOND_V4),
+    ("znver4", Target::X86_64_V4, NO_AMX),
+    ("znver5", Target::X86_64_V4, NO_AMX),
 ];
 
 impl Target {
@@ -78,9 +88,13 @@ impl Target {
     pub fn host() -> Target {
         let has = |f: &&&str| transc_runtime::has_feature(f);
         if !V4.iter().all(|f| has(&f)) {
-            return Target::X86_64_V3;
+            return Target { extra: BEYOND_V3.iter().filter(has).copied().collect(), ..Target::X86_64_V3 };
         }
-        Target { extra: EXTRA.iter().filter(has).copied().collect(), ..Target::X86_64_V4 }
+        let mut target = Target { extra: BEYOND_V4.iter().filter(has).copied().collect(), ..Target::X86_64_V4 };
+        if !target.has_matrices() && !has(&&AMD) {
+            target.extra.retain(|f| *f != BF16);
+        }
+        target
     }
 
     /// The names of all targets.
@@ -155,7 +169,7 @@ impl Target {
 
     /// True if there is an instruction for sums of products of bytes.
     pub fn has_byte_dot(&self) -> bool {
-        self.extra.contains(&VNNI)
+        self.extra.iter().any(|f| [VNNI, AVX_VNNI].contains(f))
     }
 
     /// True if there is an instruction that looks bytes up in a table of 128.
@@ -197,10 +211,9 @@ impl FromStr for Target {
             "cuda:sm_80" => Ok(Target::CUDA_SM_80),
             "cuda:sm_90a" => Ok(Target::CUDA_SM_90A),
             other => {
-                let (name, extra) =
-                    PROCESSORS.iter().find(|(n, _)| *n == other).ok_or_else(|| CodegenError::UnknownTarget(other.into()))?;
-                let base = if extra.is_some() { Target::X86_64_V4 } else { Target::X86_64_V3 };
-                Ok(Target { name, tune: Some(name), extra: extra.unwrap_or_default().to_vec(), ..base })
+                let (name, level, extra) =
+                    PROCESSORS.iter().find(|p| p.0 == other).ok_or_else(|| CodegenError::UnknownTarget(other.into()))?;
+                Ok(Target { name, tune: Some(name), extra: extra.to_vec(), ..level.clone() })
             }
         }
     }
@@ -218,7 +231,7 @@ mod tests {
         assert_eq!(names("x86-64-v4,x86-64-v3,znver4"), ordered);
         assert!(names("x86-64-v3,cuda:sm_80").is_err() && names("x86-64-v3,").is_err() && names("z80").is_err());
         assert_eq!(names("cuda:sm_80"), Ok(vec!["cuda:sm_80"]));
-        for (name, _) in PROCESSORS {
+        for (name, ..) in PROCESSORS {
             let t: Target = name.parse().expect("known");
             assert!(t.processor().starts_with("x86-64-v") && t.features().contains(&"avx2"), "{name}");
         }

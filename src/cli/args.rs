@@ -120,7 +120,8 @@ pub struct LossyArgs {
     /// `mask=FILE.safetensors`.
     #[arg(long, value_name = "WHAT=SHARE,..")]
     pub prune_structured: Option<String>,
-    /// Set small weights to zero: `prune-4x1=SHARE`, `prune-2:4` or `prune-unstructured=SHARE`. Zeros that are there are used without this.
+    /// Set small weights to zero: `prune-4x1=SHARE` in blocks of outputs by inputs (also `1x4` and `4x4`), `prune-2:4` or
+    /// `prune-unstructured=SHARE`. Zeros that are there are used without this.
     #[arg(long, value_name = "PATTERN")]
     pub sparse: Option<String>,
     /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]][,outliers=MAGNITUDE]`

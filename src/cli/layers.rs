@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use transc::ir::types::DType;
 use transc::{Compiled, Tensor};
 use transc_codegen::{Arg, LayerChoice, Program};
 
@@ -102,11 +103,11 @@ fn costs(compiled: &Compiled, inputs: &[(String, Tensor)], threads: usize) -> Re
 /// What multiplies in a layer.
 fn kernel(p: &Program, path: &str) -> String {
     let name = |l: &LayerChoice| {
-        let dtype = if l.int8 { "int8" } else { "f32" };
-        match (l.sparse, l.bits) {
-            (0, bits) if !l.int8 && bits < 32 => format!("{dtype} w{bits}"),
-            (0, _) => dtype.into(),
-            (block, _) => format!("{dtype} {block}x1"),
+        let dtype = if l.dtype == DType::I8 { "int8".into() } else { l.dtype.to_string() };
+        match l.sparse {
+            Some(block) => format!("{dtype} {block}"),
+            None if l.bits < 8 * l.dtype.size_bytes() => format!("{dtype} w{}", l.bits),
+            None => dtype,
         }
     };
     p.layers.iter().find(|(loc, _)| loc.path() == path).map_or_else(|| "-".into(), |(_, l)| name(l))

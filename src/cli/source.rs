@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use transc::ir::diag::Fault;
 use transc::ir::interp::Tensor as Plain;
 use transc::ir::op::Op;
-use transc::ir::types::Dim;
+use transc::ir::types::{DType, Dim};
 use transc::ir::{Func, Loc, Module};
 use transc::passes::{Codes, Coverage, CutError, CutSpec, Masks, MergeSpec, PassCx, Precision, WeightError, WeightSpec};
 use transc::runtime::Plan;
@@ -192,24 +192,29 @@ pub fn coverage_json(coverage: &Coverage, p: Option<&Program>) -> Json {
     let mut all: Json = coverage.iter().map(count).collect();
     let Some(p) = p else { return all };
     let count = |f: &dyn Fn(&LayerChoice) -> bool| p.layers.iter().filter(|(_, l)| f(l)).count();
-    let (zeros, sparse) = (count(&|l| l.zeros > MANY_ZEROS), count(&|l| l.sparse > 0));
+    let (zeros, sparse) = (count(&|l| l.zeros > MANY_ZEROS), count(&|l| l.sparse.is_some()));
     all["sparse"] = json!({ "fused": sparse, "found": zeros });
-    all["int8"] = json!({ "fused": count(&|l| l.int8), "found": count(&|_| true) });
+    all["int8"] = json!({ "fused": count(&is_int8), "found": count(&|_| true) });
     all
+}
+
+fn is_int8(l: &LayerChoice) -> bool {
+    l.dtype == DType::I8
 }
 
 /// How each layer with a constant weight is computed.
 pub fn layers(p: &Program) -> Vec<Json> {
     let layer = |(loc, l): &(Loc, LayerChoice)| {
         let cost = l.sparse_cost.is_finite().then_some(l.sparse_cost);
-        json!({ "node": loc.path(), "int8": l.int8, "bits": l.bits, "block": l.sparse, "zeros": l.zeros, "sparse_cost": cost })
+        let block = l.sparse.map(|b| b.to_string());
+        json!({ "node": loc.path(), "int8": is_int8(l), "bits": l.bits, "block": block, "zeros": l.zeros, "sparse_cost": cost })
     };
     p.layers.iter().map(layer).collect()
 }
 
 /// Says which weights with zeros stay dense, and why.
 pub fn print_layer_remarks(p: &Program, pass: &str) {
-    let dense = p.layers.iter().filter(|(_, l)| l.zeros > MANY_ZEROS && l.sparse == 0);
+    let dense = p.layers.iter().filter(|(_, l)| l.zeros > MANY_ZEROS && l.sparse.is_none());
     for (loc, l) in dense.filter(|_| pass.is_empty() || pass == "lower") {
         let (zeros, cost) = (l.zeros * 100.0, l.sparse_cost);
         eprintln!(

@@ -21,7 +21,7 @@ use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::panels::Panels;
 use crate::program::{LayerChoice, Matrix, Packing};
-use crate::sparse::{Sparse, SparsePart};
+use crate::sparse::{Block, NonZero, Sparse, SparsePart};
 use crate::template::bytes::Waiting;
 use crate::template::groups::Group;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
@@ -42,11 +42,11 @@ struct Layer<'a> {
     contract: &'a Contract,
     /// The activation, contiguous along the sums, or along the rows if `turned`.
     a: Operand,
-    /// The weight.
-    b: Operand,
     roles: Roles,
     matrix: Matrix,
     id: transc_ir::ConstId,
+    /// Element type of the weight.
+    dtype: DType,
     rows: Vec<Dim>,
     m: Dim,
     /// Activation `[k, m]` and result `[n, m]`, one label each.
@@ -68,7 +68,7 @@ impl<'a> Layer<'a> {
     fn find(r: &Region, node: &'a Node) -> Option<Self> {
         let Op::Contract(c) = &node.op else { return None };
         let operand = |i: usize, labels: &[u8]| {
-            let v = node.operands[i];
+            let v = r.body.unrounded(node.operands[i]);
             Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
         };
         let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
@@ -98,7 +98,8 @@ impl<'a> Layer<'a> {
         };
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|a| a.extent).collect();
         let m = rows.iter().product();
-        Some(Self { contract: c, a, b, roles, matrix, id, rows, m, turned, handed: r.handed })
+        let dtype = r.ty(b.view.base).dtype;
+        Some(Self { contract: c, a, roles, matrix, id, dtype, rows, m, turned, handed: r.handed })
     }
 
     /// The offset of a row of the activation, or of a row of sums if `turned`.
@@ -139,6 +140,10 @@ impl<'a> Layer<'a> {
 
     fn problem(&self) -> MatmulProblem {
         MatmulProblem { batch: Vec::new(), m: self.m.clone(), n: Dim::from(self.matrix.n), k: Dim::from(self.matrix.k) }
+    }
+
+    fn is_int8(&self) -> bool {
+        self.dtype == DType::I8
     }
 
     fn macs(&self) -> Dim {
@@ -183,52 +188,85 @@ impl Dense {
     }
 }
 
-/// Cost of a product per row of the activation, in multiply-adds of the dense kernel of vectors.
+/// Cost of a product per row of the activation, in multiply-adds of the dense kernel of vectors for the same element type.
 mod cost {
+    use transc_ir::types::DType;
+
+    use crate::Target;
     use crate::program::Matrix;
+    use crate::template::groups::Group;
     use crate::template::spmm::Schedule;
 
     /// What turning an element of the activation costs, and an element of the result.
     const TURN: [usize; 2] = [10, 40];
 
-    /// How many times faster a product on matrix registers is than one of vectors: their instruction eight times, reading weights and finishing results not.
-    const MATRICES: f64 = 3.0;
+    /// How many times faster a product of bytes on matrix registers is than one of vectors: their instruction eight times, reading weights and
+    /// finishing results not. And one of `bf16` than sparse ones, which are of `f32` there.
+    const MATRICES: [f64; 2] = [3.0, 6.0];
 
-    pub(super) fn dense(m: Matrix, matrices: bool) -> f64 {
-        (m.k * m.n) as f64 / if matrices { MATRICES } else { 1.0 }
+    pub(super) fn dense(m: Matrix, dtype: DType, target: &Target) -> f64 {
+        let faster = match dtype {
+            DType::I8 if target.has_matrices() => MATRICES[0],
+            DType::Bf16 if target.has_matrices() => MATRICES[1],
+            _ => 1.0,
+        };
+        (m.k * m.n) as f64 / faster
     }
 
     /// `macs` of a sparse kernel; `fill` is the share of a tile's rows that exist.
-    pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, fill: f64) -> f64 {
-        // Blocks of one column load as much as they multiply. Few registers spill the tile.
-        let slow = if s.height == 1 { 1.7 } else { 1.05 } * if s.lanes == 16 { 1.0 } else { 2.0 };
-        let turn = |turned: bool| if s.int8 { 1.0 } else { 0.25 } * if turned { 0.2 } else { 1.0 };
+    pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, target: &Target, fill: f64) -> f64 {
+        // Blocks of one column load as much as they multiply; groups of rows that are no neighbours are unpacked first.
+        let slow = match (s.block.columns, s.whole_groups(), s.group) {
+            (1, true, _) => 1.5,
+            (1, false, Some(Group::Bytes)) => 3.2,
+            (1, false, _) => 1.7,
+            (_, false, Some(_)) => 1.4,
+            _ => 1.2,
+        };
+        let turn = |turned: bool| if s.is_int() { 1.0 } else { 0.25 } * if turned { 0.2 } else { 1.0 };
+        // Half as many products to an instruction.
+        let slow = if s.group == Some(Group::Words) && target.has_byte_dot() { 2.0 * slow } else { slow };
         let turns = turn(s.turned_in) * (TURN[0] * m.k) as f64 + turn(s.turned_out) * (TURN[1] * m.n) as f64;
         (macs as f64 * slow + turns) / fill
     }
 }
 
+/// The blocks that kernels have for weights of an element type, and what an instruction sums for them.
+fn candidates(dtype: DType, target: &Target) -> Vec<(Block, Option<Group>)> {
+    let group = match dtype {
+        DType::I8 if target.has_byte_dot() => Some(Group::Bytes),
+        DType::I8 => Some(Group::Words),
+        DType::Bf16 if target.multiplies_bf16() && !target.has_matrices() => Some(Group::Bf16),
+        _ => None,
+    };
+    // Four vectors of unpacked bytes and their sums want more than 16 registers.
+    let tall = if group == Some(Group::Bytes) && target.lanes() < 16 { Some(Group::Words) } else { group };
+    let rows = group.map_or(1, Group::size) as u16;
+    let mut all: Vec<_> = [(4, 1, tall), (4, rows, group), (1, rows, group), (1, 1, group)]
+        .map(|(columns, rows, group)| (Block { columns, rows }, group))
+        .into();
+    all.dedup();
+    all
+}
+
 /// Chooses the kernel of a layer: the sparse one where it is faster.
-fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
-    let (m, size) = (layer.matrix, if int8 { 1 } else { 4 });
-    let zeros = src.chunks_exact(size).filter(|e| e.iter().all(|b| *b == 0)).count() as f64 * size as f64 / src.len() as f64;
-    let mut choice =
-        LayerChoice { int8, bits: 8 * size, sparse: 0, macs: (m.k * m.n, m.k * m.n), zeros, sparse_cost: f64::INFINITY };
-    // Quads of bytes multiply four columns at once; floats can also go one by one.
-    let heights: &[u16] = if int8 { &[4] } else { &[4, 1] };
+fn choose(layer: &Layer<'_>, src: &[u8], target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
+    let (m, dtype) = (layer.matrix, layer.dtype);
+    let size = dtype.size_bytes();
+    let nonzero = NonZero::of(src, dtype, m);
+    let zeros = nonzero.zeros();
+    let macs = (m.k * m.n, m.k * m.n);
+    let mut choice = LayerChoice { dtype, bits: 8 * size, sparse: None, macs, zeros, sparse_cost: f64::INFINITY };
     let mut best = None;
     // Blocks of zeros cannot be more than zeros.
-    for height in heights.iter().filter(|_| zeros > 0.25) {
+    let candidates = if zeros > 0.25 { candidates(dtype, target) } else { Vec::new() };
+    for (block, group) in candidates {
         let (turned_in, turned_out) = (layer.turned || layer.handed.operand, layer.turned || layer.handed.result);
-        let s = spmm::Schedule {
-            turned_in,
-            turned_out,
-            ..spmm::Schedule::choose(target.lanes(), target.has_byte_dot(), *height, int8)
-        };
+        let s = spmm::Schedule { lanes: target.lanes(), block, group, turned_in, turned_out };
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
-        let sparse = Sparse::new(src, size, m, s);
-        let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m, int8 && target.has_matrices());
+        let sparse = Sparse::new(&nonzero, dtype, m, s);
+        let cost = cost::sparse(m, sparse.macs(), s, target, rows) / cost::dense(m, dtype, target);
         if cost < choice.sparse_cost {
             choice.sparse_cost = cost;
             best = Some((sparse, s));
@@ -236,22 +274,24 @@ fn choose(layer: &Layer<'_>, src: &[u8], int8: bool, target: &Target) -> (LayerC
     }
     let best = best.filter(|_| choice.sparse_cost < 1.0);
     if let Some((s, _)) = best {
-        (choice.sparse, choice.macs.0) = (s.height, s.macs());
+        (choice.sparse, choice.macs.0) = (Some(s.block), s.macs());
     }
     (choice, best)
 }
 
-/// The layer of a region, and whether it multiplies bytes; `None` where no template fits.
-fn layer_of<'a>(r: &Region, anchor: Value, node: &'a Node) -> Option<(Layer<'a>, bool)> {
+/// The layer of a region; `None` where no template fits.
+fn layer_of<'a>(r: &Region, anchor: Value, node: &'a Node) -> Option<Layer<'a>> {
     if r.ty(r.roots()[0]).dims != r.ty(anchor).dims {
         return None;
     }
     let layer = Layer::find(r, node)?;
-    match (r.ty(layer.a.view.base).dtype, r.ty(layer.b.view.base).dtype, r.ty(anchor).dtype) {
-        (DType::U8, DType::I8, DType::I32) => Some((layer, true)),
-        (DType::F32, DType::F32, DType::F32) => Some((layer, false)),
-        _ => None,
-    }
+    let types = (r.ty(layer.a.view.base).dtype, layer.dtype, r.ty(anchor).dtype);
+    let fits = match types {
+        (DType::U8, DType::I8, DType::I32) | (DType::F32, DType::F32, DType::F32) => true,
+        (DType::F32 | DType::Bf16, DType::Bf16, DType::F32) => node.operands.iter().all(|v| r.ty(*v).dtype == DType::Bf16),
+        _ => false,
+    };
+    fits.then_some(layer)
 }
 
 /// Values that one sparse layer makes and another one takes: stored with rows and columns exchanged, neither has to turn them.
@@ -265,7 +305,7 @@ pub(crate) fn handed_on(m: &Module, target: &Target) -> HashSet<Value> {
     for (_, node) in f.nodes() {
         let region = Region::new(f, node, m);
         let Some((anchor, product)) = region.anchor.and_then(|v| Some((v, region.body.def_node(v)?))) else { continue };
-        let Some((layer, int8)) = layer_of(&region, anchor, product).filter(|(l, _)| !l.turned) else { continue };
+        let Some(layer) = layer_of(&region, anchor, product).filter(|l| !l.turned) else { continue };
         let given = region.body.params().iter().zip(&node.operands).find(|((_, v), _)| *v == layer.a.view.base).map(|(_, v)| *v);
         let given = given.filter(|v| {
             let whole = layer.a.view.offset.is(0)
@@ -281,7 +321,7 @@ pub(crate) fn handed_on(m: &Module, target: &Target) -> HashSet<Value> {
         if given.is_none() && !may {
             continue;
         }
-        let sparse = region.consts.get(layer.id).is_some_and(|c| choose(&layer, c.bytes(), int8, target).1.is_some());
+        let sparse = region.consts.get(layer.id).is_some_and(|c| choose(&layer, c.bytes(), target).1.is_some());
         if sparse {
             handed.extend(given);
             open.extend(may.then(|| (result, (layer.m.clone(), layer.matrix.n))));
@@ -378,16 +418,16 @@ struct Plan {
 
 /// The kernel of a product by a constant weight, of bytes or with zeros; `None` where no template fits.
 pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Lowered> {
-    let (layer, int8) = layer_of(r, anchor, node)?;
-    let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), int8, target);
+    let layer = layer_of(r, anchor, node)?;
+    let (choice, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), target);
     r.layer.set(Some(choice));
-    let bytes = int8 && becomes_bytes(r, anchor, &layer, target);
+    let bytes = layer.is_int8() && becomes_bytes(r, anchor, &layer, target);
     let least = if sparse.is_some() { LOOK_UP } else { TURNED_LOOK_UP };
     let split = (bytes && target.looks_up_bytes()).then(|| table::split(r, anchor, layer.matrix.n, least)).flatten();
     let plan = Plan { choice, sparse, bytes, looks_up: split.is_some() };
     let Some(split) = split else { return kernel_of(r, anchor, &layer, plan, target) };
     let node = split.region.body.def_node(split.anchor)?;
-    let (layer, _) = layer_of(&split.region, split.anchor, node)?;
+    let layer = layer_of(&split.region, split.anchor, node)?;
     let lowered = kernel_of(&split.region, split.anchor, &layer, plan, target);
     r.table.replace(Some(split.table));
     lowered
@@ -396,8 +436,8 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
 /// The kernel of a plan.
 fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &Target) -> Option<Lowered> {
     let Plan { choice, sparse, bytes, looks_up } = plan;
-    let (root, int8) = (r.roots()[0], choice.int8);
-    if sparse.is_none() && !int8 && !layer.turned {
+    let (root, int8) = (r.roots()[0], layer.is_int8());
+    if sparse.is_none() && layer.dtype == DType::F32 && !layer.turned {
         return coded(r, (anchor, root), layer, choice, target);
     }
     if sparse.is_none() && (!int8 || layer.turned) {
@@ -427,7 +467,8 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
             let touched = products::touched(r, anchor, &mut kb, &mut e, out);
             let short = epilogue_cost(r, anchor) <= SHORT;
-            let p = spmm::Problem { m: &layer.m, n: columns, k, a, starts, offsets, values, touched, short };
+            let rounded = layer.dtype == DType::Bf16;
+            let p = spmm::Problem { m: &layer.m, n: columns, k, a, rounded, starts, offsets, values, touched, short };
             let handed = layer.handed.result;
             let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                 let index = layer.index(kb, m, n, true);
@@ -492,7 +533,7 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
         return None;
     }
     let rate = match (int8, dense) {
-        (true, Dense::Matrices(s)) if choice.sparse == 0 => s.macs_per_ns(),
+        (true, Dense::Matrices(s)) if choice.sparse.is_none() => s.macs_per_ns(),
         (true, _) => INT8_MACS_PER_NS,
         (false, _) => F32_MACS_PER_NS,
     };

@@ -13,7 +13,7 @@ use crate::program::{PackedConst, Work};
 pub(super) fn of(r: &Region, first: bool, args: &[Source]) -> Work {
     let macs = if first { macs_of(&r.body) } else { Dim::from(0) };
     let macs = match r.layer.get() {
-        Some(l) if l.sparse > 0 => (&macs * &Dim::from(l.macs.0)).floor_div(&Dim::from(l.macs.1)),
+        Some(l) if l.sparse.is_some() => (&macs * &Dim::from(l.macs.0)).floor_div(&Dim::from(l.macs.1)),
         _ => macs,
     };
     let product =

@@ -16,7 +16,7 @@ use super::transpose::transpose;
 const TURN: i64 = 4;
 
 /// What stands in a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// Two `bf16` by two `bf16`.
     Bf16,
@@ -49,7 +49,8 @@ impl Group {
         }
     }
 
-    const fn dot(self) -> TargetInst {
+    /// The instruction that adds products of groups.
+    pub const fn dot(self) -> TargetInst {
         match self {
             Group::Bf16 => TargetInst::VDpBf16Ps,
             Group::Words => TargetInst::VpDpWssd,

@@ -1,14 +1,16 @@
-//! Product of an activation by a constant weight with many zeros, `C[m, n] = sum over k of A[m, k] * W[k, n]`: bytes (exact in `i32`) or `f32`.
+//! Product of an activation by a constant weight with many zeros, `C[m, n] = sum over k of A[m, k] * W[k, n]`: bytes (exact in `i32`), `f32`, or
+//! `bf16` in `f32`.
 //!
-//! **Contract.** The weight is stored by blocks of `height` neighbouring columns of `W` by one row ([`crate::sparse::Sparse`]); blocks of zeros
-//! are not there. Each sum runs over the kept rows in ascending order, in one accumulator; with blocks of one column a second one takes every other row
-//! of a piece, since four sums alone wait for each other. A zero weight does not spread a NaN or an infinity of
+//! **Contract.** The weight is stored by blocks ([`crate::sparse::Sparse`]); those of zeros are not there. Each sum runs over the kept rows in
+//! ascending order, in one accumulator (of a pair of `bf16` the odd one first); with blocks of one column a second one takes every other group of
+//! a piece, since four sums alone wait for each other. A zero weight does not spread a NaN or an infinity of
 //! the activation. What happens to a finished element is the caller's epilogue.
 //!
 //! **Schedule.** As Shen et al. 2023 ("An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"): the
 //! activation is turned so that the rows of `A` are neighbours, four vectors of rows are one tile, and a block of weights is broadcast
-//! against them. For bytes, `quad` = 4 kept rows of the weight are interleaved by unpacking within 128-bit lanes; the rows of `A` stand in
-//! the panel in the order that makes the interleaved vectors come out sorted. Without an instruction for sums of products of bytes, both
+//! against them. Where an instruction sums products of a group of rows of the weight, four for bytes and two for `bf16`, the kept rows of a group are
+//! interleaved by unpacking within 128-bit lanes; the rows of `A` stand in the panel in the order that makes the interleaved vectors come out sorted.
+//! Blocks as high as a group need no unpacking: such rows are neighbours in the panel. Without an instruction for sums of products of bytes, both
 //! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each. A panel is turned once for all units of it that
 //! one thread computes, and lives in the second-level cache; a strip of columns goes over it piece by piece. The sums of a strip wait in memory and turn
 //! back together.
@@ -16,16 +18,18 @@
 use std::fmt;
 use std::ops::Range;
 
-use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Ty, Unroll, Var};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::Touched;
 use super::bytes::ask_for_tables;
+use super::groups::{self, Group};
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm_turn::{copy_panel, store_bytes, turn_back, turn_panel};
 use super::tile;
 use super::transpose::{interleave, unpack};
+use crate::sparse::Block;
 
 /// Vectors of rows per tile, and of columns per strip: a strip's rows fill whole cache lines, even those of bytes.
 pub(super) const VECTORS: u16 = 4;
@@ -33,7 +37,7 @@ pub(super) const VECTORS: u16 = 4;
 const PIECE_BYTES: i64 = 48 * 1024;
 /// Bytes of the weight's values by which it is asked for before it is read.
 const AHEAD_BYTES: i64 = 1024;
-/// Rows of the weight per turn where there is more than one chain.
+/// Groups per turn where there is more than one chain.
 const TURN: i64 = 4;
 
 /// How a product is computed; `Display` is part of the kernel's symbol name.
@@ -41,12 +45,10 @@ const TURN: i64 = 4;
 pub struct Schedule {
     /// 32-bit numbers per vector.
     pub lanes: u16,
-    /// Columns of a block of the weight.
-    pub height: u16,
-    /// Bytes instead of floats.
-    pub int8: bool,
-    /// Bytes multiplied in 16 bits.
-    pub words: bool,
+    /// What is kept or left out of the weight. Its rows are one, or those of a group.
+    pub block: Block,
+    /// What one instruction sums; `None` for `f32`.
+    pub group: Option<Group>,
     /// The activation is `[k, m]`: it has not to be turned.
     pub turned_in: bool,
     /// The result is `[n, m]`: the sums have not to be turned back.
@@ -55,24 +57,23 @@ pub struct Schedule {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = ["f32", "int8", "int8w"][usize::from(self.int8) + usize::from(self.words)];
+        let dtype = match self.group {
+            None => "f32",
+            Some(Group::Bf16) => "bf16",
+            Some(Group::Bytes) => "int8",
+            Some(Group::Words) => "int8w",
+        };
         let turned = match (self.turned_in, self.turned_out) {
             (false, false) => "",
             (true, false) => "ti",
             (false, true) => "to",
             (true, true) => "t",
         };
-        write!(f, "spmm{}x1_{dtype}_m{}n{}{turned}", self.height, self.rows(), self.lanes)
+        write!(f, "spmm{}_{dtype}_m{}n{}{turned}", self.block, self.rows(), self.lanes)
     }
 }
 
 impl Schedule {
-    /// The schedule for blocks of `height` columns on a machine with vectors of `lanes` 32-bit numbers, with an instruction for sums of products of
-    /// bytes or not. Nothing is turned yet.
-    pub fn choose(lanes: u16, byte_dot: bool, height: u16, int8: bool) -> Schedule {
-        Schedule { lanes, height, int8, words: int8 && !byte_dot, turned_in: false, turned_out: false }
-    }
-
     /// Rows of `A` in a tile.
     pub fn rows(self) -> i64 {
         i64::from(self.lanes * VECTORS)
@@ -80,16 +81,28 @@ impl Schedule {
 
     /// Rows of the weight that one group holds.
     pub fn quad(self) -> i64 {
-        match (self.int8, self.words) {
-            (false, _) => 1,
-            (true, false) => 4,
-            (true, true) => 2,
-        }
+        self.group.map_or(1, Group::size)
+    }
+
+    /// Blocks of a group.
+    pub(super) fn blocks(self) -> i64 {
+        self.quad() / i64::from(self.block.rows)
+    }
+
+    /// True if the rows of a group are neighbours in the weight, and in the panel.
+    pub fn whole_groups(self) -> bool {
+        self.blocks() == 1 && self.quad() > 1
+    }
+
+    /// True if sums are integers.
+    pub fn is_int(self) -> bool {
+        matches!(self.group, Some(Group::Bytes | Group::Words))
     }
 
     /// Vectors of rows whose sums are taken at once.
     fn pass(self) -> u16 {
-        if self.lanes == 16 || self.height == 1 || self.int8 && !self.words { VECTORS } else { VECTORS / 2 }
+        let unpacked = self.group == Some(Group::Bytes) && !self.whole_groups();
+        if self.lanes == 16 || self.block.columns == 1 || unpacked { VECTORS } else { VECTORS / 2 }
     }
 
     /// Columns of a strip.
@@ -99,13 +112,13 @@ impl Schedule {
 
     /// Rows of the weight that are worked off at once: those of the panel stay in the first-level cache for all columns of a strip.
     pub fn piece(self) -> i64 {
-        let bytes = if self.int8 { i64::MAX } else { PIECE_BYTES };
+        let bytes = if self.is_int() && self.block.columns > 1 { i64::MAX } else { PIECE_BYTES };
         bytes / self.rows() / self.dtype().size_bytes() as i64
     }
 
     /// Accumulators of an element.
     fn chains(self) -> usize {
-        if self.height == 1 { 2 } else { 1 }
+        if self.block.columns == 1 { 2 } else { 1 }
     }
 
     /// Number of independent units for `m` rows and `n` columns: a tile of rows by a strip of columns.
@@ -115,20 +128,28 @@ impl Schedule {
 
     /// Element type of the panel.
     pub(super) fn dtype(self) -> DType {
-        match (self.int8, self.words) {
-            (false, _) => DType::F32,
-            (true, false) => DType::U8,
-            (true, true) => DType::I16,
-        }
+        self.group.map_or(DType::F32, |g| g.dtypes()[0])
     }
 
     /// Element type of the weight's blocks.
     pub fn values(self) -> DType {
-        if self.int8 && !self.words { DType::I8 } else { self.dtype() }
+        self.group.map_or(DType::F32, |g| g.dtypes()[1])
     }
 
     pub(super) fn sums(self) -> DType {
-        if self.int8 { DType::I32 } else { DType::F32 }
+        if self.is_int() { DType::I32 } else { DType::F32 }
+    }
+
+    /// Elements of the activation as those of the panel; floats `rounded` to `bf16` or not.
+    pub(super) fn encode(self, kb: &mut KernelBuilder, x: Reg, rounded: bool) -> Reg {
+        match self.group {
+            Some(Group::Bf16) => groups::to_bf16(kb, x),
+            None if rounded => {
+                let x = kb.cast(DType::Bf16, x);
+                kb.cast(DType::F32, x)
+            }
+            _ => kb.cast(self.dtype(), x),
+        }
     }
 }
 
@@ -142,11 +163,13 @@ pub struct Problem<'a> {
     pub k: i64,
     /// The activation.
     pub a: Buf,
+    /// Its elements are rounded to `bf16` before they are multiplied.
+    pub rounded: bool,
     /// First group of each block row, and the end.
     pub starts: Buf,
-    /// Row of the weight times the rows of a tile, for each member of each group.
+    /// First row of a block times the rows of a tile, for each block of each group.
     pub offsets: Buf,
-    /// `[groups][height][quad]` of type [`Schedule::values`].
+    /// `[groups][columns][quad]` of type [`Schedule::values`].
     pub values: Buf,
     /// What the epilogue reads and writes.
     pub touched: Touched,
@@ -175,9 +198,9 @@ pub struct Bytes<'a> {
 /// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
 /// [`Schedule::turned_in`] that of row `k` of the activation.
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, mut finish: Finish<'_>) {
-    let (rows, height, columns) = (s.rows(), i64::from(s.height), s.strip());
+    let (rows, height, columns) = (s.rows(), i64::from(s.block.columns), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
-    let scratch = kb.local(DType::U8, Dim::from(if s.int8 { rows * rows } else { 0 }));
+    let scratch = kb.local(DType::U8, Dim::from(if s.is_int() { rows * rows } else { 0 }));
     let sums = kb.local(s.sums(), Dim::from(columns * rows));
     let (bytes, table) = match &finish {
         Finish::Bytes(b) => (Some(kb.local(kb.buf_dtype(b.out), Dim::from(columns * rows))), b.table),
@@ -280,18 +303,18 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
 
 /// Asks for a part of what a strip's results are stored in: the columns of a block row where they lie turned, else some rows of all columns.
 fn ask_for_results(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (m0, n0): (Reg, Reg), block: Reg) {
-    let height = kb.index(s.height.into());
+    let height = kb.index(s.block.columns.into());
     let part = kb.mul(block, height);
     if s.turned_out {
         let column = kb.add(n0, part);
-        p.touched.ask(kb, (p.m, p.m), (column, s.height), (m0, s.rows()));
+        p.touched.ask(kb, (p.m, p.m), (column, s.block.columns), (m0, s.rows()));
     } else {
         let row = kb.add(m0, part);
-        p.touched.ask(kb, (p.m, &p.n.into()), (row, s.height), (n0, s.strip()));
+        p.touched.ask(kb, (p.m, &p.n.into()), (row, s.block.columns), (n0, s.strip()));
     }
 }
 
-/// Adds one block row to its sums, for [`Schedule::pass`] vectors of rows from `first_vector` on. They lie at `sums[at..]`, `[height][rows]`; without
+/// Adds one block row to its sums, for [`Schedule::pass`] vectors of rows from `first_vector` on. They lie at `sums[at..]`, `[columns][rows]`; without
 /// `begun` what lies there does not count.
 fn add_block_row(
     kb: &mut KernelBuilder,
@@ -308,10 +331,10 @@ fn add_block_row(
     tile::store_at(kb, sums, &places, &acc);
 }
 
-/// Where the sums of some vectors of a block row lie, `[height][rows]` from `at` on.
+/// Where the sums of some vectors of a block row lie, `[columns][rows]` from `at` on.
 fn places(kb: &mut KernelBuilder, s: Schedule, vectors: Range<u16>, at: Reg) -> Vec<Reg> {
     let place = |column: i64, v: u16| column * s.rows() + i64::from(v * s.lanes);
-    let places = (0..i64::from(s.height)).flat_map(|column| vectors.clone().map(move |v| place(column, v)));
+    let places = (0..i64::from(s.block.columns)).flat_map(|column| vectors.clone().map(move |v| place(column, v)));
     places
         .map(|place| {
             let place = kb.index(place);
@@ -323,7 +346,7 @@ fn places(kb: &mut KernelBuilder, s: Schedule, vectors: Range<u16>, at: Reg) -> 
 /// Accumulators of some vectors of a block row, by column and vector: zero, or what lies at these places.
 fn accumulators(kb: &mut KernelBuilder, s: Schedule, (vectors, begun): (Range<u16>, Option<(Buf, &[Reg])>)) -> Vec<Var> {
     let nothing = kb.num(Ty::vector(s.sums(), s.lanes), 0.0);
-    (0..usize::from(s.height) * vectors.len())
+    (0..usize::from(s.block.columns) * vectors.len())
         .map(|i| {
             let x = begun.map_or(nothing, |(sums, places)| kb.load(sums, places[i], s.lanes));
             kb.var(x)
@@ -343,13 +366,13 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
     let chains: Vec<Vec<Var>> =
         (0..s.chains()).map(|i| if i == 0 { acc.to_vec() } else { acc.iter().map(|_| kb.var(nothing)).collect() }).collect();
     let turn = if chains.len() == 1 { 1 } else { TURN };
-    let ahead = AHEAD_BYTES / (s.quad() * i64::from(s.height) * s.values().size_bytes() as i64);
+    let ahead = AHEAD_BYTES / (s.quad() * i64::from(s.block.columns) * s.values().size_bytes() as i64);
     let whole = tile::whole_turns(kb, (first, end), turn);
     kb.for_(first, whole, turn, Unroll::No, |kb, g| {
         let distance = kb.index(ahead);
         let later = kb.add(g, distance);
-        let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
-        let (later_member, later_value) = (kb.mul(later, quad), kb.mul(later, size));
+        let (blocks, size) = (kb.index(s.blocks()), kb.index(s.quad() * i64::from(s.block.columns)));
+        let (later_member, later_value) = (kb.mul(later, blocks), kb.mul(later, size));
         kb.prefetch(p.offsets, later_member);
         kb.prefetch(p.values, later_value);
         for (i, chain) in (0..turn).zip(chains.iter().cycle()) {
@@ -372,10 +395,9 @@ fn block_row(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
 fn add_group(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (g, first_vector): (Reg, u16), acc: &[Var]) {
     let group = s.quad() as u16;
     let spread: Vec<u16> = (0..s.lanes * group).map(|i| i % group).collect();
-    let dot = if s.words { TargetInst::VpDpWssd } else { TargetInst::VpDpBusd };
-    let (quad, size) = (kb.index(s.quad()), kb.index(s.quad() * i64::from(s.height)));
-    let (member, value) = (kb.mul(g, quad), kb.mul(g, size));
-    let kept: Vec<Reg> = (0..s.quad())
+    let (blocks, size) = (kb.index(s.blocks()), kb.index(s.quad() * i64::from(s.block.columns)));
+    let (member, value) = (kb.mul(g, blocks), kb.mul(g, size));
+    let kept: Vec<Reg> = (0..s.blocks())
         .map(|i| {
             let i = kb.index(i);
             let at = kb.add(member, i);
@@ -383,10 +405,11 @@ fn add_group(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
             kb.cast(DType::I64, offset)
         })
         .collect();
+    let vectors = first_vector..first_vector + s.pass();
     // As many vectors as one load of each kept row gives.
     let mut x: Vec<Reg> = Vec::new();
-    for v in (first_vector..first_vector + s.pass()).step_by(group.into()) {
-        let v = kb.index(i64::from(v) * i64::from(s.lanes));
+    for v in vectors.step_by(kept.len()) {
+        let v = kb.index(i64::from(v) * i64::from(s.lanes) * i64::from(s.block.rows));
         let rows: Vec<Reg> = kept
             .iter()
             .map(|row| {
@@ -403,16 +426,17 @@ fn add_group(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, (
     for (r, acc) in acc.chunks(s.pass().into()).enumerate() {
         let r = kb.index(r as i64 * s.quad());
         let at = kb.add(value, r);
-        let w = if s.int8 {
-            let w = kb.load(p.values, at, group);
-            kb.push(Inst::Shuffle(w, w, spread.clone()))
-        } else {
-            let w = kb.load(p.values, at, 1);
-            kb.splat(s.lanes, w)
+        let w = kb.load(p.values, at, group);
+        let w = match s.group {
+            Some(_) => kb.push(Inst::Shuffle(w, w, spread.clone())),
+            None => kb.splat(s.lanes, w),
         };
         for (x, var) in x.iter().zip(acc) {
             let sum = kb.get(*var);
-            let sum = if s.int8 { kb.target(dot, &[sum, *x, w]) } else { kb.fma(*x, w, sum) };
+            let sum = match s.group {
+                Some(group) => kb.target(group.dot(), &[sum, *x, w]),
+                None => kb.fma(*x, w, sum),
+            };
             kb.set(*var, sum);
         }
     }
@@ -429,7 +453,7 @@ pub(super) fn clipped(kb: &mut KernelBuilder, m: &Dim, s: Schedule, left: Reg, (
 /// Where the sums of a block row are.
 #[derive(Clone, Copy)]
 enum Sums<'a> {
-    /// `[height][rows]` from an element on.
+    /// `[columns][rows]` from an element on.
     Memory(Buf, Reg),
     /// By column and vector.
     Registers(&'a [Var]),
@@ -444,9 +468,9 @@ fn finish_rows(
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
-    let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.height.into()), kb.index(p.n), kb.dim(p.m));
+    let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.block.columns.into()), kb.index(p.n), kb.dim(p.m));
     let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
-    for column in 0..i64::from(s.height) {
+    for column in 0..i64::from(s.block.columns) {
         let c = kb.index(column);
         let n = kb.add(first, c);
         let mut one = |kb: &mut KernelBuilder, at: Reg, x: Reg| {
@@ -472,7 +496,7 @@ fn finish_rows(
                 }
             }
         };
-        if p.n % i64::from(s.height) == 0 {
+        if p.n % i64::from(s.block.columns) == 0 {
             all(kb);
         } else {
             let live = kb.bin(BinOp::Lt, n, columns);

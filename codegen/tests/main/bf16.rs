@@ -70,7 +70,7 @@ fn sums_are_the_same_on_every_target() {
             let target: Target = name.parse().expect("a target");
             simulated(&lower::lower(&module, &target).expect("it lowers"), &inputs).remove(0)
         };
-        let with = of("cooperlake");
+        let with = of("znver4");
         for name in ["x86-64-v3", "x86-64-v4", "cascadelake", "znver4"] {
             assert!(of(name).data == with.data, "{name}: {m} x {k} x {n}");
         }
@@ -127,7 +127,7 @@ fn code_for_processors_with_the_instruction_uses_it() {
             compile(&program, &target, &EmitOptions { backend: Backend::Llvm, ..EmitOptions::default() }).expect("it compiles");
         code.text(Text::Asm).expect("assembly")
     };
-    let text = assembly("cooperlake");
+    let text = assembly("znver4");
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let dots: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].starts_with("vdpbf16ps")).collect();
     assert!(dots.len() >= 24 + 12 + 6 + 3, "{}", dots.len());

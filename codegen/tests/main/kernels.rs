@@ -268,113 +268,12 @@ fn weights_in_few_bits() {
     }
 }
 
-/// A matrix `[k, n]` of which the given share of blocks of `height` columns is zero, in the text form.
-fn sparse(k: usize, n: usize, height: usize, share: u64, int8: bool) -> String {
-    let mut seed = 7;
-    let mut values = vec![String::from("0"); k * n];
-    for row in 0..k {
-        for block in 0..n.div_ceil(height) {
-            // One block row stays empty, one full.
-            let keep = block == 1 || block != 2 && random(&mut seed) % 100 >= share;
-            for c in (block * height..n.min((block + 1) * height)).filter(|_| keep) {
-                let r = random(&mut seed);
-                let extreme = [127, -128, 1][(r % 3) as usize];
-                let v = if r.is_multiple_of(4) { extreme } else { (r >> 32) as i64 % 128 };
-                values[row * n + c] = v.to_string();
-            }
-        }
-    }
-    if !int8 {
-        values.iter_mut().for_each(|v| v.push_str(".0"));
-    }
-    values.join(", ")
-}
-
-#[test]
-fn weights_with_zeros() {
-    // Rows of the activation, columns, length of the sums (the last ones are cut into pieces), columns of a block.
-    for (m, n, k, height) in [
-        (1, 64, 120, 4),
-        (64, 68, 128, 4),
-        (70, 130, 131, 4),
-        (33, 100, 67, 1),
-        (5, 90, 128, 1),
-        (3, 70, 500, 1),
-        (40, 36, 450, 4),
-    ] {
-        for int8 in [true, false].into_iter().filter(|i| height == 4 || !i) {
-            let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
-            let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
-            let text = format!(
-                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": {w}[{k},{n}] = [{}]\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": {a}[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: f32[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": {a}[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: {w}[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: {sum}[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = {sum}}}\n%5: f32[2,N,{n}] = map(%4, %3, %1) {{body = {{3: {scale}; i1 = const f32 0.001; i2 = mul i0 i1; i3 = add i2 a1; i4 = add i3 a2; i4}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n",
-                sparse(k, n, height, 90, int8),
-            );
-            let m_ir = parse_module(&text).expect("text");
-            let program = lower::lower(&m_ir, &Target::X86_64_V4).expect("lowers");
-            let kernel = &program.kernels[0].name;
-            assert!(kernel.contains(&format!("spmm{height}x1")), "{kernel} {:?}", program.layers);
-            check(&text, &[&[2, m, k], &[2, m, n]]);
-        }
-    }
-}
-
-#[test]
-fn turned_weights_with_zeros() {
-    for (m, n, k) in [(1, 64, 80), (64, 68, 64), (70, 130, 131), (200, 64, 70), (20, 70, 450)] {
-        for int8 in [true, false] {
-            let (a, w, sum) = if int8 { ("u8", "i8", "i32") } else { ("f32", "f32", "f32") };
-            let scale = if int8 { "i0 = cast f32 a0" } else { "i0 = add a0 a0" };
-            let text = format!(
-                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": {w}[{k},{n}] = [{}]\n const @c1 \"b\": f32[{n},1] = random(4)\n func @\"main\"(%0 \"x\": {a}[{k},N]) {{\n%1: f32[{n},N] = fused(%0) {{body = func @\"r\"(%0 \"a\": {a}[{k},N]) {{\n%2: {w}[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n},1] = constant() {{id = @c1}}\n%4: {sum}[{n},N] = contract(%2, %0) {{lhs = [1,0], rhs = [1,2], out = [0,2], out_dtype = {sum}}}\n%5: f32[{n},N] = map(%4, %3) {{body = {{2: {scale}; i1 = const f32 0.001; i2 = mul i0 i1; i3 = add i2 a1; i3}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n",
-                sparse(k, n, 4, 90, int8),
-            );
-            let m_ir = parse_module(&text).expect("text");
-            let program = lower::lower(&m_ir, &Target::X86_64_V4).expect("lowers");
-            let kernel = &program.kernels[0].name;
-            assert!(kernel.contains("spmm4x1") && kernel.ends_with('t'), "{kernel} {:?}", program.layers);
-            check(&text, &[&[k, m]]);
-        }
-    }
-}
-
-/// The first layer's result lies turned in memory, where only the second one looks.
-#[test]
-fn sparse_layers_hand_on_what_they_need_not_turn() {
-    for (m, n, k) in [(1, 64, 80), (33, 68, 64), (100, 130, 131)] {
-        let add = "i3 = add i2 a1; i4 = round i3; i5 = cast u8 i4; i5";
-        let add_residual = "i3 = add i2 a1; i4 = add i3 a2; i5 = round i4; i6 = cast u8 i5; i6";
-        // Bytes between the product and what follows: a table where bytes are looked up.
-        let coded = "i3 = const f32 37.0; i4 = round i2; i5 = add i4 i3; i6 = cast u8 i5; i7 = cast f32 i6; i8 = sub i7 i3; i9 = add i8 a1; i10 = const f32 0.25; i11 = mul i9 i10; i12 = tanh i11; i13 = mul i12 i9; i14 = round i13; i15 = cast u8 i14; i15";
-        for (residual, follows, names) in
-            [(false, add, ["to", "ti"]), (true, add_residual, ["n16", "n16"]), (false, coded, ["to", "ti"])]
-        {
-            let up = sparse(k, n, 4, 90, true);
-            let down = sparse(n, k, 4, 90, true);
-            let (operands, n_args) = if residual { ("%4, %3, %1", 3) } else { ("%4, %3", 2) };
-            let text = format!(
-                "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{up}]\n const @c1 \"b\": f32[{n}] = random(4)\n const @c2 \"v\": i8[{n},{k}] = [{down}]\n func @\"main\"(%0 \"x\": u8[2,N,{k}], %9 \"r\": f32[2,N,{n}]) {{\n%1: u8[2,N,{n}] = fused(%0, %9) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}], %1 \"r\": f32[2,N,{n}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: u8[2,N,{n}] = map({operands}) {{body = {{{n_args}: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; {follows}}}}}\nreturn %5 \"y\"\n}}}}\n%2: f32[2,N,{k}] = fused(%1) {{body = func @\"s\"(%0 \"a\": u8[2,N,{n}]) {{\n%1: i8[{n},{k}] = constant() {{id = @c2}}\n%2: i32[2,N,{k}] = contract(%0, %1) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%3: f32[2,N,{k}] = map(%2) {{body = {{1: i0 = cast f32 a0; i0}}}}\nreturn %3 \"y\"\n}}}}\nreturn %2 \"y\"\n}}\n}}\n"
-            );
-            let program = lower::lower(&parse_module(&text).expect("text"), &Target::X86_64_V4).expect("lowers");
-            for (kernel, end) in program.kernels.iter().zip(names) {
-                assert!(kernel.name.ends_with(end), "{}", kernel.name);
-            }
-            let shapes: [&[usize]; 2] = [&[2, m, k], &[2, m, n]];
-            check(&text, &shapes);
-            let (m, inputs, want) = case(&text, &shapes);
-            on_processors(BYTES, &text, (&m, &inputs, &want));
-            let znver4 = Target::list("znver4").expect("a target").remove(0);
-            let program = lower::lower(&m, &znver4).expect("it lowers").to_string();
-            assert_eq!(program.contains("vpermi2b"), follows == coded);
-        }
-    }
-}
-
 /// What a dense product's bytes become is looked up by column, where processors do: in squares, and one by one for a few rows.
 #[test]
 fn dense_layers_look_bytes_up() {
     let coded = "i3 = const f32 37.0; i4 = round i2; i5 = add i4 i3; i6 = cast CODE i5; i7 = cast f32 i6; i8 = sub i7 i3; i9 = add i8 a1; i10 = const f32 0.25; i11 = mul i9 i10; i12 = tanh i11; i13 = mul i12 i9; i14 = round i13; i15 = cast CODE i14; i15";
     for (m, n, k, code) in [(1, 64, 80, "u8"), (11, 48, 33, "i8"), (33, 68, 64, "u8"), (71, 130, 131, "i8"), (150, 5, 20, "u8")] {
-        let (weight, coded) = (sparse(k, n, 1, 0, true), coded.replace("CODE", code));
+        let (weight, coded) = (crate::sparse::weight(k, n, (1, 1), 0, true), coded.replace("CODE", code));
         let text = format!(
             "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{weight}]\n const @c1 \"b\": f32[{n}] = random(4)\n func @\"main\"(%0 \"x\": u8[2,N,{k}]) {{\n%1: {code}[2,N,{n}] = fused(%0) {{body = func @\"r\"(%0 \"a\": u8[2,N,{k}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{n}] = constant() {{id = @c1}}\n%4: i32[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = i32}}\n%5: {code}[2,N,{n}] = map(%4, %3) {{body = {{2: i0 = cast f32 a0; i1 = const f32 0.01; i2 = mul i0 i1; {coded}}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
         );

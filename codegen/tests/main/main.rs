@@ -15,6 +15,7 @@ mod device;
 mod kernels;
 mod ptx;
 mod ptxas;
+mod sparse;
 
 /// SplitMix64: the same inputs in every run.
 fn random(seed: &mut u64) -> u64 {
@@ -108,10 +109,10 @@ fn on_hosts(text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor]), ways
     }
 }
 
-/// Processors with dot products of bytes: with matrix registers, with look-up of bytes, without either.
-const BYTES: &str = "sapphirerapids,znver4,cascadelake";
+/// Processors with dot products of bytes: with matrix registers, with look-up of bytes, without either, and with shorter vectors.
+const BYTES: &str = "sapphirerapids,znver4,cascadelake,alderlake";
 /// Processors with products of `bf16`: with matrix registers, without.
-const BF16: &str = "sapphirerapids,cooperlake";
+const BF16: &str = "sapphirerapids,znver4";
 
 /// Simulated for some processors, and compiled where this machine has what they have.
 fn on_processors(names: &str, text: &str, (m, inputs, want): (&Module, &[Tensor], &[Tensor])) {

@@ -16,7 +16,6 @@ use transc_ir::{Module, Value};
 
 use super::LedgerEntry;
 use super::weights::{WeightSpec, floats, relative_error_of};
-use crate::analysis::estimate::MANY_ZEROS;
 use crate::analysis::views;
 use crate::context::PassCx;
 use crate::error::PassError;
@@ -208,9 +207,6 @@ fn rounded(data: &ConstData) -> Result<(ConstData, f64), &'static str> {
     let exact = floats(data);
     if exact.len() < MIN_ELEMENTS {
         return Err("its weight is small");
-    }
-    if exact.iter().filter(|v| **v == 0.0).count() as f64 >= MANY_ZEROS * exact.len() as f64 {
-        return Err("zeros of its weight can be skipped there");
     }
     let codes: Vec<u16> = exact.iter().map(|v| Literal::from_f64(DType::Bf16, f64::from(*v)).bits as u16).collect();
     let near: Vec<f32> = codes.iter().map(|c| f32::from_bits(u32::from(*c) << 16)).collect();

@@ -40,7 +40,7 @@ fn has_matrices(name: &str) -> bool {
 
 fn vectors(name: &str) -> bool {
     table!(name:
-        "sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "aes" "pclmulqdq" "avx" "avx2" "fma" "bmi1" "bmi2" "lzcnt" "movbe" "adx" "f16c"
+        "sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "sse4a" "popcnt" "aes" "pclmulqdq" "avx" "avx2" "fma" "bmi1" "bmi2" "lzcnt" "movbe" "adx" "f16c"
         "gfni" "vaes" "vpclmulqdq" "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512ifma" "avx512vbmi" "avx512vbmi2" "avx512vnni"
         "avx512bitalg" "avx512vpopcntdq" "avx512bf16" "avx512fp16" "avxvnni" "avxvnniint8" "avxifma" "avxneconvert"
     )

@@ -11,16 +11,19 @@ pub(super) fn prune(w: &mut [f32], m: Matrix, p: Prune) -> (&'static str, String
         order
     };
     match p {
-        Prune::Blocks(share) => {
-            let blocks = m.outputs.div_ceil(4);
-            let columns = |i: usize| i % blocks * 4..m.outputs.min(i % blocks * 4 + 4);
-            let scores: Vec<f32> =
-                (0..m.inputs * blocks).map(|i| columns(i).map(|o| w[m.at(i / blocks, o)].abs()).sum()).collect();
-            let count = (share * scores.len() as f64).round() as usize;
-            for i in smallest(scores, count) {
-                columns(i).for_each(|o| w[m.at(i / blocks, o)] = 0.0);
+        Prune::Blocks(block, share) => {
+            let across = m.outputs.div_ceil(block.outputs);
+            let members = |i: usize| {
+                let (k, o) = (i / across * block.inputs, i % across * block.outputs);
+                let columns = o..m.outputs.min(o + block.outputs);
+                (k..m.inputs.min(k + block.inputs)).flat_map(move |k| columns.clone().map(move |o| m.at(k, o)))
+            };
+            let count = m.inputs.div_ceil(block.inputs) * across;
+            let scores: Vec<f32> = (0..count).map(|i| members(i).map(|at| w[at].abs()).sum()).collect();
+            for i in smallest(scores, (share * count as f64).round() as usize) {
+                members(i).for_each(|at| w[at] = 0.0);
             }
-            ("prune-4x1", format!("{:.0} % of the blocks", share * 100.0))
+            (block.name, format!("{:.0} % of the blocks", share * 100.0))
         }
         Prune::TwoOfFour => {
             for output in 0..m.outputs {

@@ -8,11 +8,29 @@ use super::{Factor, Facts, WeightError};
 /// The largest unsigned code of 8 bits.
 pub(super) const MAX_BYTE: f32 = 255.0;
 
+/// The neighbours of a weight that become zero together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// What asks for it.
+    pub(super) name: &'static str,
+    /// Neighbouring outputs.
+    pub(super) outputs: usize,
+    /// By neighbouring inputs.
+    pub(super) inputs: usize,
+}
+
+/// The blocks that sparse kernels have.
+const BLOCKS: [Block; 3] = [
+    Block { name: "prune-4x1", outputs: 4, inputs: 1 },
+    Block { name: "prune-1x4", outputs: 1, inputs: 4 },
+    Block { name: "prune-4x4", outputs: 4, inputs: 4 },
+];
+
 /// Which weights become zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prune {
-    /// This share of the blocks of 4 neighbouring outputs by one input, those with the smallest sum of magnitudes.
-    Blocks(f64),
+    /// This share of the blocks, those with the smallest sum of magnitudes.
+    Blocks(Block, f64),
     /// The two smaller of every four neighbouring inputs of an output.
     TwoOfFour,
     /// This share of the weights, the smallest.
@@ -29,10 +47,13 @@ impl FromStr for Prune {
             v.ok_or_else(|| wrong("the share of zeros lies between 0 and 1"))
         };
         match text.split_once('=') {
-            Some(("prune-4x1", s)) => Ok(Prune::Blocks(share(s)?)),
             Some(("prune-unstructured", s)) => Ok(Prune::Unstructured(share(s)?)),
+            Some((pattern, s)) => {
+                let block = BLOCKS.into_iter().find(|b| b.name == pattern).ok_or_else(|| wrong("there is no such pattern"))?;
+                Ok(Prune::Blocks(block, share(s)?))
+            }
             None if text == "prune-2:4" => Ok(Prune::TwoOfFour),
-            _ => Err(wrong("there is no such pattern")),
+            None => Err(wrong("there is no such pattern")),
         }
     }
 }
