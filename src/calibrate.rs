@@ -16,14 +16,12 @@ impl Compiler {
         if spec.shares.is_none() || self.calibration.is_empty() {
             return Ok(spec);
         }
-        let mut watched = before("cut-layers", module, CutSpec::default())?;
+        let mut watched = before("cut-layers", module, CutSpec::default(), WeightSpec::default())?;
         let layers = transc_passes::layers(&watched.main);
         let seen = self.observe(&mut watched, layers.iter().map(|l| l.activation))?;
-        let mean_square = |(l, (_, t)): (&transc_passes::Layer, &(String, Tensor))| {
-            let axis = l.axes[1 - l.weight];
-            transc_passes::root_mean_squares(&Observed { values: t.as_slice().unwrap_or(&[]), dims: t.shape() }, axis)
-        };
-        spec.seen = layers.iter().zip(&seen).map(mean_square).collect();
+        let mean_square =
+            |(l, x): (&transc_passes::Layer, &Observed<'_>)| transc_passes::root_mean_squares(x, l.axes[1 - l.weight]);
+        spec.seen = layers.iter().zip(&observed(&seen)).map(mean_square).collect();
         Ok(spec)
     }
 
@@ -43,19 +41,33 @@ impl Compiler {
             return Ok(spec);
         }
         // The layers as the pass that compresses them will find them.
-        let mut watched = before("compress-weights", module, cuts.clone())?;
+        let mut watched = before("compress-weights", module, cuts.clone(), WeightSpec::default())?;
         if spec.wants_facts() {
             let sites = transc_passes::sites(&watched.main);
             let seen = self.observe(&mut watched.clone(), sites.iter().map(|s| s.activation))?;
-            let seen: Vec<Observed<'_>> =
-                seen.iter().map(|(_, t)| Observed { values: t.as_slice::<f32>().unwrap_or(&[]), dims: t.shape() }).collect();
-            spec.facts = transc_passes::facts(&watched, &sites, &spec, &seen);
+            spec.facts = transc_passes::facts(&watched, &sites, &spec, &observed(&seen));
         }
         let layers = transc_passes::probe(&mut watched, &spec)?;
         let results = self.on_calibration(&self.exact().compile(&watched)?.session(self.threads)?)?;
-        let error = |p: &[(String, Tensor)]| relative_error(&p[..1], &p[1..]).unwrap_or(0.0);
-        spec.errors = layers.into_iter().zip(results.chunks_exact(2).map(error)).collect();
+        spec.errors = layers.into_iter().zip(results.chunks_exact(2).map(error_of_pair)).collect();
+        self.measure_attention(module, cuts, &mut spec)?;
         Ok(spec)
+    }
+
+    /// The ranges of what attention multiplies behind compressed layers, and the error of each attention on codes.
+    fn measure_attention(&self, module: &Module, cuts: &CutSpec, spec: &mut WeightSpec) -> Result<(), Error> {
+        let mut watched = before("code-attention", module, cuts.clone(), spec.clone())?;
+        let operands: Vec<Value> = transc_passes::attentions(&watched.main, spec).into_iter().flat_map(|a| a.1).collect();
+        if operands.is_empty() {
+            return Ok(());
+        }
+        let seen = self.observe(&mut watched.clone(), operands.into_iter())?;
+        spec.attention = transc_passes::attention_ranges(spec, &observed(&seen));
+        let outputs = watched.main.results().len();
+        let attentions = transc_passes::probe_attention(&mut watched, spec)?;
+        let results = self.on_calibration(&self.exact().compile(&watched)?.session(self.threads)?)?.split_off(outputs);
+        spec.errors.extend(attentions.into_iter().zip(results.chunks_exact(2).map(error_of_pair)));
+        Ok(())
     }
 
     fn on_calibration(&self, session: &Session) -> Result<Outputs, Error> {
@@ -122,10 +134,20 @@ impl Compiler {
     }
 }
 
+/// Values as observers take them.
+fn observed(seen: &Outputs) -> Vec<Observed<'_>> {
+    seen.iter().map(|(_, t)| Observed { values: t.as_slice().unwrap_or(&[]), dims: t.shape() }).collect()
+}
+
+/// The relative error of the second of two results.
+fn error_of_pair(p: &[(String, Tensor)]) -> f64 {
+    relative_error(&p[..1], &p[1..]).unwrap_or(0.0)
+}
+
 /// A module as a pass will find it.
-fn before(pass: &str, module: &Module, cuts: CutSpec) -> Result<Module, Error> {
+fn before(pass: &str, module: &Module, cuts: CutSpec, weights: WeightSpec) -> Result<Module, Error> {
     let (mut m, mut cx) = (module.clone(), PassCx::default());
-    cx.cuts = cuts;
+    (cx.cuts, cx.weights) = (cuts, weights);
     let passes = transc_passes::pipeline::until(pass);
     transc_passes::run(&mut m, &passes[..passes.len() - 1], &mut cx)?;
     Ok(m)

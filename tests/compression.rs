@@ -1,7 +1,7 @@
 //! What codes and zeros cost in accuracy, on trained models and real inputs.
 
-use transc::ir::Module;
 use transc::ir::interp::Tensor as Plain;
+use transc::ir::{Module, Value};
 use transc::passes::{self, Codes, Observed, PassCx, WeightSpec};
 use transc::{Backend, Compiler};
 
@@ -53,23 +53,36 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
 }
 
-/// What the options need to know of each layer, from one run on the calibration inputs.
-fn observed(module: &Module, calibration: &[(String, Plain)]) -> impl Fn(WeightSpec) -> WeightSpec + use<> {
-    let mut watched = module.clone();
-    let before = passes::pipeline::until("compress-weights");
-    passes::run(&mut watched, &before[..before.len() - 1], &mut PassCx::default()).expect("the passes run");
-    let (sites, results) = (passes::sites(&watched.main), watched.main.results().len());
-    let mut m = watched.clone();
-    sites.iter().enumerate().for_each(|(i, s)| m.main.add_result(&format!("activation {i}"), s.activation));
-    let session = Compiler::new().opt_level(1).compile(&m).expect("it compiles").session(2).expect("a session");
-    let seen: Vec<(Vec<f32>, Vec<usize>)> = kit::run(&session, calibration)
-        .expect("it runs")
-        .drain(results..)
-        .map(|(_, t)| (t.to_f64().iter().map(|v| *v as f32).collect(), t.dims))
-        .collect();
+/// What the options need to know of each layer, from runs on the calibration inputs.
+fn observed(module: &Module, calibration: Vec<(String, Plain)>) -> impl Fn(WeightSpec) -> WeightSpec {
     move |mut spec| {
-        let seen: Vec<Observed<'_>> = seen.iter().map(|(values, dims)| Observed { values, dims }).collect();
-        spec.facts = passes::facts(&watched, &sites, &spec, &seen);
+        // A module as a pass will find it.
+        let before = |pass: &str, weights: &WeightSpec| {
+            let (mut m, mut cx) = (module.clone(), PassCx::default());
+            cx.weights = weights.clone();
+            let names = passes::pipeline::until(pass);
+            passes::run(&mut m, &names[..names.len() - 1], &mut cx).expect("the passes run");
+            m
+        };
+        let see = |watched: &Module, values: Vec<Value>| {
+            let (mut m, results) = (watched.clone(), watched.main.results().len());
+            values.into_iter().enumerate().for_each(|(i, v)| m.main.add_result(&format!("activation {i}"), v));
+            let session = Compiler::new().opt_level(1).compile(&m).expect("it compiles").session(2).expect("a session");
+            let mut seen = kit::run(&session, &calibration).expect("it runs");
+            let seen = seen.drain(results..);
+            seen.map(|(_, t)| (t.to_f64().iter().map(|v| *v as f32).collect(), t.dims)).collect::<Vec<(Vec<f32>, Vec<usize>)>>()
+        };
+        fn views(seen: &[(Vec<f32>, Vec<usize>)]) -> Vec<Observed<'_>> {
+            seen.iter().map(|(values, dims)| Observed { values, dims }).collect()
+        }
+        let watched = before("compress-weights", &WeightSpec::default());
+        let sites = passes::sites(&watched.main);
+        let seen = see(&watched, sites.iter().map(|s| s.activation).collect());
+        spec.facts = passes::facts(&watched, &sites, &spec, &views(&seen));
+        let watched = before("code-attention", &spec);
+        let attentions = passes::attentions(&watched.main, &spec);
+        let seen = see(&watched, attentions.into_iter().flat_map(|a| a.1).collect());
+        spec.attention = passes::attention_ranges(&spec, &views(&seen));
         spec
     }
 }
@@ -87,10 +100,11 @@ fn embeddings_of_sentences_survive_codes() {
     let exact = embed(WeightSpec::default());
     assert!(exact.len() >= 200, "{} sentences", exact.len());
     let exact_ranks = ranks(&exact);
-    let known = observed(&module, &kit::rows(&tokens, 0..CALIBRATION));
+    let known = observed(&module, kit::rows(&tokens, 0..CALIBRATION));
     // The way, and the smallest cosine, mean cosine and rank correlation that it must keep.
     for (name, codes, least) in [
         ("static:minmax,outliers=4", Codes::int8("static:minmax,outliers=4"), [0.99, 0.999, 0.99]),
+        ("static:minmax,outliers=4,attention", Codes::int8("static:minmax,outliers=4,attention"), [0.99, 0.998, 0.99]),
         ("llm-int8 6.0", Codes::outliers("6.0"), [0.995, 0.999, 0.999]),
     ] {
         let coded = embed(known(spec(codes)));
@@ -117,6 +131,7 @@ fn digits_survive_codes_and_zeros() {
         ("f32", WeightSpec::default()),
         ("`--int8 dynamic`", spec(Codes::int8("dynamic"))),
         ("`--int8 static`", spec(Codes::int8("static"))),
+        ("`--int8 static:attention`", spec(Codes::int8("static:attention"))),
         ("`--llm-int8 6.0`", spec(Codes::outliers("6.0"))),
         ("`--w8`", spec(Ok(Codes::Weights8))),
         ("`--w4 g32`", spec(Codes::weights4("g32"))),
@@ -127,7 +142,7 @@ fn digits_survive_codes_and_zeros() {
     ];
     let docs = std::fs::read_to_string(kit::root().join("docs/sparsity-and-quantisation.md")).expect("the page");
     let images = array(&arrays, "pixel_values").dims[0];
-    let known = observed(&module, &kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
+    let known = observed(&module, kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
     for (way, spec) in ways {
         let compiled = Compiler::new().weights(known(spec)).opt_level(1).compile(&module).expect("it compiles");
         let out = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("it runs");

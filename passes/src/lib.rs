@@ -27,6 +27,7 @@ pub use context::{PassCx, PassStats, Remark};
 pub use error::PassError;
 pub use exact::fuse::check_region;
 pub use lossy::LedgerEntry;
+pub use lossy::code_attention::{attention_ranges, attentions, probe_attention};
 pub use lossy::cut::{CutError, CutSpec, Kind, Layer, Masks, Nested, Shares, layers};
 pub use lossy::merge_tokens::{MergeError, MergeSpec};
 pub use lossy::round_products::{Precision, PrecisionError};

@@ -26,6 +26,7 @@ const DEFAULT: &[&str] = &[
     "saturate",
     // Lossy steps, where asked for.
     "merge-tokens",
+    "code-attention",
     // Formulas have been found by now, which casts would hide.
     "widen-halves",
     // Pointwise named ops open up before views move past them.

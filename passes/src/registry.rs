@@ -74,6 +74,12 @@ pub const PASSES: &[PassInfo] = &[
         "un-merges of tokens move behind what treats tokens alike, to where the result is read",
     ),
     tensor(
+        "code-attention",
+        Class::Lossy,
+        lossy::code_attention::run,
+        "attention multiplies 8-bit codes of queries, keys, values and weights, where asked for",
+    ),
+    tensor(
         "compress-weights",
         Class::Lossy,
         lossy::weights::run,

@@ -41,6 +41,10 @@ fn snapshot(path: &Path) -> String {
         let outliers: Vec<usize> = columns.split(' ').map(|c| c.parse().expect("a column")).collect();
         vec![Facts { range: Range { lo: -4.0, hi: 4.0 }, outliers, ..Facts::default() }; transc_passes::sites(&before.main).len()]
     });
+    cx.weights.attention = asked("range").map_or_else(Vec::new, |hi| {
+        let hi: f32 = hi.parse().expect("a number");
+        vec![[Range { lo: -1.0, hi }; 3]; transc_passes::attentions(&before.main, &cx.weights).len()]
+    });
     run(&mut after, &[pass.name], &mut cx).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let tolerance = if pass.class == Class::Exact { 0.0 } else { REASSOC_TOLERANCE };
     let seeds = if pass.class == Class::Lossy { 0 } else { SEEDS };

@@ -124,8 +124,8 @@ pub struct LossyArgs {
     /// `prune-unstructured=SHARE`. Zeros that are there are used without this.
     #[arg(long, value_name = "PATTERN")]
     pub sparse: Option<String>,
-    /// 8-bit codes for weights and activations: `dynamic`, or `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]][,outliers=MAGNITUDE]`
-    /// with ranges observed on the calibration inputs.
+    /// 8-bit codes for weights and activations: `dynamic`, or with ranges observed on the calibration inputs
+    /// `static[:minmax|:percentile=P|:mse][,smooth[=ALPHA]][,outliers=MAGNITUDE][,attention]`.
     #[arg(long, value_name = "WAY", group = "codes")]
     pub int8: Option<String>,
     /// 8-bit codes for weights and activations, but for the columns of activations that reach this magnitude on the calibration inputs.

@@ -87,7 +87,8 @@ impl Model {
         let (mut module, mut cx) = (self.module.clone(), source::pass_context());
         cx.cuts = self.cuts.clone();
         cx.weights = self.weights.clone();
-        passes::run(&mut module, &passes::pipeline::until("compress-weights"), &mut cx).map_err(transc::Error::from)?;
+        let last = if self.weights.attention.is_empty() { "compress-weights" } else { "code-attention" };
+        passes::run(&mut module, &passes::pipeline::until(last), &mut cx).map_err(transc::Error::from)?;
         Ok(module)
     }
 }

@@ -95,16 +95,19 @@ fn attention_of_a_few_queries() {
 fn attention_of_codes() {
     // Whole and broken vectors, groups of four and units; more panels of keys than one.
     for (sq, sk, d, e) in [(1, 1, 16, 16), (5, 9, 8, 21), (17, 50, 64, 64), (31, 150, 37, 40), (2, 33, 68, 3)] {
-        for (dtypes, zeros, logits, weights, (mask, causal, clear)) in [
-            (["u8", "u8", "u8"], "[130,117,121]", "u8(90.7, 128)", "u8(0.00413, 0)", ("bool[2,1,1,M]", "none", true)),
-            (["i8", "i8", "i8"], "[0,0,0]", "none", "i8(0.00811, 0)", ("f32[N,M]", "2", false)),
-            (["u8", "i8", "u8"], "[3,-7,128]", "i8(77.3, 4)", "i8(0.00397, -128)", ("f32[2,1,N,M]", "none", false)),
+        for (dtypes, zeros, logits, (weights, relative), (mask, causal, clear)) in [
+            (["u8", "u8", "u8"], "[130,117,121]", "u8(90.7, 128)", ("u8(0.00413, 0)", false), ("bool[2,1,1,M]", "none", true)),
+            (["i8", "i8", "i8"], "[0,0,0]", "none", ("i8(0.00811, 0)", false), ("f32[N,M]", "2", false)),
+            (["u8", "i8", "u8"], "[3,-7,128]", "i8(77.3, 4)", ("i8(0.00397, -128)", false), ("f32[2,1,N,M]", "none", false)),
+            (["u8", "u8", "u8"], "[130,117,121]", "none", ("u8(0.003921569, 0)", true), ("bool[2,1,1,M]", "none", true)),
+            (["u8", "i8", "u8"], "[3,-7,128]", "none", ("u8(0.003921569, 0)", true), ("f32[N,M]", "-1", false)),
         ] {
+            let sums = if relative { "f32" } else { "i32" };
             let [q, k, v] = dtypes;
             let params =
                 format!("%0 \"q\": {q}[2,N,4,{d}], %1 \"k\": {k}[2,2,M,{d}], %2 \"v\": {v}[2,M,2,{e}], %3 \"m\": {mask}");
             let body = format!(
-                "%4: {q}[2,4,N,{d}] = transpose(%0) {{perm = [0,2,1,3]}}\n%5: {v}[2,2,M,{e}] = transpose(%2) {{perm = [0,2,1,3]}}\n%6: i32[2,4,N,{e}] = int_attention(%4, %1, %5, %3) {{zeros = {zeros}, unit = 0.01, logits = {logits}, scale = 0.02, causal = {causal}, clear = {clear}, weights = {weights}}}\nreturn %6 \"y\""
+                "%4: {q}[2,4,N,{d}] = transpose(%0) {{perm = [0,2,1,3]}}\n%5: {v}[2,2,M,{e}] = transpose(%2) {{perm = [0,2,1,3]}}\n%6: {sums}[2,4,N,{e}] = int_attention(%4, %1, %5, %3) {{zeros = {zeros}, unit = 0.01, logits = {logits}, scale = 0.02, causal = {causal}, clear = {clear}, weights = {weights}, relative = {relative}}}\nreturn %6 \"y\""
             );
             let shape = match mask {
                 "bool[2,1,1,M]" => vec![2, 1, 1, sk],

@@ -1,7 +1,7 @@
 //! `int_attention`: attention whose operands and weights are 8-bit codes, with sums in 32-bit integers.
 
 use super::attention::{Rows, do_not_fit, for_heads_of, infer_dims, weigh, with_keys, with_values};
-use super::{Attr, OpSpec, Quantize, Real, TypeError};
+use super::{Attr, OpSpec, Quantize, Real, Reduce, ReduceKind, TypeError};
 use crate::interp::scalar::bin;
 use crate::interp::{EvalCx, EvalError, Tensor};
 use crate::scalar::{BinOp, Body, Literal, Ref};
@@ -73,6 +73,9 @@ tensor_op! {
     ///
     /// It is how static quantisation treats both products of an attention (Jacob et al. 2018, section 2.3). A row that sees no key has weights of NaN, whose
     /// code is 0, or weights of zero with `clear`.
+    ///
+    /// With `relative` the weights of a row are coded relative to the largest one, so that rows of many equal weights keep them, and the zero point is 0. The
+    /// result is then `f32`: `w' v'` by the sum of the row's `w'`; of a row that sees no key NaN, or zeros with `clear`.
     IntAttention = "int_attention" {
         /// Zero points of queries, keys and values.
         zeros: Vec<i64>,
@@ -88,6 +91,8 @@ tensor_op! {
         clear: bool,
         /// Codes of the weights.
         weights: Code,
+        /// The codes stand for weights by the largest of their row.
+        relative: bool,
     }
 }
 
@@ -102,7 +107,10 @@ impl OpSpec for IntAttention {
         if !self.weights.is_valid() || !self.logits.as_ref().is_none_or(Code::is_valid) {
             return Err(TypeError::dims(Self::MNEMONIC, "has codes without a positive scale or with a zero point out of range"));
         }
-        Ok(vec![TensorType::new(DType::I32, dims)])
+        if self.relative && self.weights.zero != 0 {
+            return Err(TypeError::dims(Self::MNEMONIC, "has relative weights with a zero point"));
+        }
+        Ok(vec![TensorType::new(if self.relative { DType::F32 } else { DType::I32 }, dims)])
     }
 
     fn eval(&self, operands: &[&Tensor], cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
@@ -125,18 +133,27 @@ impl OpSpec for IntAttention {
         let rows = Rows { dims: [b, h, sq, sk], mask: operands.get(3).copied(), causal: self.causal.as_ref(), clear: self.clear };
         // The weights of rows that are cleared are codes of zero, too.
         let mut sums = vec![0i64; b * h * sq * e];
+        // Of the codes of each row.
+        let mut totals = vec![0i64; b * h * sq];
         rows.eval(cx, &logit, &mut |[bi, hi, i], weights| {
-            let to = ((bi * h + hi) * sq + i) * e;
+            let row = (bi * h + hi) * sq + i;
+            let largest = if self.relative { weights.iter().copied().fold(0.0, f64::max) } else { 1.0 };
             for (j, weight) in weights.iter().enumerate() {
-                let code = self.weights.round(*weight as f32).map_or(0, |w| w.0) - self.weights.zero;
+                let code = self.weights.round((*weight / largest) as f32).map_or(0, |w| w.0) - self.weights.zero;
+                totals[row] += code;
                 for c in 0..e {
-                    sums[to + c] += code * z[((bi * g + key_head(hi)) * sk + j) * e + c];
+                    sums[row * e + c] += code * z[((bi * g + key_head(hi)) * sk + j) * e + c];
                 }
             }
         })?;
-        let mut out = Tensor::zeros(DType::I32, &[b, h, sq, e])?;
+        let mut out = Tensor::zeros(if self.relative { DType::F32 } else { DType::I32 }, &[b, h, sq, e])?;
         for (i, s) in sums.into_iter().enumerate() {
-            out.set(i, Literal::from_i64(DType::I32, i64::from(s as i32)));
+            let value = match totals[i / e] {
+                _ if !self.relative => Literal::from_i64(DType::I32, i64::from(s as i32)),
+                0 if self.clear => Literal::f32(0.0),
+                total => Literal::f32((f64::from(s as i32) / total as f64) as f32),
+            };
+            out.set(i, value);
         }
         Ok(vec![out])
     }
@@ -162,10 +179,26 @@ impl IntAttention {
             logits = times(b, real, code.scale.0)?;
         }
         let logits = times(b, logits, self.scale.0)?;
-        let weights = weigh(b, logits, x.get(3).copied(), self.causal.as_ref(), self.clear)?;
+        let mut weights = weigh(b, logits, x.get(3).copied(), self.causal.as_ref(), self.clear)?;
+        let over_keys = |kind| Reduce { kind, axes: vec![3], keep: true };
+        if self.relative {
+            let largest = b.add(over_keys(ReduceKind::Max), &[weights])?;
+            weights = b.bin(BinOp::Div, weights, largest)?;
+        }
         let codes = coded(b, weights, &self.weights)?;
         let weights = centred(b, codes, self.weights.zero)?;
-        b.add(with_values(DType::I32), &[weights, v])
+        let sums = b.add(with_values(DType::I32), &[weights, v])?;
+        if !self.relative {
+            return Ok(sums);
+        }
+        let total = b.add(over_keys(ReduceKind::Sum), &[weights])?;
+        let [sums, total] = [b.cast(DType::F32, sums)?, b.cast(DType::F32, total)?];
+        let mut f = Body::builder(2);
+        let quotient = f.bin(BinOp::Div, Ref::Arg(0), Ref::Arg(1));
+        let zero = f.num(DType::F32, 0.0);
+        let hidden = f.bin(BinOp::Eq, Ref::Arg(1), zero);
+        let y = if self.clear { f.select(hidden, zero, quotient) } else { quotient };
+        b.add(super::Map { body: f.finish(y) }, &[sums, total])
     }
 }
 

@@ -1,5 +1,6 @@
 //! Codecs: lossy steps, each asked for by name. A step inserts `decode(encode(x))` at a site and writes a line in the ledger; what follows is exact.
 
+pub mod code_attention;
 pub mod cut;
 pub mod merge_tokens;
 pub mod round_products;

@@ -4,7 +4,7 @@
 //! what lies between them is rounded as `f32`, the softmax with one division per row.
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels of groups
-//! ([`super::super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, then row by row the
+//! ([`super::super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known (or its largest weight), then row by row the
 //! codes of the weights, then their product with the values.
 
 use std::fmt;
@@ -109,7 +109,7 @@ struct Parts<'a, 'm, 'f> {
     values: Product,
     /// Largest logit of each row.
     tops: Buf,
-    /// What is taken from the logits of each row, then what its weights are multiplied by.
+    /// What is taken from the logits of each row, then what its weights are multiplied by, or its results.
     factors: Buf,
     /// Keys in whole panels.
     keys_len: Dim,
@@ -144,6 +144,13 @@ impl Parts<'_, '_, '_> {
             self.values.multiply(kb, u.rows, (n0, column), (stride, zero));
             tile::hand_on(kb, self.s.values, self.values.sums, (zero, u.rows), (n0, &sizes.e), &mut |kb, r, n, x, count| {
                 let i = kb.add(u.row, r);
+                let mut x = x;
+                if self.p.op.relative {
+                    let factor = kb.load(self.factors, r, 1);
+                    let factor = kb.splat(kb.ty(x).lanes, factor);
+                    x = kb.cast(DType::F32, x);
+                    x = kb.mul(x, factor);
+                }
                 epilogue(kb, &[u.b, u.h, i], n, x, count);
             });
         });
@@ -294,16 +301,31 @@ impl Parts<'_, '_, '_> {
                 kb.store(self.logits.sums, at, bits);
             });
         });
-        self.fold_rows(kb, rows, 0.0, self.factors, (&|kb, x, y| kb.add(x, y), &|kb, x| kb.reduce(ReduceOp::Add, x)));
+        // Of the weights, or of their codes.
+        let add = |kb: &mut KernelBuilder, x: Reg, sum: Reg| {
+            let x = if op.relative { self.relative_code(kb, x) } else { x };
+            kb.add(x, sum)
+        };
+        self.fold_rows(kb, rows, 0.0, self.factors, (&add, &|kb, x| kb.reduce(ReduceOp::Add, x)));
         self.each_vector(kb, &|kb, j| {
-            let (scale, total) = (kb.num(ty, op.weights.scale.0), kb.load(self.factors, j, lanes));
-            let (top, total) = (kb.load(self.tops, j, lanes), kb.mul(total, scale));
+            let (top, mut total) = (kb.load(self.tops, j, lanes), kb.load(self.factors, j, lanes));
+            if !op.relative {
+                let scale = kb.num(ty, op.weights.scale.0);
+                total = kb.mul(total, scale);
+            }
             let inverse = inverse(kb, op.clear, top, total);
             kb.store(self.factors, j, inverse);
         });
         kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.codes(kb, r));
         // Apart, since sums of bytes read vectors that were stored in pieces.
         kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.values.start_row(kb, r));
+    }
+
+    /// The code of a weight by the largest of its row, before it is cast.
+    fn relative_code(&self, kb: &mut KernelBuilder, x: Reg) -> Reg {
+        let steps = kb.num(kb.ty(x), 1.0 / self.p.op.weights.scale.0);
+        let x = kb.mul(x, steps);
+        kb.un(UnOp::Round, x)
     }
 
     /// The codes of the weights of a row.
@@ -317,8 +339,13 @@ impl Parts<'_, '_, '_> {
         let coded = |kb: &mut KernelBuilder, j: Reg| {
             let from = kb.add(from, j);
             let x = self.logit(kb, from);
-            let x = kb.mul(x, inverse);
-            let x = rounded(kb, x, &self.p.op.weights);
+            let x = if self.p.op.relative {
+                let x = self.relative_code(kb, x);
+                kb.cast(self.p.op.weights.to, x)
+            } else {
+                let x = kb.mul(x, inverse);
+                rounded(kb, x, &self.p.op.weights)
+            };
             (product.left.encode(kb, x), kb.add(to, j))
         };
         let whole = tile::whole_turns(kb, (zero, keys), lanes.into());

@@ -84,6 +84,7 @@ fn int_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
         causal,
         clear: w.clear,
         weights: code.clone(),
+        relative: false,
     };
     let sums = four.add(g, op, mask)?;
     let y = match scales[2] {

@@ -62,7 +62,7 @@ impl Layer<'_> {
     /// depends on its neighbours.
     fn integers(&self, b: &mut Builder<'_>, x: Value, values: &[f32], codes: Codes, facts: &Facts) -> Result<Coded, TypeError> {
         let (codec, mut how) = match codes {
-            Codes::Static { .. } => ("int8", format!("static, activation {:.4}..{:.4}", facts.range.lo, facts.range.hi)),
+            Codes::Static { .. } => ("int8", format!("static, activation {}", facts.range)),
             Codes::Outliers(_) => ("llm-int8", "dynamic per row".to_string()),
             _ => ("int8", "dynamic per row".to_string()),
         };

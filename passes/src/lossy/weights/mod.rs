@@ -24,6 +24,7 @@ use transc_ir::{Module, Value};
 pub use error::WeightError;
 pub use factor::{Factor, Rank};
 pub use facts::{Facts, Observed, facts, root_mean_squares};
+pub(super) use spec::MAX_BYTE;
 pub use spec::{Codes, Observer, Prune, Range, WeightSpec, parse_budget};
 
 use super::LedgerEntry;

@@ -1,12 +1,13 @@
 //! What can be asked for, and what is wrong with it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 use super::{Factor, Facts, WeightError};
 
 /// The largest unsigned code of 8 bits.
-pub(super) const MAX_BYTE: f32 = 255.0;
+pub(in crate::lossy) const MAX_BYTE: f32 = 255.0;
 
 /// The neighbours of a weight that become zero together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub enum Codes {
         smooth: Option<f64>,
         /// The magnitude from which columns of the activation stay in `f32`.
         outliers: Option<f32>,
+        /// Attention multiplies codes too: of queries, keys and values per tensor, and of its weights.
+        attention: bool,
     },
     /// As `Dynamic`, with the columns of the activation that reached this magnitude in `f32` (Dettmers et al. 2022, "LLM.int8()").
     Outliers(f32),
@@ -93,7 +96,7 @@ impl Codes {
             return Ok(Codes::Dynamic);
         }
         let rest = text.strip_prefix("static").ok_or_else(|| wrong("there is no such way"))?;
-        let (mut observer, mut smooth, mut outliers) = (Observer::MinMax, None, None);
+        let (mut observer, mut smooth, mut outliers, mut attention) = (Observer::MinMax, None, None, false);
         let parts = rest.split([':', ',']).skip(1);
         if !rest.is_empty() && !rest.starts_with(':') {
             return Err(wrong("there is no such way"));
@@ -104,6 +107,7 @@ impl Codes {
             match name {
                 "minmax" => observer = Observer::MinMax,
                 "mse" => observer = Observer::Mse,
+                "attention" if value.is_none() => attention = true,
                 "percentile" => {
                     observer =
                         Observer::Percentile(number(50.0, 100.0).ok_or_else(|| wrong("a percentile lies between 50 and 100"))?);
@@ -118,7 +122,7 @@ impl Codes {
                 _ => return Err(wrong("observers are minmax, percentile=50..100 and mse")),
             }
         }
-        Ok(Codes::Static { observer, smooth, outliers })
+        Ok(Codes::Static { observer, smooth, outliers, attention })
     }
 
     /// The value of `--llm-int8`.
@@ -181,9 +185,15 @@ pub struct Range {
     pub hi: f32,
 }
 
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.4}..{:.4}", self.lo, self.hi)
+    }
+}
+
 impl Range {
     /// Scale and zero point of unsigned codes up to `max`.
-    pub(super) fn code(self, max: f32) -> (f32, f32) {
+    pub(in crate::lossy) fn code(self, max: f32) -> (f32, f32) {
         let scale = (self.hi - self.lo) / max;
         let scale = if scale > 0.0 && scale.is_finite() { scale } else { 1.0 };
         (scale, (-self.lo / scale).round_ties_even().clamp(0.0, max))
@@ -246,7 +256,9 @@ pub struct WeightSpec {
     pub codes: Option<Codes>,
     /// What was observed at each site, in order; empty without inputs.
     pub facts: Vec<Facts>,
-    /// The user's node of each site and the relative error of its own result, in order; empty if it was not measured.
+    /// The ranges of queries, keys and values of each attention, in order; empty where these do not become codes.
+    pub attention: Vec<[Range; 3]>,
+    /// The user's node of each site, attentions after layers, and the relative error of its own result, in order; empty if it was not measured.
     pub errors: Vec<(String, f64)>,
     /// Sites that stay as they are.
     pub keep: BTreeSet<usize>,
