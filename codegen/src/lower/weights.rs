@@ -214,39 +214,35 @@ mod cost {
     }
 
     /// `macs` of a sparse kernel; `fill` is the share of a tile's rows that exist.
-    pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, target: &Target, fill: f64) -> f64 {
+    pub(super) fn sparse(m: Matrix, macs: usize, s: Schedule, fill: f64) -> f64 {
         // Blocks of one column load as much as they multiply; groups of rows that are no neighbours are unpacked first.
         let slow = match (s.block.columns, s.whole_groups(), s.group) {
             (1, true, _) => 1.5,
             (1, false, Some(Group::Bytes)) => 3.2,
             (1, false, _) => 1.7,
+            // Four vectors of unpacked bytes and their sums want more than 16 registers.
+            (_, false, Some(Group::Bytes)) if s.lanes < 16 => 2.3,
             (_, false, Some(_)) => 1.4,
             _ => 1.2,
         };
         let turn = |turned: bool| if s.is_int() { 1.0 } else { 0.25 } * if turned { 0.2 } else { 1.0 };
-        // Half as many products to an instruction.
-        let slow = if s.group == Some(Group::Words) && target.has_byte_dot() { 2.0 * slow } else { slow };
         let turns = turn(s.turned_in) * (TURN[0] * m.k) as f64 + turn(s.turned_out) * (TURN[1] * m.n) as f64;
         (macs as f64 * slow + turns) / fill
     }
 }
 
 /// The blocks that kernels have for weights of an element type, and what an instruction sums for them.
-fn candidates(dtype: DType, target: &Target) -> Vec<(Block, Option<Group>)> {
+fn candidates(dtype: DType, target: &Target) -> (Vec<Block>, Option<Group>) {
     let group = match dtype {
         DType::I8 if target.has_byte_dot() => Some(Group::Bytes),
         DType::I8 => Some(Group::Words),
         DType::Bf16 if target.multiplies_bf16() && !target.has_matrices() => Some(Group::Bf16),
         _ => None,
     };
-    // Four vectors of unpacked bytes and their sums want more than 16 registers.
-    let tall = if group == Some(Group::Bytes) && target.lanes() < 16 { Some(Group::Words) } else { group };
     let rows = group.map_or(1, Group::size) as u16;
-    let mut all: Vec<_> = [(4, 1, tall), (4, rows, group), (1, rows, group), (1, 1, group)]
-        .map(|(columns, rows, group)| (Block { columns, rows }, group))
-        .into();
+    let mut all: Vec<Block> = [(4, 1), (4, rows), (1, rows), (1, 1)].map(|(columns, rows)| Block { columns, rows }).into();
     all.dedup();
-    all
+    (all, group)
 }
 
 /// Chooses the kernel of a layer: the sparse one where it is faster.
@@ -259,14 +255,14 @@ fn choose(layer: &Layer<'_>, src: &[u8], target: &Target) -> (LayerChoice, Optio
     let mut choice = LayerChoice { dtype, bits: 8 * size, sparse: None, macs, zeros, sparse_cost: f64::INFINITY };
     let mut best = None;
     // Blocks of zeros cannot be more than zeros.
-    let candidates = if zeros > 0.25 { candidates(dtype, target) } else { Vec::new() };
-    for (block, group) in candidates {
+    let (blocks, group) = candidates(dtype, target);
+    for block in blocks.into_iter().filter(|_| zeros > 0.25) {
         let (turned_in, turned_out) = (layer.turned || layer.handed.operand, layer.turned || layer.handed.result);
         let s = spmm::Schedule { lanes: target.lanes(), block, group, turned_in, turned_out };
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
         let sparse = Sparse::new(&nonzero, dtype, m, s);
-        let cost = cost::sparse(m, sparse.macs(), s, target, rows) / cost::dense(m, dtype, target);
+        let cost = cost::sparse(m, sparse.macs(), s, rows) / cost::dense(m, dtype, target);
         if cost < choice.sparse_cost {
             choice.sparse_cost = cost;
             best = Some((sparse, s));
