@@ -13,7 +13,7 @@ cycle reach more than 1.
 
 On a processor with matrix registers, vectors are compared with vectors so:
 
-    ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python bench/spmm.py --target cooperlake
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI python bench/spmm.py --target icelake-server
 """
 
 import argparse

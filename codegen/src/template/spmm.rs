@@ -11,9 +11,9 @@
 //! against them. Where an instruction sums products of a group of rows of the weight, four for bytes and two for `bf16`, the kept rows of a group are
 //! interleaved by unpacking within 128-bit lanes; the rows of `A` stand in the panel in the order that makes the interleaved vectors come out sorted.
 //! Blocks as high as a group need no unpacking: such rows are neighbours in the panel. Without an instruction for sums of products of bytes, both
-//! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each. A panel is turned once for all units of it that
-//! one thread computes, and lives in the second-level cache; a strip of columns goes over it piece by piece. The sums of a strip wait in memory and turn
-//! back together.
+//! operands have 16 bits, and kept rows go by twos. With 16 registers a block row takes two passes over half of a tile each, but for unpacked bytes, of
+//! which four vectors come at once. A panel is turned once for all units of it that one thread computes, and lives in the second-level cache; a strip of
+//! columns goes over it piece by piece. The sums of a strip wait in memory and turn back together.
 
 use std::fmt;
 use std::ops::Range;

@@ -4,8 +4,8 @@
 //! what lies between them is rounded as `f32`, the softmax with one division per row.
 //!
 //! **Schedule.** A unit is [`ROWS`] query rows of one head. Keys and values of a key head are packed once per call into panels of groups
-//! ([`super::super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known (or its largest weight), then row by row the
-//! codes of the weights, then their product with the values.
+//! ([`super::super::groups`]). A unit computes its logits for all keys, since a weight is coded only when the sum of its row is known, or its largest
+//! weight; then row by row the codes of the weights, then their product with the values.
 
 use std::fmt;
 
