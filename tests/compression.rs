@@ -1,8 +1,8 @@
 //! What codes and zeros cost in accuracy, on trained models and real inputs.
 
+use transc::ir::Module;
 use transc::ir::interp::Tensor as Plain;
-use transc::ir::{Module, Value};
-use transc::passes::{self, Codes, Observed, PassCx, WeightSpec};
+use transc::passes::{Codes, WeightSpec};
 use transc::{Backend, Compiler};
 
 use crate::kit;
@@ -53,38 +53,10 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
 }
 
-/// What the options need to know of each layer, from runs on the calibration inputs.
-fn observed(module: &Module, calibration: Vec<(String, Plain)>) -> impl Fn(WeightSpec) -> WeightSpec {
-    move |mut spec| {
-        // A module as a pass will find it.
-        let before = |pass: &str, weights: &WeightSpec| {
-            let (mut m, mut cx) = (module.clone(), PassCx::default());
-            cx.weights = weights.clone();
-            let names = passes::pipeline::until(pass);
-            passes::run(&mut m, &names[..names.len() - 1], &mut cx).expect("the passes run");
-            m
-        };
-        let see = |watched: &Module, values: Vec<Value>| {
-            let (mut m, results) = (watched.clone(), watched.main.results().len());
-            values.into_iter().enumerate().for_each(|(i, v)| m.main.add_result(&format!("activation {i}"), v));
-            let session = Compiler::new().opt_level(1).compile(&m).expect("it compiles").session(2).expect("a session");
-            let mut seen = kit::run(&session, &calibration).expect("it runs");
-            let seen = seen.drain(results..);
-            seen.map(|(_, t)| (t.to_f64().iter().map(|v| *v as f32).collect(), t.dims)).collect::<Vec<(Vec<f32>, Vec<usize>)>>()
-        };
-        fn views(seen: &[(Vec<f32>, Vec<usize>)]) -> Vec<Observed<'_>> {
-            seen.iter().map(|(values, dims)| Observed { values, dims }).collect()
-        }
-        let watched = before("compress-weights", &WeightSpec::default());
-        let sites = passes::sites(&watched.main);
-        let seen = see(&watched, sites.iter().map(|s| s.activation).collect());
-        spec.facts = passes::facts(&watched, &sites, &spec, &views(&seen));
-        let watched = before("code-attention", &spec);
-        let attentions = passes::attentions(&watched.main, &spec);
-        let seen = see(&watched, attentions.into_iter().flat_map(|a| a.1).collect());
-        spec.attention = passes::attention_ranges(&spec, &views(&seen));
-        spec
-    }
+/// A compiler of compressed weights, with what the arrays hold of the model's inputs to observe.
+fn calibrated(module: &Module, arrays: &[(String, Plain)], spec: WeightSpec) -> Compiler {
+    let known = arrays.iter().filter(|(n, _)| module.main.params().iter().any(|(p, _)| p == n));
+    Compiler::new().weights(spec).calibration(known.map(|(n, t)| (n.clone(), kit::tensor(t))).collect())
 }
 
 #[test]
@@ -93,21 +65,21 @@ fn embeddings_of_sentences_survive_codes() {
     let tokens = kit::npz(&kit::root().join("tests/data/minilm/tokens.npz"));
     let mask = array(&tokens, "attention_mask").clone();
     let module = transc::load(&model).expect("the model imports");
-    let embed = |spec: WeightSpec| {
-        let session = Compiler::new().weights(spec).compile(&module).expect("it compiles").session(2).expect("a session");
+    let embed = |compiler: Compiler| {
+        let session = compiler.compile(&module).expect("it compiles").session(2).expect("a session");
         embeddings(array(&kit::run(&session, &tokens).expect("it runs"), "last_hidden_state"), &mask)
     };
-    let exact = embed(WeightSpec::default());
+    let exact = embed(Compiler::new());
     assert!(exact.len() >= 200, "{} sentences", exact.len());
     let exact_ranks = ranks(&exact);
-    let known = observed(&module, kit::rows(&tokens, 0..CALIBRATION));
+    let calibration = kit::rows(&tokens, 0..CALIBRATION);
     // The way, and the smallest cosine, mean cosine and rank correlation that it must keep.
     for (name, codes, least) in [
         ("static:minmax,outliers=4", Codes::int8("static:minmax,outliers=4"), [0.99, 0.999, 0.99]),
         ("static:minmax,outliers=4,attention", Codes::int8("static:minmax,outliers=4,attention"), [0.99, 0.998, 0.99]),
         ("llm-int8 6.0", Codes::outliers("6.0"), [0.995, 0.999, 0.999]),
     ] {
-        let coded = embed(known(spec(codes)));
+        let coded = embed(calibrated(&module, &calibration, spec(codes)));
         let cosines: Vec<f64> = exact.iter().zip(&coded).map(|(a, b)| dot(a, b)).collect();
         let smallest = cosines.iter().copied().fold(f64::INFINITY, f64::min);
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
@@ -142,9 +114,9 @@ fn digits_survive_codes_and_zeros() {
     ];
     let docs = std::fs::read_to_string(kit::root().join("docs/sparsity-and-quantisation.md")).expect("the page");
     let images = array(&arrays, "pixel_values").dims[0];
-    let known = observed(&module, kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32));
+    let calibration = kit::rows(&[("pixel_values".into(), array(&arrays, "pixel_values").clone())], 0..32);
     for (way, spec) in ways {
-        let compiled = Compiler::new().weights(known(spec)).opt_level(1).compile(&module).expect("it compiles");
+        let compiled = calibrated(&module, &calibration, spec).opt_level(1).compile(&module).expect("it compiles");
         let out = kit::run(&compiled.session(2).expect("a session"), &arrays).expect("it runs");
         let classes = kit::argmax(&out[0].1);
         let right = (0..images).filter(|i| labels.get_f64(*i) == classes[*i] as f64).count();

@@ -4,7 +4,7 @@
 //! their row (Jacob et al. 2018, section 2.3, with a scale for each row); the op that they make together is written at once. The pass comes when
 //! attention has been found.
 
-use transc_ir::op::{Attention, Code, IntAttention, Op, Quantize, Real, TypeError};
+use transc_ir::op::{Attention, Code, IntAttention, Op, Real, TypeError};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::tensor::{Builder, Func, NodeId};
@@ -12,7 +12,7 @@ use transc_ir::types::DType;
 use transc_ir::{Module, Value};
 
 use super::LedgerEntry;
-use super::weights::{Codes, MAX_BYTE, Observed, Range, WeightError, WeightSpec};
+use super::weights::{Codes, MAX_BYTE, Observed, Range, WeightError, WeightSpec, unsigned};
 use crate::context::PassCx;
 use crate::error::PassError;
 use crate::exact::sweep;
@@ -95,10 +95,8 @@ fn sites(module: &Module, spec: &WeightSpec) -> Result<Vec<(NodeId, [Range; 3])>
 fn coded(b: &mut Builder<'_>, a: &Attention, operands: &[Value], ranges: [Range; 3]) -> Result<Value, TypeError> {
     let codes = ranges.map(|r| r.code(MAX_BYTE));
     let mut operands = operands.to_vec();
-    for (x, (scale, zero)) in operands.iter_mut().zip(codes) {
-        let scale = b.scalar(Literal::f32(scale))?;
-        let zero = b.scalar(Literal::from_i64(DType::U8, zero as i64))?;
-        *x = b.add(Quantize { to: DType::U8 }, &[*x, scale, zero])?;
+    for (x, range) in operands.iter_mut().zip(ranges) {
+        *x = unsigned(b, *x, range)?.0;
     }
     let [(q, _), (k, _), (v, _)] = codes;
     let op = IntAttention {

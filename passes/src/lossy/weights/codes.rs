@@ -152,11 +152,16 @@ impl Layer<'_> {
 
 /// The activation through unsigned codes in the observed range.
 fn fixed(b: &mut Builder<'_>, x: Value, facts: &Facts) -> Result<Value, TypeError> {
-    let (scale, zero) = facts.range.code(MAX_BYTE);
+    let (codes, [scale, zero]) = unsigned(b, x, facts.range)?;
+    b.add(Dequantize {}, &[codes, scale, zero])
+}
+
+/// Unsigned codes in a range, with their scale and zero point.
+pub(in crate::lossy) fn unsigned(b: &mut Builder<'_>, x: Value, range: Range) -> Result<(Value, [Value; 2]), TypeError> {
+    let (scale, zero) = range.code(MAX_BYTE);
     let s = b.scalar(Literal::from_f64(DType::F32, scale.into()))?;
     let z = b.scalar(Literal::from_i64(DType::U8, zero as i64))?;
-    let q = b.add(Quantize { to: DType::U8 }, &[x, s, z])?;
-    b.add(Dequantize {}, &[q, s, z])
+    Ok((b.add(Quantize { to: DType::U8 }, &[x, s, z])?, [s, z]))
 }
 
 /// Symmetric codes with a scale per output.

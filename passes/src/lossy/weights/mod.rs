@@ -21,6 +21,7 @@ use transc_ir::tensor::{Builder, ConstData, ConstPool, Func, Node, NodeId};
 use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, Value};
 
+pub(super) use codes::unsigned;
 pub use error::WeightError;
 pub use factor::{Factor, Rank};
 pub use facts::{Facts, Observed, facts, root_mean_squares};
