@@ -233,6 +233,9 @@ impl Error {
             Error::MissingFeature(_) => "compile again with --target for this processor",
             Error::Device(_) => "run on the host: leave out -d",
             Error::WrongDevice(_) => "compile again with the --target of this machine, or choose the device with -d",
+            Error::InputType { .. } => {
+                "give the input in these sizes; a dim stays open that no --dim fixes when the model is compiled"
+            }
             Error::DimRange { .. } => "compile again with --dim NAME=LO..HI for a wider range",
             Error::DimUnbound(_) => "give the dim a value, or compile again with --dim NAME=VALUE",
             _ => "",

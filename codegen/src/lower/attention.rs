@@ -15,29 +15,42 @@ use super::nest::results;
 use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
 use super::strided::{Strided, strided};
-use super::{Lowered, Source};
+use super::{Lowered, Source, layout};
 use crate::Target;
 use crate::template::attention::merge::{self, Records};
-use crate::template::attention::{self, AttentionProblem, few, floats, int8};
+use crate::template::attention::{self, AttentionProblem, few, floats, int8, turned};
 
-/// The kernels of an attention by its templates; `None` where it does not fit.
-pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Vec<Lowered>> {
-    let operands = [0, 1, 2].map(|i| r.body.unrounded(node.operands[i]));
-    let dtypes = operands.map(|x| r.ty(x).dtype);
-    let dims = operands.map(|x| r.ty(x).dims.as_slice());
-    let [q, k, v] = operands.map(|x| strided(r, x));
+/// What the kernels of an attention are built from; `None` where the templates do not fit.
+fn cx<'r>(r: &'r Region, target: &Target) -> Option<Cx<'r>> {
+    let anchor = r.anchor?;
+    let node = r.body.def_node(anchor)?;
+    let [q, k, v] = [0, 1, 2].map(|i| strided(r, r.body.unrounded(node.operands[i])));
     let root = r.roots()[0];
     if r.ty(root).dims != r.ty(anchor).dims {
         return None;
     }
     let mask = node.operands.get(3).copied();
-    let cx = Cx { r, anchor, root, views: [q?, k?, v?], mask, lanes: target.lanes(), stuck: Cell::new(None) };
+    Some(Cx { r, anchor, root, views: [q?, k?, v?], mask, lanes: target.lanes(), stuck: Cell::new(None) })
+}
+
+/// The kernels of an attention by its templates; `None` where it does not fit.
+pub(super) fn lower(r: &Region, node: &Node, target: &Target) -> Option<Vec<Lowered>> {
+    let operands = [0, 1, 2].map(|i| r.body.unrounded(node.operands[i]));
+    let dtypes = operands.map(|x| r.ty(x).dtype);
+    let dims = operands.map(|x| r.ty(x).dims.as_slice());
+    let cx = cx(r, target)?;
     match &node.op {
         Op::Attention(a) => {
             if !dtypes.iter().all(|d| matches!(d, DType::F16 | DType::Bf16 | DType::F32)) {
                 return None;
             }
             let p = AttentionProblem::new(a, dims);
+            if cx.lies_turned() {
+                let s = turned::floats::Schedule::choose(target.lanes());
+                return cx.turned(&s.to_string(), &p, &mut |kb, x, mask, epilogue| {
+                    turned::floats::build(kb, &p, s, x, mask, epilogue);
+                });
+            }
             let narrow = r.ty(node.operands[0]).dtype == DType::Bf16;
             let engine = floats::Engine::of_bf16(narrow && target.multiplies_bf16(), narrow && target.has_matrices());
             let s = floats::Schedule::choose(target.lanes(), engine, &p);
@@ -52,6 +65,12 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
             let sizes = AttentionProblem::of_codes(a, dims);
             let s = int8::Schedule::choose(target.lanes(), target.has_byte_dot(), &sizes);
             let p = int8::Problem { sizes, op: a, dtypes };
+            if cx.lies_turned() {
+                let s = turned::int8::Schedule::choose(target.lanes(), target.has_byte_dot());
+                return cx.turned(&s.to_string(), &p.sizes, &mut |kb, x, mask, epilogue| {
+                    turned::int8::build(kb, &p, s, x, mask, epilogue);
+                });
+            }
             cx.whole(&s.to_string(), &p.sizes, attention::ROWS, &mut |kb, x, mask, epilogue| {
                 int8::build(kb, &p, s, x, mask, epilogue);
             })
@@ -60,9 +79,32 @@ pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> 
     }
 }
 
+/// True if there is a kernel for the case that operands and result lie turned.
+pub(super) fn takes_turned(r: &Region, target: &Target) -> bool {
+    let Some(anchor) = r.anchor else { return false };
+    let mut turned = r.clone();
+    let rank = |v: Value| r.ty(v).rank();
+    let node = r.body.def_node(anchor);
+    let taken: Vec<Value> =
+        node.into_iter().flat_map(|n| &n.operands[..3]).filter_map(|v| Some(strided(r, r.body.unrounded(*v))?.base)).collect();
+    let operands = r.body.params().iter().enumerate().filter(|(_, (_, v))| taken.contains(v));
+    turned.orders[0] = operands.map(|(i, (_, v))| (i, layout::turned(rank(*v)))).collect();
+    turned.orders[1].insert(0, vec![1, 3, 0, 2]);
+    let offered = match r.anchor_op() {
+        Some(Op::Attention(a)) => a.causal.is_none() && taken.iter().all(|v| r.ty(*v).dtype == DType::F32),
+        Some(Op::IntAttention(a)) => a.causal.is_none(),
+        _ => false,
+    };
+    offered && cx(&turned, target).is_some_and(|cx| cx.lies_turned())
+}
+
 /// The template's part: from operands, mask and epilogue.
 type Build<'a> =
     dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<&mut attention::Mask<'_>>, &mut attention::Epilogue<'_>) + 'a;
+
+/// The same of the template whose vectors run along the queries.
+type BuildTurned<'a> =
+    dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<&mut attention::Mask<'_>>, &mut turned::Epilogue<'_>) + 'a;
 
 /// What the kernels of an attention have in common.
 struct Cx<'r> {
@@ -82,6 +124,28 @@ impl Cx<'_> {
     fn whole(&self, name: &str, p: &AttentionProblem, rows: i64, build: &mut Build<'_>) -> Option<Vec<Lowered>> {
         let name = format!("{name}{}", p.flags(self.mask.is_some()));
         let kernel = self.kernel(&name, p.extent(rows), macs(p), &mut |kb, e| self.attend(kb, e, build));
+        Some(vec![kernel?])
+    }
+
+    /// True if queries, keys, values and result have their tokens beside each other.
+    fn lies_turned(&self) -> bool {
+        self.views.iter().map(|v| &v.strides).chain([&self.r.strides(self.root)]).all(|s| s[2].is(1) && !s[3].is(1))
+    }
+
+    /// One kernel whose vectors run along the queries.
+    fn turned(&self, name: &str, p: &AttentionProblem, build: &mut BuildTurned<'_>) -> Option<Vec<Lowered>> {
+        let name = format!("{name}{}", p.flags(self.mask.is_some()));
+        let kernel = self.kernel(&name, p.extent(turned::QUERIES), macs(p), &mut |kb, e| {
+            let operands = self.operands(kb, &mut e.borrow_mut())?;
+            let mut store = self.store(kb, e);
+            let mut mask = self.mask(e);
+            let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], query: Reg, x: Reg, count: Option<Reg>| {
+                let [b, h, feature] = at.map(Index::scalar);
+                store(kb, &[b, h, vector(query), feature], x, count);
+            };
+            build(kb, operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
+            Some(())
+        });
         Some(vec![kernel?])
     }
 
@@ -157,8 +221,7 @@ impl Cx<'_> {
         let m = self.mask?;
         let ty = self.r.ty(m);
         Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
-            let full =
-                [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: key, step: 1, aligned: true }];
+            let full = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), vector(key)];
             let idx: Vec<Index> = ty
                 .dims
                 .iter()
@@ -185,23 +248,38 @@ impl Cx<'_> {
         })
     }
 
-    /// Stores results, with what follows the attention.
+    /// Stores results, with what follows the attention: vectors of features.
     fn epilogue<'a>(
         &'a self,
         kb: &mut KernelBuilder,
         e: &'a RefCell<Elements<'_>>,
     ) -> impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a {
-        let (_, out) = results(kb, &mut e.borrow_mut(), Access::Write)[0];
-        let ty = self.r.ty(self.root);
+        let mut store = self.store(kb, e);
         move |kb, at, n, x, count| {
-            let idx =
-                [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), Index { reg: n, step: 1, aligned: true }];
+            let [b, h, query] = at.map(Index::scalar);
+            store(kb, &[b, h, query, vector(n)], x, count);
+        }
+    }
+
+    /// The same for any vectors.
+    fn store<'a>(
+        &'a self,
+        kb: &mut KernelBuilder,
+        e: &'a RefCell<Elements<'_>>,
+    ) -> impl FnMut(&mut KernelBuilder, &[Index; 4], Reg, Option<Reg>) + 'a {
+        let (_, out) = results(kb, &mut e.borrow_mut(), Access::Write)[0];
+        move |kb, idx, x, count| {
             let x = kb.cast(self.r.ty(self.anchor).dtype, x);
-            if let Err(s) = finish(&mut e.borrow_mut(), kb, (self.anchor, self.root), out, ty, &idx, x, count) {
+            if let Err(s) = finish(&mut e.borrow_mut(), kb, (self.anchor, self.root), out, idx, x, count) {
                 self.stuck.set(Some(s));
             }
         }
     }
+}
+
+/// Neighbours from an index on.
+fn vector(reg: Reg) -> Index {
+    Index { reg, step: 1, aligned: true }
 }
 
 /// Multiply-adds of an attention.

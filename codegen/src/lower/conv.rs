@@ -61,7 +61,6 @@ fn depthwise_of(
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let (x_buf, w_buf) = (e.buffer(&mut kb, xv.base)?, e.buffer(&mut kb, wv.base)?);
     let (_, y) = results(&mut kb, &mut e, Access::Write)[0];
-    let ty = r.ty(root).clone();
     let lanes = (!vectors).then(|| kb.local(DType::F32, i64::from(target.lanes()).into()));
     let mut stuck = false;
     let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], x: Reg, count: Option<Reg>| {
@@ -69,12 +68,12 @@ fn depthwise_of(
         let last = idx.len() - 1;
         let Some(lanes) = lanes else {
             idx[last] = Index { reg: at[last], step: 1, aligned: true };
-            stuck |= finish(&mut e, kb, (anchor, root), y, &ty, &idx, x, count).is_err();
+            stuck |= finish(&mut e, kb, (anchor, root), y, &idx, x, count).is_err();
             return;
         };
         each_lane(&mut e, kb, lanes, (x, count), &mut |e, kb, lane, x| {
             idx[last] = Index::scalar(kb.add(at[last], lane));
-            stuck |= finish(e, kb, (anchor, root), y, &ty, &idx, x, None).is_err();
+            stuck |= finish(e, kb, (anchor, root), y, &idx, x, None).is_err();
         });
     };
     let from = Operand { buf: x_buf, offset: &xv.offset, strides: &xv.strides };
@@ -152,7 +151,6 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
             None => patches.gather(kb, base, n0, panel, shape),
         }
     };
-    let ty = r.ty(root).clone();
     let flat = positions_are_flat(r, anchor);
     let lanes = kb.local(DType::F32, i64::from(s.tile.lanes).into());
     let mut stuck = false;
@@ -168,14 +166,14 @@ fn product_of(r: &Region, (anchor, root): (Value, Value), (c, node): (&Conv, &No
             idx.resize(out_dims.len(), Index::scalar(zero));
             let axis = (2..out_dims.len()).rev().find(|a| !out_dims[*a].is(1)).unwrap_or(out_dims.len() - 1);
             idx[axis] = Index { reg: n, step: 1, aligned: packed.is_none() };
-            stuck |= finish(&mut e, kb, (anchor, root), out, &ty, &idx, v, count).is_err();
+            stuck |= finish(&mut e, kb, (anchor, root), out, &idx, v, count).is_err();
             return;
         }
         each_lane(&mut e, kb, lanes, (v, count), &mut |e, kb, lane, x| {
             let position = kb.add(n, lane);
             let mut idx = lead.to_vec();
             idx.extend(tile::unflatten(kb, position, &out_dims[2..]).into_iter().map(Index::scalar));
-            stuck |= finish(e, kb, (anchor, root), out, &ty, &idx, x, None).is_err();
+            stuck |= finish(e, kb, (anchor, root), out, &idx, x, None).is_err();
         });
     };
     if packed.is_some() {

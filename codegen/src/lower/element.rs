@@ -11,7 +11,7 @@ use transc_ir::types::{DType, Dim};
 
 use super::index::{Index, through_reshape};
 use super::region::{Region, is_anchor};
-use super::{Source, anchor};
+use super::{Source, anchor, layout};
 use crate::program::Packing;
 
 /// Why an element cannot be computed this way.
@@ -138,7 +138,7 @@ impl<'r> Elements<'r> {
             return Ok(*r);
         }
         let r = match self.region.body.def_node(v) {
-            None => self.load(kb, v, &self.region.ty(v).dims.clone(), idx, lanes)?,
+            None => self.load(kb, v, &self.region.strides(v), idx, lanes)?,
             Some(node) => self.node(kb, v, &node.clone(), idx, lanes)?,
         };
         self.memo.push((v, idx.to_vec(), lanes.n, r));
@@ -154,18 +154,10 @@ impl<'r> Elements<'r> {
         Ok(kb.cast(DType::I64, r))
     }
 
-    /// The element of what lies in memory, read as a tensor of these dims.
-    fn load(&mut self, kb: &mut KernelBuilder, v: Value, dims: &[Dim], idx: &[Index], lanes: Lanes) -> Result<Reg> {
+    /// The element of what lies in memory with these distances along the axes of an index.
+    fn load(&mut self, kb: &mut KernelBuilder, v: Value, strides: &[Dim], idx: &[Index], lanes: Lanes) -> Result<Reg> {
         let buf = self.buffer(kb, v).ok_or(Stuck::Op(v))?;
-        let (mut at, mut step) = (kb.index(0), Dim::from(0));
-        let mut stride = Dim::from(1);
-        for (d, i) in dims.iter().zip(idx).rev() {
-            let s = kb.dim(&stride);
-            let offset = kb.mul(i.reg, s);
-            at = kb.add(at, offset);
-            step = &step + &(&stride * &Dim::from(i.step));
-            stride = &stride * d;
-        }
+        let (at, step) = place(kb, strides, idx);
         Ok(load_lanes(kb, buf, at, &step, lanes))
     }
 
@@ -180,7 +172,7 @@ impl<'r> Elements<'r> {
                     let r = kb.lit(Literal { dtype: ty.dtype, bits });
                     return Ok(kb.splat(lanes.n, r));
                 }
-                self.load(kb, v, &ty.dims, idx, lanes)
+                self.load(kb, v, &layout::strides(&ty.dims, None), idx, lanes)
             }
             Op::Dims(d) => {
                 if idx[0].step != 0 {
@@ -212,7 +204,9 @@ impl<'r> Elements<'r> {
                 self.at(kb, operand(0), &inner, lanes)
             }
             // In memory the elements stand in the same order.
-            Op::Reshape(_) if self.is_param(operand(0)) => self.load(kb, operand(0), &ty.dims, idx, lanes),
+            Op::Reshape(_) if self.is_param(operand(0)) && self.region.order(operand(0)).is_none() => {
+                self.load(kb, operand(0), &layout::strides(&ty.dims, None), idx, lanes)
+            }
             Op::Reshape(_) => {
                 let from = self.region.ty(operand(0)).dims.clone();
                 let inner = through_reshape(kb, &from, &ty.dims, idx, self.width).ok_or(Stuck::Vector)?;
@@ -484,6 +478,18 @@ impl<'r> Elements<'r> {
         let scale = self.at(kb, operands[1], &inner, lanes)?;
         Ok(kb.mul(x, scale))
     }
+}
+
+/// The flat position of an index in memory with these distances along the axes, and the step of its lanes.
+pub(crate) fn place(kb: &mut KernelBuilder, strides: &[Dim], idx: &[Index]) -> (Reg, Dim) {
+    let (mut at, mut step) = (kb.index(0), Dim::from(0));
+    for (stride, i) in strides.iter().zip(idx).rev() {
+        let s = kb.dim(stride);
+        let offset = kb.mul(i.reg, s);
+        at = kb.add(at, offset);
+        step = &step + &(stride * &Dim::from(i.step));
+    }
+    (at, step)
 }
 
 /// Loads lanes at `at + lane * step`.

@@ -6,7 +6,9 @@ mod conv;
 mod device;
 mod element;
 mod index;
+mod layout;
 mod nest;
+mod norm;
 mod products;
 mod region;
 mod rows;
@@ -16,7 +18,7 @@ mod tokens;
 mod weights;
 mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use transc_ir::loops::Kernel;
 use transc_ir::op::Op;
@@ -27,6 +29,7 @@ use transc_ir::{Module, Value};
 use crate::program::{Arg, Launch, PackedConst, Packing, Program};
 use crate::{CodegenError, Target};
 
+use layout::Layouts;
 use region::Region;
 
 /// A kernel with the buffers of its launch, before numbering.
@@ -57,13 +60,7 @@ pub(crate) enum Source {
 /// # Errors
 /// An op without a lowering.
 pub fn lower(m: &Module, target: &Target) -> Result<Program, CodegenError> {
-    let handed = if target.is_device() { HashSet::new() } else { weights::handed_on(m, target) };
-    let program = lower_with(m, target, &handed);
-    if program.is_err() && !handed.is_empty() { lower_with(m, target, &HashSet::new()) } else { program }
-}
-
-/// Lowers a module, some values of which layers hand to one another with rows and columns exchanged.
-fn lower_with(m: &Module, target: &Target, handed: &HashSet<Value>) -> Result<Program, CodegenError> {
+    let layouts = if target.is_device() { Layouts::default() } else { Layouts::choose(m, target) };
     let f = &m.main;
     let mut p = Program {
         name: m.name.clone(),
@@ -93,9 +90,11 @@ fn lower_with(m: &Module, target: &Target, handed: &HashSet<Value>) -> Result<Pr
             places[node.results[0].index()] = Some(Arg::Const(pack(&mut p, &mut packed, m, c.id, Packing::Raw)));
             continue;
         }
-        let mut region = Region::new(f, node, m);
-        region.handed.operand = node.operands.iter().any(|v| handed.contains(v));
-        region.handed.result = node.results.iter().any(|v| handed.contains(v));
+        if let Some(same) = node.results.first().and_then(|v| layouts.same_as(*v)) {
+            places[node.results[0].index()] = places[same.index()];
+            continue;
+        }
+        let region = Region::placed(f, node, m, &layouts);
         let lowered = nest::lower_region(&region, target)?;
         for v in &node.results {
             let place = match outputs.get(v) {

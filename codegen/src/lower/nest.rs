@@ -7,10 +7,11 @@ use transc_ir::types::{DType, Dim};
 use transc_ir::{TensorType, Value};
 
 use super::anchor::loops;
-use super::element::{Elements, Lanes, Stuck};
+use super::element::{Elements, Lanes, Stuck, place};
 use super::index::Index;
+use super::layout::elements_behind;
 use super::region::Region;
-use super::{Lowered, Source, attention, conv, device, no_lowering, products, rows, tokens, weights};
+use super::{Lowered, Source, attention, conv, device, layout, no_lowering, norm, products, rows, tokens, weights};
 use crate::template::tile;
 use crate::{CodegenError, Target};
 
@@ -22,16 +23,19 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Vec<Lowered>, 
     let anchor = r.anchor.and_then(|v| r.body.def_node(v).map(|n| (v, n)));
     let one = match anchor {
         Some((v, n)) if matches!(n.op, Op::Attention(_) | Op::IntAttention(_)) && !target.is_device() => {
-            return attention::lower(r, v, n, target).ok_or_else(|| no_lowering(&n.op, r.ty(v), &r.loc));
+            return attention::lower(r, n, target).ok_or_else(|| no_lowering(&n.op, r.ty(v), &r.loc));
         }
         _ if target.is_device() => device::lower(r, anchor, target),
         Some((v, n)) => match &n.op {
-            Op::Contract(_) if r.handed != weights::Handed::default() => weights::product_of(r, v, n, target).ok_or(Stuck::Op(v)),
             Op::Contract(_) => weights::product_of(r, v, n, target)
                 .or_else(|| products::matmul_of(r, v, n, target))
                 .map_or_else(|| pointwise(r, target), Ok),
             Op::Conv(_) => conv::conv_of(r, v, n, target).map_or_else(|| pointwise(r, target), Ok),
-            Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Scan(_) => rows::lower(r, v, n, target),
+            Op::LayerNorm(_) | Op::RmsNorm(_) => match norm::lower(r, v, n, target) {
+                None | Some(Err(Stuck::Vector)) => rows::lower(r, v, n, target),
+                Some(lowered) => lowered,
+            },
+            Op::Softmax(_) | Op::Scan(_) => rows::lower(r, v, n, target),
             Op::TopK(_) => rows::top_k(r, n, target),
             Op::ScatterElements(_) | Op::ScatterNd(_) => rows::scatter(r, v, n, target),
             Op::TokenPlan(_) => tokens::plan(r, n, target).ok_or(Stuck::Op(v)),
@@ -53,29 +57,21 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Vec<Lowered>, 
     })
 }
 
-/// Row-major flat position and the step of its lanes; `None` if the step is not constant.
+/// Row-major flat position and the step of its lanes.
 pub(crate) fn flat_index(kb: &mut KernelBuilder, dims: &[Dim], idx: &[Index]) -> (Reg, Dim) {
-    let (mut at, mut step, mut stride) = (kb.index(0), Dim::from(0), Dim::from(1));
-    for (d, i) in dims.iter().zip(idx).rev() {
-        let s = kb.dim(&stride);
-        let offset = kb.mul(i.reg, s);
-        at = kb.add(at, offset);
-        step = &step + &(&stride * &Dim::from(i.step));
-        stride = &stride * d;
-    }
-    (at, step)
+    place(kb, &layout::strides(dims, None), idx)
 }
 
-/// Stores a value at an index of a dense tensor.
+/// Stores a value at an index of a tensor with these distances along its axes.
 pub(crate) fn store(
     kb: &mut KernelBuilder,
     buf: Buf,
-    ty: &TensorType,
+    strides: &[Dim],
     idx: &[Index],
     value: Reg,
     lanes: Lanes,
 ) -> Result<(), Stuck> {
-    let (at, step) = flat_index(kb, &ty.dims, idx);
+    let (at, step) = place(kb, strides, idx);
     match (lanes.n, lanes.count) {
         (1, _) => kb.store(buf, at, value),
         _ if !step.is(1) => return Err(Stuck::Vector),
@@ -102,8 +98,10 @@ pub(crate) fn results(kb: &mut KernelBuilder, e: &mut Elements<'_>, access: Acce
 fn pointwise(r: &Region, target: &Target) -> Result<Lowered, Stuck> {
     let ty = r.ty(r.roots()[0]).clone();
     let narrow = ty.dims.last().and_then(Dim::as_const).is_some_and(|d| d < i64::from(target.lanes()));
-    if !narrow && ty.rank() > 0 && !integer_division(r) {
-        match pointwise_with(r, &ty, target, true) {
+    let turned = r.order(r.roots()[0]).is_some() && elements_behind(r, None).is_some_and(|e| !e.is_empty());
+    if (turned || !narrow) && ty.rank() > 0 && !integer_division(r) {
+        let vectors = if turned { turned_pointwise(r, &ty, target) } else { pointwise_with(r, &ty, target, true) };
+        match vectors {
             Err(Stuck::Vector) => {}
             other => return other,
         }
@@ -121,6 +119,29 @@ fn integer_division(r: &Region) -> bool {
         }
         _ => false,
     })
+}
+
+/// The same where all that has a number per token lies turned: vectors run along the tokens, which count as one axis.
+fn turned_pointwise(r: &Region, ty: &TensorType, target: &Target) -> Result<Lowered, Stuck> {
+    let Some((features, tokens)) = ty.dims.split_last() else { return Err(Stuck::Op(r.roots()[0])) };
+    let m: Dim = tokens.iter().product();
+    let name = format!("nest_{}x{}t", ty.dtype, target.lanes());
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), features.clone());
+    let mut e = Elements::new(&mut kb, r, target.lanes());
+    let (root, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let (lo, hi) = (kb.lo(), kb.hi());
+    let mut done = Ok(());
+    kb.for_(lo, hi, 1, Unroll::No, |kb, f| {
+        let (zero, end) = (kb.index(0), kb.dim(&m));
+        done = vector_range(&mut e, kb, (zero, end), &m, &mut |e, kb, j, lanes| {
+            let mut idx = vec![Index::scalar(zero); tokens.len() - 1];
+            idx.extend([Index { aligned: false, ..j }, Index::scalar(f)]);
+            let x = e.at(kb, root, &idx, lanes)?;
+            store(kb, out, &e.region.strides(root), &idx, x, lanes)
+        });
+    });
+    done?;
+    Ok(Lowered { kernel: kb.finish(), args: e.args, cost_ns: cost(r, ty, 1) })
 }
 
 fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -> Result<Lowered, Stuck> {
@@ -151,7 +172,7 @@ fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -
             }
             for (v, buf) in &results {
                 let x = e.at(kb, *v, &idx, lanes)?;
-                store(kb, *buf, e.region.ty(*v), &idx, x, lanes)?;
+                store(kb, *buf, &e.region.strides(*v), &idx, x, lanes)?;
             }
             Ok(())
         };

@@ -152,7 +152,6 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
         tile::pack_panel(kb, s.tile, (&p.k, &p.n), &src, n0, (panel, start));
     };
     let mut lhs = Lhs { buf: a_buf, row: &mut row, k_stride: a_k };
-    let ty = r.ty(root).clone();
     let mut stuck = None;
     let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg], m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
         let x = kb.cast(c.out_dtype, x);
@@ -165,7 +164,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
                 from(&roles.batch, at).or_else(|| from(&roles.rows, &rows_at)).unwrap_or(Index { reg: n, step: 1, aligned: true })
             })
             .collect();
-        if let Err(s) = finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count) {
+        if let Err(s) = finish(&mut e, kb, (anchor, root), out, &index, x, count) {
             stuck = Some(s);
         }
     };
@@ -231,13 +230,11 @@ pub(super) fn offset(kb: &mut KernelBuilder, start: &Dim, axes: &[Axis], at: &[R
 }
 
 /// Applies the epilogue to a vector of the anchor and stores it.
-#[expect(clippy::too_many_arguments, reason = "the parts of one vector")]
 pub(super) fn finish(
     e: &mut Elements<'_>,
     kb: &mut KernelBuilder,
     (anchor, root): (Value, Value),
     out: Buf,
-    ty: &transc_ir::TensorType,
     idx: &[Index],
     x: Reg,
     count: Option<Reg>,
@@ -248,5 +245,5 @@ pub(super) fn finish(
     let y = e.at(kb, root, idx, lanes);
     e.release(mark);
     e.bound = None;
-    store(kb, out, ty, idx, y?, lanes)
+    store(kb, out, &e.region.strides(root), idx, y?, lanes)
 }

@@ -1,13 +1,14 @@
 //! One region: its body, its anchor, and where its values come from.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use transc_ir::op::Op;
 use transc_ir::tensor::{ConstData, Func, Loc, Node};
-use transc_ir::types::{Ranges, Symbol, TensorType};
+use transc_ir::types::{Dim, Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
-use super::weights::Handed;
+use super::layout::{self, Layouts, Order};
 use crate::program::{LayerChoice, Tunable};
 
 /// A region of the `fuse` pass, or a bare node as a region of one.
@@ -23,8 +24,8 @@ pub(crate) struct Region {
     pub(crate) ranges: Ranges,
     /// The module's constants.
     pub(crate) consts: std::sync::Arc<transc_ir::tensor::ConstPool>,
-    /// Which of its values lie with rows and columns exchanged.
-    pub(crate) handed: Handed,
+    /// The orders in which operands and results lie that are not row-major, by position.
+    pub(crate) orders: [HashMap<usize, Order>; 2],
     /// Provenance.
     pub(crate) loc: Loc,
     /// Set by lowering where the region is a product by a constant weight.
@@ -51,13 +52,39 @@ impl Region {
             symbols: m.symbols.keys().cloned().collect(),
             ranges: m.symbols.clone(),
             consts: m.consts.clone(),
-            handed: Handed::default(),
+            orders: Default::default(),
             loc: node.loc.clone(),
             layer: Cell::default(),
             tunable: RefCell::default(),
             table: RefCell::default(),
             between: RefCell::default(),
         }
+    }
+
+    /// The region of a node of `main` whose values have these layouts.
+    pub(crate) fn placed(main: &Func, node: &Node, m: &Module, layouts: &Layouts) -> Self {
+        let orders =
+            |values: &[Value]| values.iter().enumerate().filter_map(|(i, v)| Some((i, layouts.order(*v)?.clone()))).collect();
+        Self { orders: [orders(&node.operands), orders(&node.results)], ..Self::new(main, node, m) }
+    }
+
+    /// The op of the anchor.
+    pub(crate) fn anchor_op(&self) -> Option<&Op> {
+        Some(&self.body.def_node(self.anchor?)?.op)
+    }
+
+    /// The order in which a parameter or a result lies; `None` for row-major.
+    pub(crate) fn order(&self, v: Value) -> Option<&Order> {
+        let at = |values: &[(String, Value)]| values.iter().position(|(_, w)| *w == v);
+        match at(self.body.params()) {
+            Some(i) => self.orders[0].get(&i),
+            None => self.orders[1].get(&at(self.body.results())?),
+        }
+    }
+
+    /// Distances along the axes of a parameter, a constant or a result where it lies, in elements.
+    pub(crate) fn strides(&self, v: Value) -> Vec<Dim> {
+        layout::strides(&self.ty(v).dims, self.order(v))
     }
 
     /// The results.

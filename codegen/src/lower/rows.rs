@@ -293,7 +293,7 @@ fn finish(
     f: &mut dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, Reg, &[Index], Lanes) -> Result<Reg>,
 ) -> Result<()> {
     let root = e.region.roots()[0];
-    let (ty, dtype) = (e.region.ty(root).clone(), e.region.ty(anchor).dtype);
+    let (strides, dtype) = (e.region.strides(root), e.region.ty(anchor).dtype);
     row.visit(e, kb, &mut |e, kb, idx, place, lanes| {
         let x = row.load(kb, place, lanes);
         let y = f(e, kb, x, idx, lanes)?;
@@ -301,7 +301,7 @@ fn finish(
         e.bound = Some((anchor, y));
         let z = e.at(kb, root, idx, lanes);
         e.bound = None;
-        store(kb, out_buf, &ty, idx, z?, lanes)
+        store(kb, out_buf, &strides, idx, z?, lanes)
     })
 }
 
@@ -330,8 +330,9 @@ pub(crate) fn scale_and_shift(
 }
 
 pub(crate) fn divide(kb: &mut KernelBuilder, sum: Reg, n: &Dim) -> Reg {
-    let n = kb.dim(n);
-    let n = kb.cast(kb.ty(sum).dtype, n);
+    let (n, ty) = (kb.dim(n), kb.ty(sum));
+    let n = kb.cast(ty.dtype, n);
+    let n = kb.splat(ty.lanes, n);
     kb.bin(BinOp::Div, sum, n)
 }
 
@@ -430,7 +431,7 @@ pub(crate) fn scatter(r: &Region, anchor: Value, node: &Node, target: &Target) -
     kb.for_(lo, hi, 1, Unroll::No, |kb, _| {
         out = all_indices(&mut e, kb, &ty.dims, &mut |e, kb, idx| {
             let v = e.at(kb, data, idx, Lanes::ONE)?;
-            store(kb, buf, &ty, idx, v, Lanes::ONE)
+            store(kb, buf, &r.strides(anchor), idx, v, Lanes::ONE)
         })
         .and_then(|()| {
             let dims = r.ty(updates).dims.clone();

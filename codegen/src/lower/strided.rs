@@ -5,6 +5,7 @@ use transc_ir::op::Op;
 use transc_ir::tensor::strided::Strided as View;
 use transc_ir::types::Dim;
 
+use super::layout;
 use super::region::Region;
 
 /// A strided view: element `idx` is element `offset + sum of idx[i]*strides[i]` of `base`.
@@ -16,6 +17,11 @@ pub(crate) struct Strided {
     pub(crate) offset: Dim,
     /// Distance along each axis in elements.
     pub(crate) strides: Vec<Dim>,
+}
+
+/// All of a parameter, a constant or a result.
+pub(crate) fn whole(r: &Region, v: Value) -> Strided {
+    Strided { base: v, offset: 0.into(), strides: r.strides(v) }
 }
 
 /// Follows views down to a buffer; `None` where the index is not affine.
@@ -30,6 +36,6 @@ fn view(r: &Region, v: Value) -> Option<(Value, View)> {
             let (base, inner) = view(r, *node.operands.first()?)?;
             Some((base, inner.apply(&node.op)?))
         }
-        _ => Some((v, View::contiguous(&r.ty(v).dims))),
+        _ => Some((v, layout::whole(&r.ty(v).dims, r.order(v)))),
     }
 }

@@ -1,27 +1,26 @@
 //! Products of an activation by a constant weight whose codes or zeros have kernels of their own.
 
-use std::collections::{HashMap, HashSet};
-
-use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Ty};
+use transc_ir::Value;
+use transc_ir::loops::{Access, KernelBuilder, Reg, Ty};
 use transc_ir::op::{Contract, Op};
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::merged;
 use transc_ir::types::{DType, Dim};
-use transc_ir::{Module, Value};
 
 use super::Lowered;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
+use super::layout::{self, elements_behind, lies_turned};
 use super::nest::results;
 use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
-use super::strided::strided;
+use super::strided::{strided, whole};
 use super::table;
 use crate::Target;
 use crate::codes::{Codes, CodesPart};
 use crate::panels::Panels;
 use crate::program::{LayerChoice, Matrix, Packing};
-use crate::sparse::{Block, NonZero, Sparse, SparsePart};
+use crate::sparse::{Block, NonZero, Sparse, SparsePart, share_of_zeros};
 use crate::template::bytes::Waiting;
 use crate::template::groups::Group;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
@@ -36,11 +35,13 @@ const LOOK_UP: usize = 4;
 const TURNED_LOOK_UP: usize = 20;
 /// Most of them that may stand once per vector of a tile.
 const SHORT: usize = 16;
+/// The share of zeros up to which no sparse kernel is faster.
+const FEW_ZEROS: f64 = 0.25;
 
 /// A contraction of an activation by one matrix of weights.
 struct Layer<'a> {
     contract: &'a Contract,
-    /// The activation, contiguous along the sums, or along the rows if `turned`.
+    /// The activation, contiguous along the sums or, if it lies turned, along the rows.
     a: Operand,
     roles: Roles,
     matrix: Matrix,
@@ -49,19 +50,10 @@ struct Layer<'a> {
     dtype: DType,
     rows: Vec<Dim>,
     m: Dim,
-    /// Activation `[k, m]` and result `[n, m]`, one label each.
-    turned: bool,
-    /// The same of what another layer left, or is left for it, where the types say otherwise: see [`handed_on`].
-    handed: Handed,
-}
-
-/// Which values of a layer are stored with rows and columns exchanged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Handed {
-    /// The activation.
-    pub(crate) operand: bool,
-    /// The result.
-    pub(crate) result: bool,
+    /// The activation lies as `[k, m]`.
+    turned_in: bool,
+    /// The result lies as `[n, m]`.
+    turned_out: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -72,7 +64,6 @@ impl<'a> Layer<'a> {
             Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
         };
         let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
-        let last = c.out.last()?;
         let is_const = |o: &Operand| r.body.constant(o.view.base).is_some();
         if is_const(&a) {
             std::mem::swap(&mut a, &mut b);
@@ -80,13 +71,18 @@ impl<'a> Layer<'a> {
         let roles = roles(c, &a.labels, &b.labels);
         let id = r.body.constant(b.view.base)?;
         let [column] = roles.columns.as_slice() else { return None };
-        let turned = column != last;
         if roles.inner.is_empty() || !roles.batch.is_empty() || !b.view.offset.is(0) {
             return None;
         }
         let (a_k, b_k) = (a.axes(&roles.inner), b.axes(&roles.inner));
-        let neighbours = if turned { a.axes(&roles.rows) } else { a_k.clone() };
-        if !merged(&neighbours)?.is(1) || merged(&a_k).is_none() || turned && roles.rows.len() != 1 {
+        let turned_in = lies_turned(&a.axes(&roles.rows), &a_k);
+        let merged_k = merged(&a_k)?;
+        let root = r.roots()[0];
+        let out = Operand { labels: c.out.clone(), view: whole(r, root), dims: r.ty(root).dims.clone() };
+        let turned_out = lies_turned(&out.axes(&roles.rows), &out.axes(&[*column]));
+        let last = c.out.last() == Some(column);
+        let rows_as_one = roles.rows.len() == 1 || last && elements_behind(r, Some(node.results[0])).is_some();
+        if !turned_in && !merged_k.is(1) || !turned_out && !last || turned_out && !rows_as_one {
             return None;
         }
         let column = b.axes(&roles.columns)[0].clone();
@@ -99,16 +95,12 @@ impl<'a> Layer<'a> {
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|a| a.extent).collect();
         let m = rows.iter().product();
         let dtype = r.ty(b.view.base).dtype;
-        Some(Self { contract: c, a, roles, matrix, id, dtype, rows, m, turned, handed: r.handed })
+        Some(Self { contract: c, a, roles, matrix, id, dtype, rows, m, turned_in, turned_out })
     }
 
-    /// The offset of a row of the activation, or of a row of sums if `turned`.
+    /// The offset of a row of the activation, or if that lies turned of what is multiplied by row `m` of the weight.
     fn row(&self, kb: &mut KernelBuilder, m: Reg) -> Reg {
-        if self.handed.operand {
-            let len = kb.dim(&self.m);
-            return kb.mul(m, len);
-        }
-        let axes = self.a.axes(if self.turned { &self.roles.inner } else { &self.roles.rows });
+        let axes = self.a.axes(if self.turned_in { &self.roles.inner } else { &self.roles.rows });
         match merged(&axes) {
             Some(stride) => {
                 let (start, stride) = (kb.dim(&self.a.view.offset), kb.dim(&stride));
@@ -122,20 +114,22 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The index of element `[m, n]` of the result; a vector along the columns, or with `by_column` along rows that do not count.
-    fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg, by_column: bool) -> Vec<Index> {
+    /// The index of element `[m, n]` of the result; a vector along the columns, or with `by_rows` along the rows. The rows then count as one axis: all that
+    /// is read there lies as the result does, or is the same for all rows.
+    fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg, by_rows: bool) -> Vec<Index> {
         let vector = |reg| Index { reg, step: 1, aligned: true };
-        if self.turned {
-            return vec![Index::scalar(n), vector(m)];
-        }
-        if by_column {
-            // What follows depends on the column alone.
-            let zero = Index::scalar(kb.index(0));
-            return self.contract.out.iter().map(|l| if self.roles.rows.contains(l) { zero } else { Index::scalar(n) }).collect();
-        }
-        let at = tile::unflatten(kb, m, &self.rows);
-        let row = |l: &u8| self.roles.rows.iter().position(|r| r == l).map(|i| Index::scalar(at[i]));
-        self.contract.out.iter().map(|l| row(l).unwrap_or(vector(n))).collect()
+        let at = if by_rows { Vec::new() } else { tile::unflatten(kb, m, &self.rows) };
+        let zero = kb.index(0);
+        let row = |l: &u8| {
+            let i = self.roles.rows.iter().position(|r| r == l)?;
+            Some(match (by_rows, i + 1 == self.rows.len()) {
+                (false, _) => Index::scalar(at[i]),
+                (true, true) => vector(m),
+                (true, false) => Index::scalar(zero),
+            })
+        };
+        let column = if by_rows { Index::scalar(n) } else { vector(n) };
+        self.contract.out.iter().map(|l| row(l).unwrap_or(column)).collect()
     }
 
     fn problem(&self) -> MatmulProblem {
@@ -199,6 +193,8 @@ mod cost {
 
     /// What turning an element of the activation costs, and an element of the result.
     const TURN: [usize; 2] = [10, 40];
+    /// The share of that which is left out where they lie turned: they are copied or stored still.
+    const SAVED: f64 = 0.8;
 
     /// How many times faster a product of bytes on matrix registers is than one of vectors: their instruction eight times, reading weights and
     /// finishing results not. And one of `bf16` than sparse ones, which are of `f32` there.
@@ -225,9 +221,20 @@ mod cost {
             (_, false, Some(_)) => 1.4,
             _ => 1.2,
         };
-        let turn = |turned: bool| if s.is_int() { 1.0 } else { 0.25 } * if turned { 0.2 } else { 1.0 };
-        let turns = turn(s.turned_in) * (TURN[0] * m.k) as f64 + turn(s.turned_out) * (TURN[1] * m.n) as f64;
+        let lie_so = [s.turned_in, s.turned_out];
+        let turns: f64 = turns(m, s).iter().zip(lie_so).map(|(cost, turned)| cost * if turned { 1.0 - SAVED } else { 1.0 }).sum();
         (macs as f64 * slow + turns) / fill
+    }
+
+    /// What it costs to turn the activation, and the result.
+    fn turns(m: Matrix, s: Schedule) -> [f64; 2] {
+        let element = if s.is_int() { 1.0 } else { 0.25 };
+        [element * (TURN[0] * m.k) as f64, element * (TURN[1] * m.n) as f64]
+    }
+
+    /// What is saved per row of the activation if that lies turned, and if the result does.
+    pub(super) fn saved(m: Matrix, s: Schedule) -> [f64; 2] {
+        turns(m, s).map(|cost| cost * SAVED)
     }
 }
 
@@ -249,15 +256,18 @@ fn candidates(dtype: DType, target: &Target) -> (Vec<Block>, Option<Group>) {
 fn choose(layer: &Layer<'_>, src: &[u8], target: &Target) -> (LayerChoice, Option<(Sparse, spmm::Schedule)>) {
     let (m, dtype) = (layer.matrix, layer.dtype);
     let size = dtype.size_bytes();
-    let nonzero = NonZero::of(src, dtype, m);
-    let zeros = nonzero.zeros();
     let macs = (m.k * m.n, m.k * m.n);
-    let mut choice = LayerChoice { dtype, bits: 8 * size, sparse: None, macs, zeros, sparse_cost: f64::INFINITY };
-    let mut best = None;
+    let dense = |zeros: f64| LayerChoice { dtype, bits: 8 * size, sparse: None, macs, zeros, sparse_cost: f64::INFINITY };
     // Blocks of zeros cannot be more than zeros.
+    if let Some(zeros) = share_of_zeros(src, dtype, m).filter(|zeros| *zeros <= FEW_ZEROS) {
+        return (dense(zeros), None);
+    }
+    let nonzero = NonZero::of(src, dtype, m);
+    let mut choice = dense(nonzero.zeros());
+    let mut best = None;
     let (blocks, group) = candidates(dtype, target);
-    for block in blocks.into_iter().filter(|_| zeros > 0.25) {
-        let (turned_in, turned_out) = (layer.turned || layer.handed.operand, layer.turned || layer.handed.result);
+    for block in blocks.into_iter().filter(|_| choice.zeros > FEW_ZEROS) {
+        let Layer { turned_in, turned_out, .. } = *layer;
         let s = spmm::Schedule { lanes: target.lanes(), block, group, turned_in, turned_out };
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
@@ -290,71 +300,22 @@ fn layer_of<'a>(r: &Region, anchor: Value, node: &'a Node) -> Option<Layer<'a>> 
     fits.then_some(layer)
 }
 
-/// Values that one sparse layer makes and another one takes: stored with rows and columns exchanged, neither has to turn them.
-pub(crate) fn handed_on(m: &Module, target: &Target) -> HashSet<Value> {
-    let f = &m.main;
-    let mut uses = f.use_counts();
-    f.results().iter().for_each(|(_, v)| uses[v.index()] += 1);
-    // A layer that may hand its result on: the numbers of its rows and columns.
-    let mut open: HashMap<Value, (Dim, usize)> = HashMap::new();
-    let mut handed = HashSet::new();
-    for (_, node) in f.nodes() {
-        let region = Region::new(f, node, m);
-        let Some((anchor, product)) = region.anchor.and_then(|v| Some((v, region.body.def_node(v)?))) else { continue };
-        let Some(layer) = layer_of(&region, anchor, product).filter(|l| !l.turned) else { continue };
-        let given = region.body.params().iter().zip(&node.operands).find(|((_, v), _)| *v == layer.a.view.base).map(|(_, v)| *v);
-        let given = given.filter(|v| {
-            let whole = layer.a.view.offset.is(0)
-                && merged(&layer.a.axes(&layer.roles.rows)).is_some_and(|s| s.is(layer.matrix.k as i64));
-            let alone = only_read_by(&region, layer.a.view.base, anchor);
-            whole
-                && alone
-                && open.get(v) == Some(&(layer.m.clone(), layer.matrix.k))
-                && f.ty(*v).count() == &layer.m * &Dim::from(layer.matrix.k)
-        });
-        let result = node.results[0];
-        let may = node.results.len() == 1 && uses[result.index()] == 1 && follows_columns(&region, anchor);
-        if given.is_none() && !may {
-            continue;
-        }
-        let sparse = region.consts.get(layer.id).is_some_and(|c| choose(&layer, c.bytes(), target).1.is_some());
-        if sparse {
-            handed.extend(given);
-            open.extend(may.then(|| (result, (layer.m.clone(), layer.matrix.n))));
-        }
-    }
-    handed
+/// Nanoseconds per token that a sparse product saves if its activation lies turned, and if its result does; `None` for another region.
+pub(super) fn saved_by_turning(r: &Region, target: &Target) -> Option<[f64; 2]> {
+    let anchor = r.anchor?;
+    let layer = layer_of(r, anchor, r.body.def_node(anchor)?)?;
+    let (_, sparse) = choose(&layer, r.consts.get(layer.id)?.bytes(), target);
+    let rate = if layer.is_int8() { INT8_MACS_PER_NS } else { F32_MACS_PER_NS } as f64;
+    Some(cost::saved(layer.matrix, sparse?.1).map(|saved| saved / rate))
 }
 
-/// True if a value is read by the anchor and nothing else, through views.
-fn only_read_by(r: &Region, v: Value, anchor: Value) -> bool {
-    let uses = r.body.use_counts();
-    let mut v = v;
-    while uses[v.index()] == 1 && v != anchor {
-        let Some((_, user)) = r.body.nodes().find(|(_, n)| n.operands.contains(&v)) else { return false };
-        v = user.results[0];
-    }
-    v == anchor
-}
-
-/// Applies what follows to a vector of sums of column `n` from row `m` on, and stores it in `[n, m]`.
-fn finish_turned(
-    e: &mut Elements<'_>,
-    kb: &mut KernelBuilder,
-    (anchor, root): (Value, Value),
-    (out, rows): (Buf, &Dim),
-    index: &[Index],
-    (m, n, x, count): (Reg, Reg, Reg, Option<Reg>),
-) -> Result<(), Stuck> {
-    let y = element(e, kb, (anchor, root), index, (x, count))?;
-    let len = kb.dim(rows);
-    let row = kb.mul(n, len);
-    let at = kb.add(row, m);
-    match count {
-        Some(c) => kb.store_count(out, at, y, c),
-        None => kb.store(out, at, y),
-    }
-    Ok(())
+/// True if an operand of a product may lie turned.
+pub(super) fn takes_turned(r: &Region, operand: usize) -> bool {
+    let rank = r.body.params().get(operand).map_or(0, |(_, v)| r.ty(*v).rank());
+    let mut turned = r.clone();
+    turned.orders[0].insert(operand, layout::turned(rank));
+    let layer = r.anchor.and_then(|v| Layer::find(&turned, turned.body.def_node(v)?).map(|l| l.turned_in));
+    layer == Some(true)
 }
 
 /// What follows, of a vector of sums.
@@ -376,7 +337,12 @@ fn element(
 /// True if what follows makes bytes of the sums of a column each, and the target's kernels of bytes take them.
 fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, target: &Target) -> bool {
     let bytes = matches!(r.ty(r.roots()[0]).dtype, DType::U8 | DType::I8);
-    bytes && target.has_byte_dot() && target.lanes() == 16 && !layer.turned && follows_columns(r, anchor)
+    let last = layer.contract.out.last() == layer.roles.columns.last();
+    bytes
+        && last
+        && target.has_byte_dot()
+        && target.lanes() == 16
+        && elements_behind(r, Some(anchor)).is_some_and(|e| e.is_empty())
 }
 
 /// Instructions of the maps behind an anchor.
@@ -387,18 +353,6 @@ fn epilogue_cost(r: &Region, anchor: Value) -> usize {
         .filter(|(_, n)| n.results[0] > anchor)
         .filter_map(|(_, n)| if let Op::Map(m) = &n.op { Some(m) } else { None });
     maps.map(|m| table::cost(&m.body.insts)).sum()
-}
-
-/// True if what follows the anchor depends on its value and on the column alone.
-fn follows_columns(r: &Region, anchor: Value) -> bool {
-    let dims = &r.ty(anchor).dims;
-    let chained =
-        |v: Value| v == anchor || r.body.def_node(v).is_some_and(|n| matches!(n.op, Op::Map(_))) && &r.ty(v).dims == dims;
-    let by_column = |v: Value| r.ty(v).dims.split_last().is_none_or(|(_, rows)| rows.iter().all(|d| d.is(1)));
-    r.body
-        .nodes()
-        .filter(|(_, n)| matches!(n.op, Op::Map(_)))
-        .all(|(_, n)| n.operands.iter().all(|v| chained(*v) || by_column(*v)))
 }
 
 /// How a layer is computed.
@@ -433,10 +387,10 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
 fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &Target) -> Option<Lowered> {
     let Plan { choice, sparse, bytes, looks_up } = plan;
     let (root, int8) = (r.roots()[0], layer.is_int8());
-    if sparse.is_none() && layer.dtype == DType::F32 && !layer.turned {
+    if sparse.is_none() && layer.dtype == DType::F32 && !(layer.turned_in || layer.turned_out) {
         return coded(r, (anchor, root), layer, choice, target);
     }
-    if sparse.is_none() && (!int8 || layer.turned) {
+    if sparse.is_none() && (!int8 || layer.turned_in || layer.turned_out) {
         return None;
     }
     let n = Dim::from(layer.matrix.n);
@@ -465,7 +419,6 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let short = epilogue_cost(r, anchor) <= SHORT;
             let rounded = layer.dtype == DType::Bf16;
             let p = spmm::Problem { m: &layer.m, n: columns, k, a, rounded, starts, offsets, values, touched, short };
-            let handed = layer.handed.result;
             let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                 let index = layer.index(kb, m, n, true);
                 let y = element(&mut e, kb, (anchor, root), &index, (x, None));
@@ -478,13 +431,8 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
                 spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Bytes(spmm::Bytes { encode: &mut encode, table, out }));
             } else {
                 let mut each = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
-                    let index = layer.index(kb, m, n, handed);
-                    let done = if handed {
-                        finish_turned(&mut e, kb, (anchor, root), (out, &layer.m), &index, (m, n, x, count))
-                    } else {
-                        products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count)
-                    };
-                    stuck = done.err().or(stuck);
+                    let index = layer.index(kb, m, n, layer.turned_out);
+                    stuck = products::finish(&mut e, kb, (anchor, root), out, &index, x, count).err().or(stuck);
                 };
                 spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Each(&mut each));
             }
@@ -503,7 +451,7 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
                 let index = layer.index(kb, m, n, false);
                 let done = match &waiting {
                     Some(w) => element(&mut e, kb, (anchor, root), &index, (x, count)).map(|y| w.put(kb, (m, n), y)),
-                    None => products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count),
+                    None => products::finish(&mut e, kb, (anchor, root), out, &index, x, count),
                 };
                 stuck = done.err().or(stuck);
             };
@@ -548,14 +496,13 @@ fn coded(r: &Region, (anchor, root): (Value, Value), layer: &Layer<'_>, choice: 
     let mut part = |part: CodesPart, dtype: DType| e.packed(&mut kb, dtype, layer.id, Packing::Codes(Codes { part, ..layout }));
     let (codes, scales) = (part(CodesPart::Codes, DType::U8), part(CodesPart::Scales, DType::F32));
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let ty = r.ty(root).clone();
     let mut stuck = None;
     let mut row = |kb: &mut KernelBuilder, _: &[Reg], m: Reg| layer.row(kb, m);
     let mut lhs = Lhs { buf: a, row: &mut row, k_stride: Dim::from(1) };
     let weight = matmul_codes::Weight { layout, codes, scales };
     matmul_codes::build(&mut kb, &p, s, &mut lhs, weight, &mut |kb, _, m, n, x, count| {
         let index = layer.index(kb, m, n, false);
-        stuck = products::finish(&mut e, kb, (anchor, root), out, &ty, &index, x, count).err().or(stuck);
+        stuck = products::finish(&mut e, kb, (anchor, root), out, &index, x, count).err().or(stuck);
     });
     if stuck.is_some() {
         return None;

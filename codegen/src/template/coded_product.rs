@@ -54,7 +54,7 @@ impl Side {
 /// A product of some rows `[rows][row_len]` by panels of columns.
 pub(super) struct Product {
     pub(super) left: Side,
-    right: Side,
+    pub(super) right: Side,
     shape: TileShape,
     /// Length of the sums.
     pub(super) k: Dim,
@@ -64,7 +64,7 @@ pub(super) struct Product {
     pub(super) rows: Buf,
     /// `k` in whole vectors.
     pub(super) row_len: Dim,
-    panels: Buf,
+    pub(super) panels: Buf,
     /// Where sums start, `i32`, by column and by row.
     starts: [Buf; 2],
     /// `i32[rows][..]`.
@@ -78,23 +78,22 @@ impl Product {
         [left, right]: [Side; 2],
         shape: TileShape,
         [k, n]: [&Dim; 2],
-        (rows, sums_len): (i64, &Dim),
+        (rows, sums_len): (&Dim, &Dim),
     ) -> Product {
         let [row, panel] = left.group.dtypes();
         let (group, vector) = (Dim::from(left.group.size()), Dim::from(left.group.size() * i64::from(shape.lanes)));
         let (row_len, columns) = (&k.ceil_div(&vector) * &vector, &n.ceil_div(&shape.width().into()) * &shape.width().into());
-        let rows = Dim::from(rows);
         Product {
             left,
             right,
             shape,
             k: k.clone(),
             n: n.clone(),
-            rows: kb.local(row, &row_len * &rows),
+            rows: kb.local(row, &row_len * rows),
             row_len,
             panels: kb.local(panel, &columns * &(&k.ceil_div(&group) * &group)),
             starts: [kb.local(DType::I32, columns), kb.local(DType::I32, rows.clone())],
-            sums: kb.local(DType::I32, sums_len * &rows),
+            sums: kb.local(DType::I32, sums_len * rows),
         }
     }
 
@@ -111,17 +110,22 @@ impl Product {
 
     /// Packs all columns.
     pub(super) fn pack(&self, kb: &mut KernelBuilder, src: &Source<'_>) {
-        let encode = |kb: &mut KernelBuilder, x: Reg| self.right.encode(kb, x);
-        let form = Form { shape: self.shape, group: self.right.group, depth: self.right.group.size(), encode: &encode };
         let panels = self.n.ceil_div(&self.shape.width().into());
         tile::each_panel(kb, &panels, self.shape, &self.depth(), &mut |kb, n0, at| {
-            groups::pack_panel(kb, form, (&self.k, &self.n), src, n0, (self.panels, at));
-            self.start_columns(kb, n0, at);
+            self.pack_panel(kb, (src, &self.n), n0, (n0, at))
         });
     }
 
+    /// Packs the columns from `from` on, of a source of `n`, as those of the panel that starts at column `n0` and element `at`.
+    pub(super) fn pack_panel(&self, kb: &mut KernelBuilder, (src, n): (&Source<'_>, &Dim), from: Reg, (n0, at): (Reg, Reg)) {
+        let encode = |kb: &mut KernelBuilder, x: Reg| self.right.encode(kb, x);
+        let form = Form { shape: self.shape, group: self.right.group, depth: self.right.group.size(), encode: &encode };
+        groups::pack_panel(kb, form, (&self.k, n), src, from, (self.panels, at));
+        self.start_columns(kb, n0, at);
+    }
+
     /// `zl * (k zr - sum of a column)` for the columns of a panel.
-    fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
+    pub(super) fn start_columns(&self, kb: &mut KernelBuilder, n0: Reg, at: Reg) {
         if self.left.group == Group::Words {
             return;
         }

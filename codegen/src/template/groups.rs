@@ -349,7 +349,7 @@ impl Panel<'_> {
 }
 
 /// The elements of two or four vectors in turn.
-fn in_turn(kb: &mut KernelBuilder, mut rows: Vec<Reg>) -> Reg {
+pub(super) fn in_turn(kb: &mut KernelBuilder, mut rows: Vec<Reg>) -> Reg {
     let mut size = 1;
     while rows.len() > 1 {
         let lanes = kb.ty(rows[0]).lanes;

@@ -18,4 +18,4 @@ mod spmm_turn;
 pub mod sums;
 pub mod tile;
 pub mod token_plan;
-mod transpose;
+pub(crate) mod transpose;

@@ -39,7 +39,7 @@ fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
 }
 
 /// The transpose of a square of items of `size` elements, one row per vector, each of 4 bytes.
-pub(super) fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
+pub(crate) fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
     let (n, lane) = (rows.len(), 4 * size);
     // `quads[i][c]` holds in lane `l` the items `4l + c` of rows `4i..4i+4`.
     let quads: Vec<Vec<Reg>> = rows.chunks_exact(4).map(|r| turn_quads(kb, [r[0], r[1], r[2], r[3]], size)).collect();

@@ -13,6 +13,7 @@ mod bf16;
 mod convolutions;
 mod device;
 mod kernels;
+mod layouts;
 mod ptx;
 mod ptxas;
 mod sparse;

@@ -236,12 +236,11 @@ pub(super) fn finish(
     out: Buf,
 ) -> Result<()> {
     let root = e.region.roots()[0];
-    let ty = e.region.ty(root).clone();
     let value = kb.cast(e.region.ty(anchor).dtype, value);
     e.bound = Some((anchor, value));
     let mark = e.mark();
     let y = e.at(kb, root, idx, Lanes::ONE);
     e.release(mark);
     e.bound = None;
-    store(kb, out, &ty, idx, y?, Lanes::ONE)
+    store(kb, out, &e.region.strides(root), idx, y?, Lanes::ONE)
 }

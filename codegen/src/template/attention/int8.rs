@@ -80,8 +80,8 @@ pub fn build(
     let mut a = Parts {
         p,
         s,
-        logits: Product::new(kb, [queries, keys], s.logits, [&sizes.d, &sizes.sk], (ROWS, &keys_len)),
-        values: Product::new(kb, [weights, values], s.values, [&sizes.sk, &sizes.e], (ROWS, &s.values.width().into())),
+        logits: Product::new(kb, [queries, keys], s.logits, [&sizes.d, &sizes.sk], (&ROWS.into(), &keys_len)),
+        values: Product::new(kb, [weights, values], s.values, [&sizes.sk, &sizes.e], (&ROWS.into(), &s.values.width().into())),
         tops: kb.local(DType::F32, states.into()),
         factors: kb.local(DType::F32, states.into()),
         keys_len,
@@ -208,29 +208,14 @@ impl Parts<'_, '_, '_> {
         // Keys below this bound are visible.
         let bound = visible_keys(kb, &self.p.sizes, i);
         let bound = kb.bin(BinOp::Max, bound, zero);
-        // A power of two commutes with the rounding of the codes' scale.
-        let power_of_two = op.scale.0.abs().log2().fract() == 0.0;
-        let factors = match &op.logits {
-            None => vec![op.scale.0],
-            Some(code) if power_of_two => vec![f64::from(code.scale.0 as f32 * op.scale.0 as f32)],
-            Some(code) => vec![code.scale.0, op.scale.0],
-        };
         let whole = tile::whole_turns(kb, (zero, bound), lanes.into());
         let ty = Ty::vector(DType::F32, lanes);
         let mut some = |kb: &mut KernelBuilder, j: Reg, ragged: bool| {
             let at = kb.add(base, j);
             let sum = kb.load(sums, at, lanes);
-            let (x, unit) = (kb.cast(DType::F32, sum), kb.num(ty, op.unit.0));
-            let mut x = kb.mul(x, unit);
-            if let Some(code) = &op.logits {
-                x = code_of(kb, x, code);
-            }
-            for factor in factors.iter().filter(|f| **f != 1.0) {
-                let factor = kb.num(ty, *factor);
-                x = kb.mul(x, factor);
-            }
+            let x = logit_of(kb, op, sum);
             let visible = ragged.then(|| kb.sub(bound, j));
-            x = masked(kb, &self.p.sizes, self.mask.as_deref_mut(), (&[u.b, u.h, i], j), x, visible);
+            let x = masked(kb, &self.p.sizes, self.mask.as_deref_mut(), (&[u.b, u.h, i], j), x, visible);
             let bits = kb.push(Inst::Bitcast(DType::I32, x));
             kb.store(sums, at, bits);
         };
@@ -303,7 +288,7 @@ impl Parts<'_, '_, '_> {
         });
         // Of the weights, or of their codes.
         let add = |kb: &mut KernelBuilder, x: Reg, sum: Reg| {
-            let x = if op.relative { self.relative_code(kb, x) } else { x };
+            let x = if op.relative { relative_code(kb, op, x) } else { x };
             kb.add(x, sum)
         };
         self.fold_rows(kb, rows, 0.0, self.factors, (&add, &|kb, x| kb.reduce(ReduceOp::Add, x)));
@@ -321,13 +306,6 @@ impl Parts<'_, '_, '_> {
         kb.for_(zero, rows, 1, Unroll::No, |kb, r| self.values.start_row(kb, r));
     }
 
-    /// The code of a weight by the largest of its row, before it is cast.
-    fn relative_code(&self, kb: &mut KernelBuilder, x: Reg) -> Reg {
-        let steps = kb.num(kb.ty(x), 1.0 / self.p.op.weights.scale.0);
-        let x = kb.mul(x, steps);
-        kb.un(UnOp::Round, x)
-    }
-
     /// The codes of the weights of a row.
     fn codes(&self, kb: &mut KernelBuilder, r: Reg) {
         let (product, lanes) = (&self.values, self.s.logits.lanes);
@@ -339,13 +317,7 @@ impl Parts<'_, '_, '_> {
         let coded = |kb: &mut KernelBuilder, j: Reg| {
             let from = kb.add(from, j);
             let x = self.logit(kb, from);
-            let x = if self.p.op.relative {
-                let x = self.relative_code(kb, x);
-                kb.cast(self.p.op.weights.to, x)
-            } else {
-                let x = kb.mul(x, inverse);
-                rounded(kb, x, &self.p.op.weights)
-            };
+            let x = code_of_weight(kb, self.p.op, x, inverse);
             (product.left.encode(kb, x), kb.add(to, j))
         };
         let whole = tile::whole_turns(kb, (zero, keys), lanes.into());
@@ -368,6 +340,45 @@ impl Parts<'_, '_, '_> {
             kb.store(product.rows, at, none);
         });
     }
+}
+
+/// The logit that a sum stands for, before mask and causality.
+pub(super) fn logit_of(kb: &mut KernelBuilder, op: &IntAttention, sum: Reg) -> Reg {
+    // A power of two commutes with the rounding of the codes' scale.
+    let power_of_two = op.scale.0.abs().log2().fract() == 0.0;
+    let factors = match &op.logits {
+        None => vec![op.scale.0],
+        Some(code) if power_of_two => vec![f64::from(code.scale.0 as f32 * op.scale.0 as f32)],
+        Some(code) => vec![code.scale.0, op.scale.0],
+    };
+    let x = kb.cast(DType::F32, sum);
+    let unit = kb.num(kb.ty(x), op.unit.0);
+    let mut x = kb.mul(x, unit);
+    if let Some(code) = &op.logits {
+        x = code_of(kb, x, code);
+    }
+    for factor in factors.iter().filter(|f| **f != 1.0) {
+        let factor = kb.num(kb.ty(x), *factor);
+        x = kb.mul(x, factor);
+    }
+    x
+}
+
+/// The code of a weight by the largest of its row, before it is cast.
+pub(super) fn relative_code(kb: &mut KernelBuilder, op: &IntAttention, x: Reg) -> Reg {
+    let steps = kb.num(kb.ty(x), 1.0 / op.weights.scale.0);
+    let x = kb.mul(x, steps);
+    kb.un(UnOp::Round, x)
+}
+
+/// The code of a weight, given what those of its row are multiplied by.
+pub(super) fn code_of_weight(kb: &mut KernelBuilder, op: &IntAttention, x: Reg, inverse: Reg) -> Reg {
+    if op.relative {
+        let x = relative_code(kb, op, x);
+        return kb.cast(op.weights.to, x);
+    }
+    let x = kb.mul(x, inverse);
+    rounded(kb, x, &op.weights)
 }
 
 /// The code of `x` times its scale.

@@ -12,6 +12,7 @@ pub mod few;
 pub mod floats;
 pub mod int8;
 pub mod merge;
+pub mod turned;
 
 /// Query rows of a unit, a multiple of the rows of every tile of vectors.
 pub const ROWS: i64 = 24;

@@ -1,0 +1,326 @@
+//! Norms over the last axis whose operand or result lies turned: vectors run along the tokens, sums along none of their lanes.
+//!
+//! A unit is some vectors of tokens. It is evaluated once into a panel `[features][tokens]`; where rows are read or left, squares of the panel change
+//! places with rows. Statistics take two passes over the panel, which stays in the second-level cache: sums in the epilogue of the product before would
+//! spare the first one.
+
+use transc_ir::Value;
+use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::op::Op;
+use transc_ir::scalar::BinOp;
+use transc_ir::tensor::Node;
+use transc_ir::types::{DType, Dim};
+
+use super::Lowered;
+use super::element::{Elements, Lanes, Stuck};
+use super::index::Index;
+use super::layout::elements_behind;
+use super::nest::{cost, results, store, vector_range};
+use super::region::Region;
+use super::rows::{divide, inverse_root, scale_and_shift};
+use crate::Target;
+use crate::template::tile;
+use crate::template::transpose::transpose;
+
+type Result<T> = std::result::Result<T, Stuck>;
+
+/// Tokens of a unit: whole cache lines, two side by side.
+const TOKENS: i64 = 32;
+/// Sums that grow side by side.
+const SUMS: i64 = 8;
+
+/// A norm, and where its values lie.
+struct Norm<'a> {
+    anchor: Value,
+    node: &'a Node,
+    lanes: u16,
+    /// Axes of tokens.
+    tokens: &'a [Dim],
+    m: Dim,
+    features: Dim,
+    /// `[features up to whole vectors][tokens of a unit]`.
+    panel: Buf,
+    /// The same by tokens.
+    rows: Buf,
+    out: Buf,
+}
+
+/// Lowers a norm whose operand or result lies turned; `None` for another one.
+pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Result<Lowered>> {
+    let root = r.roots()[0];
+    let read = elements_behind(r, None).filter(|e| e.len() == 1).map(|e| e[0]);
+    let turned_in = read.is_some_and(|v| r.order(v).is_some());
+    let turned_out = r.order(root).is_some();
+    (turned_in || turned_out).then(|| lower_with(r, (anchor, node), [turned_in, turned_out], target))
+}
+
+fn lower_with(
+    r: &Region,
+    (anchor, node): (Value, &Node),
+    [turned_in, turned_out]: [bool; 2],
+    target: &Target,
+) -> Result<Lowered> {
+    let ty = r.ty(anchor).clone();
+    let Some((features, tokens)) = ty.dims.split_last() else { return Err(Stuck::Op(anchor)) };
+    let lanes = target.lanes();
+    let vector = Dim::from(i64::from(lanes));
+    let m: Dim = tokens.iter().product();
+    let way = |turned: bool| if turned { "t" } else { "r" };
+    let name = format!("{}_{}x{lanes}{}{}", node.op.mnemonic(), ty.dtype, way(turned_in), way(turned_out));
+    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), m.ceil_div(&TOKENS.into()));
+    let mut e = Elements::new(&mut kb, r, lanes);
+    let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
+    let len = &(&features.ceil_div(&vector) * &vector) * &TOKENS.into();
+    let panel = kb.local(DType::F32, len.clone());
+    let rows = kb.local(DType::F32, if turned_in && turned_out { 0.into() } else { len });
+    let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), panel, rows, out };
+    let mut done = Ok(());
+    let (lo, hi) = (kb.lo(), kb.hi());
+    kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
+        let width = kb.index(TOKENS);
+        let m0 = kb.mul(unit, width);
+        let mark = e.mark();
+        done = norm.unit(&mut e, kb, m0, [turned_in, turned_out]);
+        e.release(mark);
+    });
+    done?;
+    Ok(Lowered { kernel: kb.finish(), args: e.args, cost_ns: cost(r, &ty, 4) })
+}
+
+/// Computes something of some elements: their index, which vector of the unit they are in, their place in its memory.
+type Each<'a> = dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, &[Index], (usize, Reg), Lanes) -> Result<()> + 'a;
+
+impl Norm<'_> {
+    fn unit(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg, [turned_in, turned_out]: [bool; 2]) -> Result<()> {
+        let x = self.node.operands[0];
+        let to = if turned_in { self.panel } else { self.rows };
+        let mut take = |e: &mut Elements<'_>, kb: &mut KernelBuilder, idx: &[Index], (_, at): (usize, Reg), lanes: Lanes| {
+            let x = e.at(kb, x, idx, lanes)?;
+            let mut x = kb.cast(DType::F32, x);
+            if let Some(count) = lanes.count {
+                // Squares and vectors are whole.
+                let none = kb.num(kb.ty(x), 0.0);
+                x = tile::keep_lanes(kb, x, count, none);
+            }
+            kb.store(to, at, x);
+            Ok(())
+        };
+        if turned_in {
+            self.each_vector(e, kb, m0, &mut take)?;
+            if !turned_out {
+                self.fill(kb);
+            }
+        } else {
+            self.each_row(e, kb, (m0, true), &mut take)?;
+            self.turn(kb, true);
+        }
+        let (mean, inverse) = self.statistics(kb);
+        let normal = |kb: &mut KernelBuilder, v: usize, at: Reg| {
+            let x = kb.load(self.panel, at, self.lanes);
+            let x = mean.as_ref().map_or(x, |mean| kb.sub(x, mean[v]));
+            kb.mul(x, inverse[v])
+        };
+        if turned_out {
+            return self.each_vector(e, kb, m0, &mut |e, kb, idx, (v, at), lanes| {
+                let y = normal(kb, v, at);
+                self.finish(e, kb, y, idx, lanes)
+            });
+        }
+        let (zero, end) = (kb.index(0), kb.dim(&self.features));
+        kb.for_(zero, end, 1, Unroll::No, |kb, f| {
+            for (v, at) in self.places(kb, f).into_iter().enumerate() {
+                let y = normal(kb, v, at);
+                kb.store(self.panel, at, y);
+            }
+        });
+        self.turn(kb, false);
+        self.each_row(e, kb, (m0, false), &mut |e, kb, idx, (_, at), lanes| {
+            let y = kb.load(self.rows, at, self.lanes);
+            self.finish(e, kb, y, idx, lanes)
+        })
+    }
+
+    /// Where the vectors of a unit start.
+    fn vectors(&self) -> impl Iterator<Item = i64> + use<> {
+        (0..TOKENS).step_by(self.lanes.into())
+    }
+
+    /// Features in whole vectors.
+    fn padded(&self) -> Dim {
+        let lanes = Dim::from(i64::from(self.lanes));
+        &self.features.ceil_div(&lanes) * &lanes
+    }
+
+    /// Where the vectors of a feature lie in the panel.
+    fn places(&self, kb: &mut KernelBuilder, feature: Reg) -> Vec<Reg> {
+        let width = kb.index(TOKENS);
+        let row = kb.mul(feature, width);
+        let mut place = |v: i64| {
+            let v = kb.index(v);
+            kb.add(row, v)
+        };
+        self.vectors().map(&mut place).collect()
+    }
+
+    /// Feature by feature, vectors of the tokens of a unit. The tokens count as one axis: what is read there lies turned.
+    fn each_vector(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg, body: &mut Each<'_>) -> Result<()> {
+        let (zero, end, m_end) = (kb.index(0), kb.dim(&self.features), kb.dim(&self.m));
+        let left = kb.sub(m_end, m0);
+        let whole = self.m.modulo(&TOKENS.into()).is(0);
+        let vectors: Vec<(Reg, Option<Reg>)> = self
+            .vectors()
+            .map(|v| {
+                let at = kb.index(v);
+                let (m, left) = (kb.add(m0, at), kb.sub(left, at));
+                (m, (!whole).then(|| tile::active(kb, left, self.lanes.into())))
+            })
+            .collect();
+        let mut done = Ok(());
+        let mark = e.mark();
+        kb.for_(zero, end, 1, Unroll::No, |kb, f| {
+            for (v, (at, (m, count))) in self.places(kb, f).into_iter().zip(&vectors).enumerate() {
+                let mut idx = vec![Index::scalar(zero); self.tokens.len()];
+                if let Some(last) = idx.last_mut() {
+                    *last = Index { reg: *m, step: 1, aligned: false };
+                }
+                idx.push(Index::scalar(f));
+                let one = body(e, kb, &idx, (v, at), Lanes { n: self.lanes, count: *count });
+                done = std::mem::replace(&mut done, Ok(())).and(one);
+            }
+        });
+        e.release(mark);
+        done
+    }
+
+    /// Row by row, vectors of the features of a unit; rows beyond the last token repeat that one, or are left out.
+    fn each_row(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, (m0, all): (Reg, bool), body: &mut Each<'_>) -> Result<()> {
+        let (zero, one, m_end, width) = (kb.index(0), kb.index(1), kb.dim(&self.m), kb.index(TOKENS));
+        let (last, left) = (kb.sub(m_end, one), kb.sub(m_end, m0));
+        let end = if all { width } else { kb.bin(BinOp::Min, left, width) };
+        let mut done = Ok(());
+        let mark = e.mark();
+        kb.for_(zero, end, 1, Unroll::No, |kb, r| {
+            let m = kb.add(m0, r);
+            let m = kb.bin(BinOp::Min, m, last);
+            let at: Vec<Index> = tile::unflatten(kb, m, self.tokens).into_iter().map(Index::scalar).collect();
+            let (len, features) = (kb.dim(&self.padded()), kb.dim(&self.features));
+            let row = kb.mul(r, len);
+            done = vector_range(e, kb, (zero, features), &self.features, &mut |e, kb, j, lanes| {
+                let mut idx = at.clone();
+                idx.push(j);
+                let place = kb.add(row, j.reg);
+                body(e, kb, &idx, (0, place), lanes)
+            });
+        });
+        e.release(mark);
+        done
+    }
+
+    /// Zeros behind the features of the panel: squares are whole.
+    fn fill(&self, kb: &mut KernelBuilder) {
+        let (from, to) = (kb.dim(&self.features), kb.dim(&self.padded()));
+        let none = kb.num(Ty::vector(DType::F32, self.lanes), 0.0);
+        kb.for_(from, to, 1, Unroll::No, |kb, f| {
+            for at in self.places(kb, f) {
+                kb.store(self.panel, at, none);
+            }
+        });
+    }
+
+    /// Squares of the rows to the panel, or back.
+    fn turn(&self, kb: &mut KernelBuilder, to_panel: bool) {
+        let lanes = i64::from(self.lanes);
+        let (zero, width, features) = (kb.index(0), kb.index(TOKENS), kb.dim(&self.padded()));
+        kb.for_(zero, width, lanes, Unroll::No, |kb, r| {
+            kb.for_(zero, features, lanes, Unroll::No, |kb, f| {
+                // Where line `i` of the square lies.
+                let row = |kb: &mut KernelBuilder, i: Reg| {
+                    let r = kb.add(r, i);
+                    let row = kb.mul(r, features);
+                    kb.add(row, f)
+                };
+                let column = |kb: &mut KernelBuilder, i: Reg| {
+                    let f = kb.add(f, i);
+                    let column = kb.mul(f, width);
+                    kb.add(column, r)
+                };
+                let place = |kb: &mut KernelBuilder, i: i64, in_panel: bool| {
+                    let i = kb.index(i);
+                    if in_panel { column(kb, i) } else { row(kb, i) }
+                };
+                let [from, to] = if to_panel { [self.rows, self.panel] } else { [self.panel, self.rows] };
+                let square: Vec<Reg> = (0..lanes)
+                    .map(|i| {
+                        let at = place(kb, i, !to_panel);
+                        kb.load(from, at, self.lanes)
+                    })
+                    .collect();
+                for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
+                    let at = place(kb, i as i64, to_panel);
+                    kb.store(to, at, x);
+                }
+            });
+        });
+    }
+
+    /// Mean, where it is taken off, and what the rest is multiplied by, for the vectors of a unit.
+    fn statistics(&self, kb: &mut KernelBuilder) -> (Option<Vec<Reg>>, Vec<Reg>) {
+        let epsilon = match &self.node.op {
+            Op::LayerNorm(n) => n.epsilon.0,
+            Op::RmsNorm(n) => n.epsilon.0,
+            _ => 0.0,
+        };
+        let mean = matches!(self.node.op, Op::LayerNorm(_)).then(|| {
+            let sums = self.sum(kb, &|_, x, _| x);
+            sums.into_iter().map(|sum| divide(kb, sum, &self.features)).collect::<Vec<Reg>>()
+        });
+        let squares = self.sum(kb, &|kb, x, v| {
+            let x = mean.as_ref().map_or(x, |mean| kb.sub(x, mean[v]));
+            kb.mul(x, x)
+        });
+        let inverse = squares.into_iter().map(|sum| inverse_root(kb, sum, &self.features, epsilon)).collect();
+        (mean, inverse)
+    }
+
+    /// Sums of `f` over the features, for each vector of a unit.
+    fn sum(&self, kb: &mut KernelBuilder, f: &dyn Fn(&mut KernelBuilder, Reg, usize) -> Reg) -> Vec<Reg> {
+        let none = kb.num(Ty::vector(DType::F32, self.lanes), 0.0);
+        let count = SUMS * i64::from(self.lanes) / TOKENS;
+        let chains: Vec<Vec<Var>> = (0..count).map(|_| self.vectors().map(|_| kb.var(none)).collect()).collect();
+        let step = |kb: &mut KernelBuilder, feature: Reg, chain: &[Var]| {
+            for (v, (at, var)) in self.places(kb, feature).into_iter().zip(chain).enumerate() {
+                let x = kb.load(self.panel, at, self.lanes);
+                let (y, old) = (f(kb, x, v), kb.get(*var));
+                let new = kb.add(old, y);
+                kb.set(*var, new);
+            }
+        };
+        let (zero, end) = (kb.index(0), kb.dim(&self.features));
+        let whole = tile::whole_turns(kb, (zero, end), count);
+        kb.for_(zero, whole, count, Unroll::No, |kb, j| {
+            for (i, chain) in (0..).zip(&chains) {
+                let i = kb.index(i);
+                let feature = kb.add(j, i);
+                step(kb, feature, chain);
+            }
+        });
+        kb.for_(whole, end, 1, Unroll::No, |kb, j| step(kb, j, &chains[0]));
+        (0..chains[0].len())
+            .map(|v| {
+                let sums: Vec<Reg> = chains.iter().map(|c| kb.get(c[v])).collect();
+                sums.into_iter().reduce(|a, b| kb.add(a, b)).unwrap_or(none)
+            })
+            .collect()
+    }
+
+    /// Scales and shifts a normalised vector, applies what follows and stores it.
+    fn finish(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, y: Reg, idx: &[Index], lanes: Lanes) -> Result<()> {
+        let root = e.region.roots()[0];
+        let y = scale_and_shift(e, kb, y, self.node, &idx[idx.len() - 1..], lanes)?;
+        let y = kb.cast(e.region.ty(self.anchor).dtype, y);
+        e.bound = Some((self.anchor, y));
+        let z = e.at(kb, root, idx, lanes);
+        e.bound = None;
+        store(kb, self.out, &e.region.strides(root), idx, z?, lanes)
+    }
+}

@@ -1,0 +1,136 @@
+//! Attention whose operands and result lie turned, the tokens beside each other: `[head, feature, token]`.
+//!
+//! Vectors run along the queries, as sparse layers leave them (Shen et al. 2023, "An Efficient Sparse Inference Software Accelerator for
+//! Transformer-based Language Models on CPUs"): logits are `K Q^T`, `[keys, queries]`, and the result is `V^T` times the weights, `[features, queries]`. So
+//! the result is not transposed, and softmax folds no lanes. There is no causality.
+
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::scalar::BinOp;
+use transc_ir::types::{DType, Dim};
+
+use super::super::tile::{self, TileShape};
+use super::super::transpose::transpose;
+use super::{AttentionProblem, Mask, Unit};
+
+pub mod floats;
+pub mod int8;
+
+/// Queries of a unit, a multiple of the width of every tile.
+pub const QUERIES: i64 = 64;
+/// Keys whose maxima, or sums, are taken side by side.
+const CHAINS: usize = 4;
+
+/// Consumes finished elements: `[batch, head, feature]`, first query, vector of values, active lanes.
+pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a;
+
+/// A tile of either product.
+fn tile(lanes: u16, rows: u16) -> TileShape {
+    TileShape { lanes, rows, vectors: 2 }
+}
+
+/// Places of the vectors of a row of a panel.
+fn vectors(kb: &mut KernelBuilder, shape: TileShape, at: Reg) -> Vec<Reg> {
+    let mut place = |v: i64| {
+        let v = kb.index(v);
+        kb.add(at, v)
+    };
+    shape.columns().map(&mut place).collect()
+}
+
+/// Folds rows of a panel, key by key, into a vector for each of its vectors. `row` gives what stands for a key at a place of the panel.
+fn fold(
+    kb: &mut KernelBuilder,
+    shape: TileShape,
+    (base, count, start): (Reg, Reg, f64),
+    row: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg) -> Reg,
+    join: &dyn Fn(&mut KernelBuilder, Reg, Reg) -> Reg,
+) -> Vec<Reg> {
+    let (zero, width) = (kb.index(0), kb.index(shape.width()));
+    let start = kb.num(Ty::vector(DType::F32, shape.lanes), start);
+    let chains: Vec<Vec<Var>> = (0..CHAINS).map(|_| shape.columns().map(|_| kb.var(start)).collect()).collect();
+    let mut step = |kb: &mut KernelBuilder, key: Reg, chain: &[Var]| {
+        let inside = kb.mul(key, width);
+        for (inside, var) in vectors(kb, shape, inside).into_iter().zip(chain) {
+            let at = kb.add(base, inside);
+            let (x, old) = (row(kb, at, inside), kb.get(*var));
+            let new = join(kb, x, old);
+            kb.set(*var, new);
+        }
+    };
+    let whole = tile::whole_turns(kb, (zero, count), CHAINS as i64);
+    kb.for_(zero, whole, CHAINS as i64, Unroll::No, |kb, key| {
+        for (i, chain) in (0..).zip(&chains) {
+            let i = kb.index(i);
+            let key = kb.add(key, i);
+            step(kb, key, chain);
+        }
+    });
+    kb.for_(whole, count, 1, Unroll::No, |kb, key| step(kb, key, &chains[0]));
+    (0..shape.vectors.into())
+        .map(|v| {
+            let all: Vec<Reg> = chains.iter().map(|c| kb.get(c[v])).collect();
+            all.into_iter().reduce(|a, b| join(kb, a, b)).unwrap_or(start)
+        })
+        .collect()
+}
+
+/// What is added to the logits of some keys, for the queries of a panel.
+struct TurnedMask<'m, 'f> {
+    mask: &'m mut Mask<'f>,
+    /// `[keys][width]`.
+    values: Buf,
+    /// A square of them by queries.
+    square: Buf,
+}
+
+impl<'m, 'f> TurnedMask<'m, 'f> {
+    /// With memory for so many keys.
+    fn new(kb: &mut KernelBuilder, shape: TileShape, keys: &Dim, mask: &'m mut Mask<'f>) -> Self {
+        let lanes = i64::from(shape.lanes);
+        let values = kb.local(DType::F32, &(&keys.ceil_div(&lanes.into()) * &lanes.into()) * &shape.width().into());
+        Self { mask, values, square: kb.local(DType::F32, Dim::from(lanes * lanes)) }
+    }
+
+    /// Turns what the mask gives, vectors of keys, for some keys and the queries of a unit from one on.
+    fn take(
+        &mut self,
+        kb: &mut KernelBuilder,
+        (p, shape): (&AttentionProblem, TileShape),
+        u: &Unit,
+        query: Reg,
+        (first, count): (Reg, Reg),
+    ) {
+        let lanes = i64::from(shape.lanes);
+        let (zero, one, side, width) = (kb.index(0), kb.index(1), kb.index(lanes), kb.index(shape.width()));
+        let last = kb.sub(u.rows, one);
+        let ragged = !p.sk.modulo(&lanes.into()).is(0);
+        kb.for_(zero, count, lanes, Unroll::No, |kb, j| {
+            let (key, left) = (kb.add(first, j), kb.sub(count, j));
+            let active = ragged.then(|| tile::active(kb, left, lanes));
+            kb.for_(zero, width, lanes, Unroll::No, |kb, v| {
+                kb.for_(zero, side, 1, Unroll::No, |kb, i| {
+                    let (row, at) = (kb.add(query, v), kb.mul(i, side));
+                    let row = kb.add(row, i);
+                    // Beyond the last query, that one again.
+                    let row = kb.bin(BinOp::Min, row, last);
+                    let row = kb.add(u.row, row);
+                    let x = (self.mask)(kb, &[u.b, u.h, row], key, shape.lanes, active);
+                    kb.store(self.square, at, x);
+                });
+                let rows: Vec<Reg> = (0..lanes)
+                    .map(|i| {
+                        let at = kb.index(i * lanes);
+                        kb.load(self.square, at, shape.lanes)
+                    })
+                    .collect();
+                for (i, x) in (0..).zip(transpose(kb, &rows, 1)) {
+                    let i = kb.index(i);
+                    let row = kb.add(j, i);
+                    let at = kb.mul(row, width);
+                    let at = kb.add(at, v);
+                    kb.store(self.values, at, x);
+                }
+            });
+        });
+    }
+}
