@@ -18,6 +18,7 @@ use super::strided::{Strided, strided};
 use super::{Lowered, Source, layout};
 use crate::Target;
 use crate::template::attention::merge::{self, Records};
+use crate::template::attention::turned::Masking;
 use crate::template::attention::{self, AttentionProblem, few, floats, int8, turned};
 
 /// What the kernels of an attention are built from; `None` where the templates do not fit.
@@ -104,7 +105,7 @@ type Build<'a> =
 
 /// The same of the template whose vectors run along the queries.
 type BuildTurned<'a> =
-    dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<&mut attention::Mask<'_>>, &mut turned::Epilogue<'_>) + 'a;
+    dyn FnMut(&mut KernelBuilder, [&attention::Operand; 3], Option<Masking<'_, '_>>, &mut turned::Epilogue<'_>) + 'a;
 
 /// What the kernels of an attention have in common.
 struct Cx<'r> {
@@ -138,12 +139,14 @@ impl Cx<'_> {
         let kernel = self.kernel(&name, p.extent(turned::QUERIES), macs(p), &mut |kb, e| {
             let operands = self.operands(kb, &mut e.borrow_mut())?;
             let mut store = self.store(kb, e);
-            let mut mask = self.mask(e);
             let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], query: Reg, x: Reg, count: Option<Reg>| {
                 let [b, h, feature] = at.map(Index::scalar);
                 store(kb, &[b, h, vector(query), feature], x, count);
             };
-            build(kb, operands.each_ref(), mask.as_mut().map(|m| m as _), &mut epilogue);
+            let (mut by_keys, mut by_queries) = (self.mask(e), self.query_mask(e));
+            let by_keys = by_keys.as_mut().map(|m| Masking::Keys(m));
+            let mask = by_queries.as_mut().map(|m| Masking::Queries(m)).or(by_keys);
+            build(kb, operands.each_ref(), mask, &mut epilogue);
             Some(())
         });
         Some(vec![kernel?])
@@ -219,33 +222,55 @@ impl Cx<'_> {
         e: &'a RefCell<Elements<'_>>,
     ) -> Option<impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a> {
         let m = self.mask?;
-        let ty = self.r.ty(m);
         Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
-            let full = [Index::scalar(at[0]), Index::scalar(at[1]), Index::scalar(at[2]), vector(key)];
-            let idx: Vec<Index> = ty
-                .dims
-                .iter()
-                .zip(&full[4 - ty.rank()..])
-                .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
-                .collect();
-            let mut e = e.borrow_mut();
-            let mark = e.mark();
-            let x = e.at(kb, m, &idx, Lanes { n: lanes, count });
-            e.release(mark);
-            match x {
-                Ok(x) if ty.dtype == DType::Bool => {
-                    let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
-                    let (on, off) = (kb.splat(lanes, on), kb.splat(lanes, off));
-                    kb.select(x, on, off)
-                }
-                Ok(x) => kb.cast(DType::F32, x),
-                Err(s) => {
-                    self.stuck.set(Some(s));
-                    let zero = kb.lit(Literal::f32(0.0));
-                    kb.splat(lanes, zero)
-                }
-            }
+            let [b, h, query] = at.map(Index::scalar);
+            self.mask_at(kb, e, m, &[b, h, query, vector(key)], Lanes { n: lanes, count })
         })
+    }
+
+    /// Mask values of `[batch, head, key]` from a query on, where these lie beside each other or are the same for all queries.
+    fn query_mask<'a>(
+        &'a self,
+        e: &'a RefCell<Elements<'_>>,
+    ) -> Option<impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a> {
+        let m = self.mask?;
+        let queries = self.r.ty(m).rank().checked_sub(2)?;
+        let beside = self.r.body.def_node(m).is_none() && self.r.strides(m)[queries].is(1);
+        if !beside && !self.r.ty(m).dims[queries].is(1) {
+            return None;
+        }
+        Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], query: Reg, lanes: u16, count: Option<Reg>| {
+            let [b, h, key] = at.map(Index::scalar);
+            self.mask_at(kb, e, m, &[b, h, vector(query), key], Lanes { n: lanes, count })
+        })
+    }
+
+    /// Mask values at an index of the logits.
+    fn mask_at(&self, kb: &mut KernelBuilder, e: &RefCell<Elements<'_>>, m: Value, full: &[Index; 4], lanes: Lanes) -> Reg {
+        let ty = self.r.ty(m);
+        let idx: Vec<Index> = ty
+            .dims
+            .iter()
+            .zip(&full[4 - ty.rank()..])
+            .map(|(d, i)| if d.is(1) { Index::scalar(kb.index(0)) } else { *i })
+            .collect();
+        let mut e = e.borrow_mut();
+        let mark = e.mark();
+        let x = e.at(kb, m, &idx, lanes);
+        e.release(mark);
+        match x {
+            Ok(x) if ty.dtype == DType::Bool => {
+                let (on, off) = (kb.lit(Literal::f32(0.0)), kb.lit(Literal::f32(f32::NEG_INFINITY)));
+                let (on, off) = (kb.splat(lanes.n, on), kb.splat(lanes.n, off));
+                kb.select(x, on, off)
+            }
+            Ok(x) => kb.cast(DType::F32, x),
+            Err(s) => {
+                self.stuck.set(Some(s));
+                let zero = kb.lit(Literal::f32(0.0));
+                kb.splat(lanes.n, zero)
+            }
+        }
     }
 
     /// Stores results, with what follows the attention: vectors of features.

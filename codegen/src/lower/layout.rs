@@ -1,6 +1,6 @@
 //! Layouts: in which order the axes of a value lie in memory between kernels.
 //!
-//! Values are row-major unless that costs a copy or a transposition that another order does not. There are two of these:
+//! Values are row-major unless that costs a copy or a transposition that another order does not. There are three of these:
 //!
 //! * A region of views alone whose result is an attention's with its axes in another order. The attention stores its result in that order, and the
 //!   region needs no kernel.
@@ -8,8 +8,10 @@
 //!   lie *turned*, the tokens beside each other, as Shen et al. 2023 keep them between all layers ("An Efficient Sparse Inference Software Accelerator
 //!   for Transformer-based Language Models on CPUs"). What adds a residual wants it to lie as its result does, and so does attention with its operands;
 //!   such values are a *group*, which lies turned if that saves more than it costs where norms go from one order to the other.
+//! * Attention that lies turned adds its mask to vectors of queries. Where a kernel makes a matrix of queries by keys for such attention alone, the
+//!   queries are neighbours.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use transc_ir::op::Op;
 use transc_ir::tensor::Node;
@@ -89,8 +91,39 @@ impl Layouts {
             out.orders.insert(c.from, order);
         }
         out.orders.extend(turned_ones.into_iter().map(|v| (v, turned(m.main.ty(v).rank()))));
+        let masks = masks(m, &uses, &out);
+        out.orders.extend(masks);
         out
     }
+}
+
+/// Matrices of queries by keys that kernels of their own make, and only attention reads that lies turned: its vectors run along the queries.
+fn masks(m: &Module, uses: &[u32], layouts: &Layouts) -> Vec<(Value, Order)> {
+    let f = &m.main;
+    let mut readers: BTreeMap<Value, u32> = BTreeMap::new();
+    for (_, node) in f.nodes() {
+        let region = Region::placed(f, node, m, layouts);
+        let Some(attention) = region.anchor.and_then(|v| region.body.def_node(v)) else { continue };
+        let is_attention = matches!(attention.op, Op::Attention(_) | Op::IntAttention(_));
+        let lies_turned = is_attention && region.strides(region.roots()[0]).get(2).is_some_and(|s| s.is(1));
+        let mask = attention.operands.get(3).filter(|_| lies_turned);
+        let given = region.body.params().iter().zip(&node.operands).find(|((_, v), _)| Some(v) == mask);
+        if let Some((_, given)) = given {
+            *readers.entry(*given).or_default() += 1;
+        }
+    }
+    let made = |n: &Node| matches!(n.op, Op::Fused(_)) && n.results.len() == 1 && Region::new(f, n, m).anchor.is_none();
+    let kept = |v: Value| f.results().iter().any(|(_, w)| *w == v);
+    let order = |v: Value| {
+        let mut order: Order = (0..f.ty(v).rank()).collect();
+        let keys = order.pop()?;
+        let queries = order.pop()?;
+        let matrix = [keys, queries].iter().all(|a| !f.ty(v).dims[*a].is(1));
+        order.extend([keys, queries]);
+        matrix.then_some((v, order))
+    };
+    let free = |v: &Value, n: &u32| uses[v.index()] == *n && !kept(*v) && f.def_node(*v).is_some_and(made);
+    readers.into_iter().filter(|(v, n)| free(v, n)).filter_map(|(v, _)| order(v)).collect()
 }
 
 /// The result of a region of views alone of the result of an attention.
@@ -150,6 +183,11 @@ impl Groups {
         let seen: HashMap<Value, Value> = copies.iter().map(|c| (c.from, c.result)).collect();
         let copied: HashSet<Value> = copies.iter().map(|c| c.result).collect();
         for (_, node) in f.nodes().filter(|(_, n)| !copied.contains(&n.results[0])) {
+            if let Op::Constant(_) = node.op {
+                // It is read from where it lies.
+                g.rows.extend(&node.results);
+                continue;
+            }
             let ability = Ability::of(&Region::new(f, node, m), target);
             let result = *seen.get(&node.results[0]).unwrap_or(&node.results[0]);
             match ability.result {

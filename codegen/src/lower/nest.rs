@@ -9,7 +9,6 @@ use transc_ir::{TensorType, Value};
 use super::anchor::loops;
 use super::element::{Elements, Lanes, Stuck, place};
 use super::index::Index;
-use super::layout::elements_behind;
 use super::region::Region;
 use super::{Lowered, Source, attention, conv, device, layout, no_lowering, norm, products, rows, tokens, weights};
 use crate::template::tile;
@@ -97,11 +96,9 @@ pub(crate) fn results(kb: &mut KernelBuilder, e: &mut Elements<'_>, access: Acce
 /// Every element of the results by its element function.
 fn pointwise(r: &Region, target: &Target) -> Result<Lowered, Stuck> {
     let ty = r.ty(r.roots()[0]).clone();
-    let narrow = ty.dims.last().and_then(Dim::as_const).is_some_and(|d| d < i64::from(target.lanes()));
-    let turned = r.order(r.roots()[0]).is_some() && elements_behind(r, None).is_some_and(|e| !e.is_empty());
-    if (turned || !narrow) && ty.rank() > 0 && !integer_division(r) {
-        let vectors = if turned { turned_pointwise(r, &ty, target) } else { pointwise_with(r, &ty, target, true) };
-        match vectors {
+    let narrow = places(r).last().and_then(|a| ty.dims[*a].as_const()).is_some_and(|d| d < i64::from(target.lanes()));
+    if !narrow && ty.rank() > 0 && !integer_division(r) {
+        match pointwise_with(r, &ty, target, true) {
             Err(Stuck::Vector) => {}
             other => return other,
         }
@@ -121,37 +118,20 @@ fn integer_division(r: &Region) -> bool {
     })
 }
 
-/// The same where all that has a number per token lies turned: vectors run along the tokens, which count as one axis.
-fn turned_pointwise(r: &Region, ty: &TensorType, target: &Target) -> Result<Lowered, Stuck> {
-    let Some((features, tokens)) = ty.dims.split_last() else { return Err(Stuck::Op(r.roots()[0])) };
-    let m: Dim = tokens.iter().product();
-    let name = format!("nest_{}x{}t", ty.dtype, target.lanes());
-    let mut kb = KernelBuilder::new(&name, r.symbols.clone(), features.clone());
-    let mut e = Elements::new(&mut kb, r, target.lanes());
-    let (root, out) = results(&mut kb, &mut e, Access::Write)[0];
-    let (lo, hi) = (kb.lo(), kb.hi());
-    let mut done = Ok(());
-    kb.for_(lo, hi, 1, Unroll::No, |kb, f| {
-        let (zero, end) = (kb.index(0), kb.dim(&m));
-        done = vector_range(&mut e, kb, (zero, end), &m, &mut |e, kb, j, lanes| {
-            let mut idx = vec![Index::scalar(zero); tokens.len() - 1];
-            idx.extend([Index { aligned: false, ..j }, Index::scalar(f)]);
-            let x = e.at(kb, root, &idx, lanes)?;
-            store(kb, out, &e.region.strides(root), &idx, x, lanes)
-        });
-    });
-    done?;
-    Ok(Lowered { kernel: kb.finish(), args: e.args, cost_ns: cost(r, ty, 1) })
+/// The axes of the first result by their place in memory.
+fn places(r: &Region) -> Vec<usize> {
+    let root = r.roots()[0];
+    r.order(root).cloned().unwrap_or_else(|| (0..r.ty(root).rank()).collect())
 }
 
 fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -> Result<Lowered, Stuck> {
-    let (outer, last) = match ty.dims.split_last() {
-        Some((last, outer)) => (outer.to_vec(), last.clone()),
-        None => (Vec::new(), Dim::from(1)),
-    };
+    let places = places(r);
+    let mut outer: Vec<Dim> = places.iter().map(|a| ty.dims[*a].clone()).collect();
+    let last = outer.pop().unwrap_or(Dim::from(1));
     let chunks = last.ceil_div(&CHUNK.into());
     let extent = outer.iter().fold(chunks.clone(), |a, d| &a * d);
-    let name = format!("nest_{}{}", ty.dtype, if vectors { format!("x{}", target.lanes()) } else { String::new() });
+    let turned = if r.order(r.roots()[0]).is_some() { "t" } else { "" };
+    let name = format!("nest_{}{}{turned}", ty.dtype, if vectors { format!("x{}", target.lanes()) } else { String::new() });
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let results = results(&mut kb, &mut e, Access::Write);
@@ -159,17 +139,14 @@ fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -
     let mut out = Ok(());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let (row, chunk) = tile::div_rem(kb, unit, &chunks);
-        let mut idx: Vec<Index> = tile::unflatten(kb, row, &outer).into_iter().map(Index::scalar).collect();
+        let at: Vec<Index> = tile::unflatten(kb, row, &outer).into_iter().map(Index::scalar).collect();
         let (len, end) = (kb.index(CHUNK), kb.dim(&last));
         let j0 = kb.mul(chunk, len);
         let j1 = kb.add(j0, len);
         let j1 = kb.bin(BinOp::Min, j1, end);
-        let rank = ty.rank();
         let mut element = |e: &mut Elements<'_>, kb: &mut KernelBuilder, j: Index, lanes: Lanes| -> Result<(), Stuck> {
-            idx.truncate(rank.saturating_sub(1));
-            if rank > 0 {
-                idx.push(j);
-            }
+            let mut idx = vec![j; places.len()];
+            places.iter().zip(&at).for_each(|(a, i)| idx[*a] = *i);
             for (v, buf) in &results {
                 let x = e.at(kb, *v, &idx, lanes)?;
                 store(kb, *buf, &e.region.strides(*v), &idx, x, lanes)?;

@@ -28,6 +28,8 @@ type Result<T> = std::result::Result<T, Stuck>;
 const TOKENS: i64 = 32;
 /// Sums that grow side by side.
 const SUMS: i64 = 8;
+/// Features whose sums are added to the total at once, since long sums in `f32` lose digits.
+const BLOCK: i64 = 64;
 
 /// A norm, and where its values lie.
 struct Norm<'a> {
@@ -295,22 +297,28 @@ impl Norm<'_> {
                 kb.set(*var, new);
             }
         };
-        let (zero, end) = (kb.index(0), kb.dim(&self.features));
-        let whole = tile::whole_turns(kb, (zero, end), count);
-        kb.for_(zero, whole, count, Unroll::No, |kb, j| {
-            for (i, chain) in (0..).zip(&chains) {
-                let i = kb.index(i);
-                let feature = kb.add(j, i);
-                step(kb, feature, chain);
+        let totals: Vec<Var> = self.vectors().map(|_| kb.var(none)).collect();
+        let (zero, all, block) = (kb.index(0), kb.dim(&self.features), kb.index(BLOCK));
+        kb.for_(zero, all, BLOCK, Unroll::No, |kb, first| {
+            let end = kb.add(first, block);
+            let end = kb.bin(BinOp::Min, end, all);
+            chains.iter().flatten().for_each(|var| kb.set(*var, none));
+            let whole = tile::whole_turns(kb, (first, end), count);
+            kb.for_(first, whole, count, Unroll::No, |kb, j| {
+                for (i, chain) in (0..).zip(&chains) {
+                    let i = kb.index(i);
+                    let feature = kb.add(j, i);
+                    step(kb, feature, chain);
+                }
+            });
+            kb.for_(whole, end, 1, Unroll::No, |kb, j| step(kb, j, &chains[0]));
+            for (v, total) in totals.iter().enumerate() {
+                let sum = chains.iter().map(|c| kb.get(c[v])).collect::<Vec<Reg>>();
+                let sum = sum.into_iter().fold(kb.get(*total), |a, b| kb.add(a, b));
+                kb.set(*total, sum);
             }
         });
-        kb.for_(whole, end, 1, Unroll::No, |kb, j| step(kb, j, &chains[0]));
-        (0..chains[0].len())
-            .map(|v| {
-                let sums: Vec<Reg> = chains.iter().map(|c| kb.get(c[v])).collect();
-                sums.into_iter().reduce(|a, b| kb.add(a, b)).unwrap_or(none)
-            })
-            .collect()
+        totals.into_iter().map(|t| kb.get(t)).collect()
     }
 
     /// Scales and shifts a normalised vector, applies what follows and stores it.

@@ -14,8 +14,8 @@ use transc_ir::types::{DType, Dim};
 
 use super::super::super::tile::{self, TileInput, TileShape};
 use super::super::floats::KEYS;
-use super::super::{AttentionProblem, Mask, Operand, Step, Unit, capped, each_step, inverse, larger, shift};
-use super::{Epilogue, QUERIES, TurnedMask, fold, vectors};
+use super::super::{AttentionProblem, Operand, Step, Unit, capped, each_step, inverse, larger, shift};
+use super::{Added, Epilogue, Masking, QUERIES, Queries, fold, vectors};
 use crate::math::softmax_exp;
 
 /// How an attention is computed.
@@ -62,7 +62,7 @@ struct Parts<'a, 'm, 'f> {
     memory: Scratch,
     /// Keys of a row of scratch memory.
     len: Dim,
-    mask: Option<TurnedMask<'m, 'f>>,
+    mask: Option<Added<'m, 'f>>,
 }
 
 /// A block of keys.
@@ -77,7 +77,7 @@ pub fn build(
     p: &AttentionProblem,
     s: Schedule,
     [q, k, v]: [&Operand; 3],
-    mask: Option<&mut Mask<'_>>,
+    mask: Option<Masking<'_, '_>>,
     epilogue: &mut Epilogue<'_>,
 ) {
     let lanes = Dim::from(i64::from(s.tile.lanes));
@@ -95,7 +95,7 @@ pub fn build(
         total: kb.local(DType::F32, queries.clone()),
         factor: kb.local(DType::F32, queries),
     };
-    let mask = mask.map(|mask| TurnedMask::new(kb, s.tile, &KEYS.into(), mask));
+    let mask = mask.map(|mask| Added::new(kb, s.tile, &KEYS.into(), mask));
     let mut a = Parts { p, s, memory, len, mask };
     each_step(kb, (p, QUERIES), [k, v], &mut |kb, step| match step {
         Step::Pack([key, value]) => {
@@ -230,17 +230,19 @@ impl Parts<'_, '_, '_> {
     /// Turns the logits of a block into weights `e^(x - max)`, and brings what the queries carry up to date.
     fn weights(&mut self, kb: &mut KernelBuilder, u: &Unit, block: &Block, (panel, query): (Reg, Reg)) {
         let (p, shape) = (self.p, self.s.tile);
+        let queries = Queries::new(kb, (p, shape), u, query);
         if let Some(mask) = &mut self.mask {
-            mask.take(kb, (p, shape), u, query, (block.first, block.count));
+            mask.take(kb, (p, shape), &queries, (block.first, block.count));
         }
-        let m = &self.memory;
         let (lanes, zero) = (shape.lanes, kb.index(0));
-        let mask = self.mask.as_ref().map(|mask| mask.values);
-        let mut logit = |kb: &mut KernelBuilder, at: Reg, inside: Reg| {
+        let base = self.row(kb, panel, &KEYS.into(), zero);
+        let m = &self.memory;
+        let mut mask = self.mask.as_mut();
+        let mut logit = |kb: &mut KernelBuilder, (key, v): (Reg, usize), at: Reg| {
             let x = kb.load(m.weights, at, lanes);
             let mut x = capped(kb, p, x);
-            if let Some(mask) = mask {
-                let y = kb.load(mask, inside, lanes);
+            if let Some(mask) = &mut mask {
+                let y = mask.vector(kb, shape, &queries, (block.first, key), v);
                 x = kb.add(x, y);
             }
             if mask.is_some() || p.softcap != 0.0 {
@@ -248,7 +250,6 @@ impl Parts<'_, '_, '_> {
             }
             x
         };
-        let base = self.row(kb, panel, &KEYS.into(), zero);
         let tops = fold(kb, shape, (base, block.count, f64::NEG_INFINITY), &mut logit, &larger);
         let shifts: Vec<Reg> = vectors(kb, shape, query)
             .into_iter()
@@ -273,7 +274,7 @@ impl Parts<'_, '_, '_> {
                 kb.store(m.weights, at, x);
             }
         });
-        let mut weight = |kb: &mut KernelBuilder, at: Reg, _: Reg| kb.load(m.weights, at, lanes);
+        let mut weight = |kb: &mut KernelBuilder, _: (Reg, usize), at: Reg| kb.load(m.weights, at, lanes);
         let sums = fold(kb, shape, (base, block.count, 0.0), &mut weight, &|kb, a, b| kb.add(a, b));
         for (at, sum) in vectors(kb, shape, query).into_iter().zip(sums) {
             let (total, factor) = (kb.load(m.total, at, lanes), kb.load(m.factor, at, lanes));
@@ -328,8 +329,7 @@ impl Parts<'_, '_, '_> {
     fn results(&self, kb: &mut KernelBuilder, u: &Unit, (panel, query): (Reg, Reg), epilogue: &mut Epilogue<'_>) {
         let (p, shape, m) = (self.p, self.s.tile, &self.memory);
         let (zero, features) = (kb.index(0), kb.dim(&p.e));
-        let left = kb.sub(u.rows, query);
-        let counts = tile::column_counts(kb, shape, &p.sq, left);
+        let queries = Queries::new(kb, (p, shape), u, query);
         let states = vectors(kb, shape, query);
         let inverses: Vec<Reg> = states
             .iter()
@@ -341,11 +341,11 @@ impl Parts<'_, '_, '_> {
         kb.for_(zero, features, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
             let at = self.row(kb, panel, &p.e, j);
             let from = vectors(kb, shape, at);
-            for (((from, state), inverse), count) in from.into_iter().zip(&states).zip(&inverses).zip(&counts) {
+            for (v, (from, inverse)) in from.into_iter().zip(&inverses).enumerate() {
                 let x = kb.load(m.sums, from, shape.lanes);
                 let x = kb.mul(x, *inverse);
-                let token = kb.add(u.row, *state);
-                epilogue(kb, &[u.b, u.h, j], token, x, *count);
+                let token = queries.token(kb, shape, v);
+                epilogue(kb, &[u.b, u.h, j], token, x, queries.counts[v]);
             }
         });
     }

@@ -18,8 +18,8 @@ use super::super::super::coded_product::{Product, Side};
 use super::super::super::groups::{Group, in_turn};
 use super::super::super::tile::{self, Source, TileShape};
 use super::super::int8::{Problem, code_of_weight, logit_of, relative_code};
-use super::super::{Mask, Operand, Step, Unit, each_step, inverse, larger, shift};
-use super::{Epilogue, QUERIES, TurnedMask, fold, vectors};
+use super::super::{Operand, Step, Unit, each_step, inverse, larger, shift};
+use super::{Added, Epilogue, Masking, QUERIES, Queries, fold, vectors};
 use crate::math::softmax_exp;
 
 /// How an attention is computed.
@@ -58,7 +58,7 @@ struct Parts<'a, 'm, 'f> {
     values: Product,
     /// Memory for a square of bytes that turns.
     square: Buf,
-    mask: Option<TurnedMask<'m, 'f>>,
+    mask: Option<Added<'m, 'f>>,
 }
 
 /// Builds the kernel's body. Its extent must be [`super::AttentionProblem::extent`] for units of [`QUERIES`].
@@ -67,7 +67,7 @@ pub fn build(
     p: &Problem<'_>,
     s: Schedule,
     [q, k, v]: [&Operand; 3],
-    mask: Option<&mut Mask<'_>>,
+    mask: Option<Masking<'_, '_>>,
     epilogue: &mut Epilogue<'_>,
 ) {
     let sizes = &p.sizes;
@@ -75,7 +75,7 @@ pub fn build(
     let [queries, keys, values] = [0, 1, 2].map(|i| side(p.dtypes[i], p.op.zeros[i], i > 0));
     let weights = side(p.op.weights.to, p.op.weights.zero, false);
     let (width, bytes) = (Dim::from(s.tile.width()), 4 * i64::from(s.tile.lanes));
-    let mask = mask.map(|mask| TurnedMask::new(kb, s.tile, &sizes.sk, mask));
+    let mask = mask.map(|mask| Added::new(kb, s.tile, &sizes.sk, mask));
     let whole_keys = &sizes.sk.ceil_div(&bytes.into()) * &bytes.into();
     let mut a = Parts {
         p,
@@ -199,14 +199,15 @@ impl Parts<'_, '_, '_> {
             // One panel at a time, in the place of the first.
             self.logits.pack_panel(kb, (&queries, &sizes.sq), first, (zero, zero));
             self.logits.multiply(kb, keys, (zero, zero), (width, zero));
+            let columns = Queries::new(kb, (sizes, shape), u, query);
             if let Some(mask) = &mut self.mask {
-                mask.take(kb, (sizes, shape), u, query, (zero, keys));
+                mask.take(kb, (sizes, shape), &columns, (zero, keys));
             }
-            let factors = self.weights(kb);
+            let factors = self.weights(kb, &columns);
             self.values.start_columns(kb, zero, zero);
             let features = kb.dim(&sizes.e);
             self.values.multiply(kb, features, (zero, zero), (width, zero));
-            self.results(kb, u, (query, &factors), epilogue);
+            self.results(kb, &columns, &factors, epilogue);
         });
     }
 
@@ -216,40 +217,38 @@ impl Parts<'_, '_, '_> {
         kb.push(Inst::Bitcast(DType::F32, bits))
     }
 
-    fn put_bits(&self, kb: &mut KernelBuilder, at: Reg, x: Reg) {
-        let bits = kb.push(Inst::Bitcast(DType::I32, x));
-        kb.store(self.logits.sums, at, bits);
-    }
-
     /// Turns the sums of the logits into codes of weights, and gives what those of each query, or its results, are multiplied by.
-    fn weights(&self, kb: &mut KernelBuilder) -> Vec<Reg> {
+    fn weights(&mut self, kb: &mut KernelBuilder, q: &Queries<'_>) -> Vec<Reg> {
         let (op, shape) = (self.p.op, self.s.tile);
         let (zero, keys, width) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.index(shape.width()));
-        let each = |kb: &mut KernelBuilder, body: &dyn Fn(&mut KernelBuilder, usize, Reg)| {
+        let each = |kb: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, (Reg, usize), Reg)| {
             kb.for_(zero, keys, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, key| {
                 let row = kb.mul(key, width);
-                vectors(kb, shape, row).into_iter().enumerate().for_each(|(v, at)| body(kb, v, at));
+                vectors(kb, shape, row).into_iter().enumerate().for_each(|(v, at)| body(kb, (key, v), at));
             });
         };
-        each(kb, &|kb, _, at| {
-            let sum = kb.load(self.logits.sums, at, shape.lanes);
+        let (sums, mut mask) = (self.logits.sums, self.mask.as_mut());
+        each(kb, &mut |kb, (key, v), at| {
+            let sum = kb.load(sums, at, shape.lanes);
             let mut x = logit_of(kb, op, sum);
-            if let Some(mask) = &self.mask {
-                let y = kb.load(mask.values, at, shape.lanes);
+            if let Some(mask) = &mut mask {
+                let y = mask.vector(kb, shape, q, (zero, key), v);
                 x = kb.add(x, y);
             }
-            self.put_bits(kb, at, x);
+            let bits = kb.push(Inst::Bitcast(DType::I32, x));
+            kb.store(sums, at, bits);
         });
-        let tops = fold(kb, shape, (zero, keys, f64::NEG_INFINITY), &mut |kb, at, _| self.bits(kb, at), &larger);
+        let tops = fold(kb, shape, (zero, keys, f64::NEG_INFINITY), &mut |kb, _, at| self.bits(kb, at), &larger);
         let shifts: Vec<Reg> = tops.iter().map(|top| shift(kb, *top)).collect();
-        each(kb, &|kb, v, at| {
+        each(kb, &mut |kb, (_, v), at| {
             let x = self.bits(kb, at);
             let x = kb.sub(x, shifts[v]);
             let x = softmax_exp(kb, x);
-            self.put_bits(kb, at, x);
+            let bits = kb.push(Inst::Bitcast(DType::I32, x));
+            kb.store(sums, at, bits);
         });
         // Of the weights, or of their codes.
-        let mut weight = |kb: &mut KernelBuilder, at: Reg, _: Reg| {
+        let mut weight = |kb: &mut KernelBuilder, _: (Reg, usize), at: Reg| {
             let x = self.bits(kb, at);
             if op.relative { relative_code(kb, op, x) } else { x }
         };
@@ -318,13 +317,10 @@ impl Parts<'_, '_, '_> {
         }
     }
 
-    fn results(&self, kb: &mut KernelBuilder, u: &Unit, (query, factors): (Reg, &[Reg]), epilogue: &mut Epilogue<'_>) {
+    fn results(&self, kb: &mut KernelBuilder, q: &Queries<'_>, factors: &[Reg], epilogue: &mut Epilogue<'_>) {
         let (sizes, shape) = (&self.p.sizes, self.s.tile);
         let (zero, features, width) = (kb.index(0), kb.dim(&sizes.e), kb.index(shape.width()));
-        let left = kb.sub(u.rows, query);
-        let counts = tile::column_counts(kb, shape, &sizes.sq, left);
-        let first = kb.add(u.row, query);
-        let tokens = vectors(kb, shape, first);
+        let tokens: Vec<Reg> = (0..shape.vectors.into()).map(|v| q.token(kb, shape, v)).collect();
         kb.for_(zero, features, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
             let row = kb.mul(j, width);
             for (v, at) in vectors(kb, shape, row).into_iter().enumerate() {
@@ -333,7 +329,7 @@ impl Parts<'_, '_, '_> {
                     x = kb.cast(DType::F32, x);
                     x = kb.mul(x, factors[v]);
                 }
-                epilogue(kb, &[u.b, u.h, j], tokens[v], x, counts[v]);
+                epilogue(kb, &[q.u.b, q.u.h, j], tokens[v], x, q.counts[v]);
             }
         });
     }

@@ -37,12 +37,12 @@ fn vectors(kb: &mut KernelBuilder, shape: TileShape, at: Reg) -> Vec<Reg> {
     shape.columns().map(&mut place).collect()
 }
 
-/// Folds rows of a panel, key by key, into a vector for each of its vectors. `row` gives what stands for a key at a place of the panel.
+/// Folds rows of a panel, key by key, into a vector for each of its vectors. `row` gives what stands for key and vector at a place of the panel.
 fn fold(
     kb: &mut KernelBuilder,
     shape: TileShape,
     (base, count, start): (Reg, Reg, f64),
-    row: &mut dyn FnMut(&mut KernelBuilder, Reg, Reg) -> Reg,
+    row: &mut dyn FnMut(&mut KernelBuilder, (Reg, usize), Reg) -> Reg,
     join: &dyn Fn(&mut KernelBuilder, Reg, Reg) -> Reg,
 ) -> Vec<Reg> {
     let (zero, width) = (kb.index(0), kb.index(shape.width()));
@@ -50,9 +50,9 @@ fn fold(
     let chains: Vec<Vec<Var>> = (0..CHAINS).map(|_| shape.columns().map(|_| kb.var(start)).collect()).collect();
     let mut step = |kb: &mut KernelBuilder, key: Reg, chain: &[Var]| {
         let inside = kb.mul(key, width);
-        for (inside, var) in vectors(kb, shape, inside).into_iter().zip(chain) {
+        for (v, (inside, var)) in vectors(kb, shape, inside).into_iter().zip(chain).enumerate() {
             let at = kb.add(base, inside);
-            let (x, old) = (row(kb, at, inside), kb.get(*var));
+            let (x, old) = (row(kb, (key, v), at), kb.get(*var));
             let new = join(kb, x, old);
             kb.set(*var, new);
         }
@@ -74,32 +74,85 @@ fn fold(
         .collect()
 }
 
+/// Gives a vector of mask values to add, for `[batch, head, key]` and the first query; lanes beyond the count are not used.
+pub type QueryMask<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a;
+
+/// A mask by what it gives vectors of.
+pub enum Masking<'m, 'f> {
+    /// Of keys, which have to be turned.
+    Keys(&'m mut Mask<'f>),
+    /// Of queries.
+    Queries(&'m mut QueryMask<'f>),
+}
+
+/// The queries of a panel.
+struct Queries<'a> {
+    u: &'a Unit,
+    /// The first one in the unit.
+    first: Reg,
+    /// How many of each vector exist.
+    counts: Vec<Option<Reg>>,
+}
+
+impl<'a> Queries<'a> {
+    fn new(kb: &mut KernelBuilder, (p, shape): (&AttentionProblem, TileShape), u: &'a Unit, first: Reg) -> Self {
+        let left = kb.sub(u.rows, first);
+        Self { u, first, counts: tile::column_counts(kb, shape, &p.sq, left) }
+    }
+
+    /// The first query of a vector, among all.
+    fn token(&self, kb: &mut KernelBuilder, shape: TileShape, v: usize) -> Reg {
+        let (first, v) = (kb.add(self.u.row, self.first), kb.index(v as i64 * i64::from(shape.lanes)));
+        kb.add(first, v)
+    }
+}
+
 /// What is added to the logits of some keys, for the queries of a panel.
-struct TurnedMask<'m, 'f> {
-    mask: &'m mut Mask<'f>,
+struct Added<'m, 'f> {
+    mask: Masking<'m, 'f>,
     /// `[keys][width]`.
     values: Buf,
     /// A square of them by queries.
     square: Buf,
 }
 
-impl<'m, 'f> TurnedMask<'m, 'f> {
-    /// With memory for so many keys.
-    fn new(kb: &mut KernelBuilder, shape: TileShape, keys: &Dim, mask: &'m mut Mask<'f>) -> Self {
+impl<'m, 'f> Added<'m, 'f> {
+    /// With memory for so many keys, where they have to be turned.
+    fn new(kb: &mut KernelBuilder, shape: TileShape, keys: &Dim, mask: Masking<'m, 'f>) -> Self {
         let lanes = i64::from(shape.lanes);
-        let values = kb.local(DType::F32, &(&keys.ceil_div(&lanes.into()) * &lanes.into()) * &shape.width().into());
-        Self { mask, values, square: kb.local(DType::F32, Dim::from(lanes * lanes)) }
+        let (values, square) = match mask {
+            Masking::Keys(_) => (&(&keys.ceil_div(&lanes.into()) * &lanes.into()) * &shape.width().into(), lanes * lanes),
+            Masking::Queries(_) => (0.into(), 0),
+        };
+        Self { mask, values: kb.local(DType::F32, values), square: kb.local(DType::F32, square.into()) }
     }
 
-    /// Turns what the mask gives, vectors of keys, for some keys and the queries of a unit from one on.
+    /// What is added for vector `v` of some queries and a key, the first of which is given as well.
+    fn vector(&mut self, kb: &mut KernelBuilder, shape: TileShape, q: &Queries<'_>, (first, key): (Reg, Reg), v: usize) -> Reg {
+        match &mut self.mask {
+            Masking::Keys(_) => {
+                let (width, v) = (kb.index(shape.width()), kb.index(v as i64 * i64::from(shape.lanes)));
+                let row = kb.mul(key, width);
+                let at = kb.add(row, v);
+                kb.load(self.values, at, shape.lanes)
+            }
+            Masking::Queries(mask) => {
+                let (key, token) = (kb.add(first, key), q.token(kb, shape, v));
+                mask(kb, &[q.u.b, q.u.h, key], token, shape.lanes, q.counts[v])
+            }
+        }
+    }
+
+    /// Turns what a mask gives, vectors of keys, for some keys and queries.
     fn take(
         &mut self,
         kb: &mut KernelBuilder,
         (p, shape): (&AttentionProblem, TileShape),
-        u: &Unit,
-        query: Reg,
+        q: &Queries<'_>,
         (first, count): (Reg, Reg),
     ) {
+        let Masking::Keys(mask) = &mut self.mask else { return };
+        let u = q.u;
         let lanes = i64::from(shape.lanes);
         let (zero, one, side, width) = (kb.index(0), kb.index(1), kb.index(lanes), kb.index(shape.width()));
         let last = kb.sub(u.rows, one);
@@ -109,12 +162,12 @@ impl<'m, 'f> TurnedMask<'m, 'f> {
             let active = ragged.then(|| tile::active(kb, left, lanes));
             kb.for_(zero, width, lanes, Unroll::No, |kb, v| {
                 kb.for_(zero, side, 1, Unroll::No, |kb, i| {
-                    let (row, at) = (kb.add(query, v), kb.mul(i, side));
+                    let (row, at) = (kb.add(q.first, v), kb.mul(i, side));
                     let row = kb.add(row, i);
                     // Beyond the last query, that one again.
                     let row = kb.bin(BinOp::Min, row, last);
                     let row = kb.add(u.row, row);
-                    let x = (self.mask)(kb, &[u.b, u.h, row], key, shape.lanes, active);
+                    let x = mask(kb, &[u.b, u.h, row], key, shape.lanes, active);
                     kb.store(self.square, at, x);
                 });
                 let rows: Vec<Reg> = (0..lanes)
