@@ -7,6 +7,8 @@ use super::*;
 /// A module, node by node.
 #[derive(Default)]
 struct Layers {
+    /// The share of zeros of weights is 90 %, unless they are to be dense.
+    dense: bool,
     consts: String,
     nodes: String,
     count: usize,
@@ -43,7 +45,7 @@ impl Layers {
     fn product(&mut self, x: &Named, (k, n): (usize, usize), residual: Option<&Named>, to: &str) -> Named {
         let int8 = !x.1.starts_with("f32");
         let (w, sum) = if int8 { ("i8", "i32") } else { ("f32", "f32") };
-        let values = format!("[{}]", weight(k, n, (4, 1), 90, int8));
+        let values = format!("[{}]", weight(k, n, (4, 1), if self.dense { 0 } else { 90 }, int8));
         let (w_id, b_id) = (self.constant(&format!("{w}[{k},{n}]"), &values), self.constant(&format!("f32[{n}]"), "random(4)"));
         let scale = if int8 { "0.0003" } else { "0.001" };
         let mut f = format!("i0 = cast f32 a0; i1 = const f32 {scale}; i2 = mul i0 i1; i3 = add i2 a1;");
@@ -194,6 +196,32 @@ fn layers_whose_tokens_lie_beside_each_other() {
             let (m, inputs, want) = case(&text, &[&[2, n, features]]);
             on_hosts(&text, (&m, &inputs, &want), ways());
             on_processors("znver4,cascadelake,alderlake", &text, (&m, &inputs, &want));
+        }
+    }
+}
+
+/// A dense product reads and leaves rows, and so does what is added to its result.
+#[test]
+fn dense_layers_among_sparse_ones() {
+    for dtype in ["f32", "u8"] {
+        let mut t = Layers::default();
+        let x = named("%0", "f32[2,N,160]");
+        let first = t.norm(&x, 160, "layer_norm", dtype == "u8");
+        let up = t.product(&first, (160, 130), None, dtype);
+        t.dense = true;
+        let down = t.product(&up, (130, 160), Some(&first), "f32");
+        t.dense = false;
+        let second = t.norm(&down, 160, "layer_norm", dtype == "u8");
+        let [more, again] = [130, 160].map(|n| (t.product(&second, (160, n), None, dtype), n));
+        let last = t.product(&more.0, (more.1, 160), Some(&again.0), "f32");
+        let out = t.norm(&last, 160, "rms_norm", false);
+        let text = t.text(&[&x], &out);
+        let names = kernels(&text, &Target::X86_64_V4);
+        let ends = |i: usize, end: &str| names[i].ends_with(end);
+        assert!(ends(0, "x16") && ends(1, "n16") && names[2].starts_with("matmul") && ends(3, "x16"), "{names:?}");
+        assert!(ends(4, "n16to") && ends(5, "n16to") && ends(6, "n16t") && ends(7, "x16tr"), "{names:?}");
+        for n in TOKENS {
+            check(&text, &[&[2, n, 160]]);
         }
     }
 }
