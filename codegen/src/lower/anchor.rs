@@ -179,7 +179,7 @@ pub(crate) fn vector_loop(
     let mut out = Ok(());
     let saved = e.mark();
     kb.for_(zero, whole, n.into(), Unroll::Auto, |kb, i| {
-        out = body(e, kb, Index { reg: i, step: 1, aligned: true }, Lanes { n, count: None });
+        out = body(e, kb, Index::vector(i), Lanes { n, count: None });
     });
     e.release(saved);
     out?;
@@ -190,7 +190,7 @@ pub(crate) fn vector_loop(
     let some = kb.bin(BinOp::Gt, rest, zero);
     let mut out = Ok(());
     let saved = e.mark();
-    kb.if_(some, |kb| out = body(e, kb, Index { reg: whole, step: 1, aligned: true }, Lanes { n, count: Some(rest) }), |_| {});
+    kb.if_(some, |kb| out = body(e, kb, Index::vector(whole), Lanes { n, count: Some(rest) }), |_| {});
     e.release(saved);
     out
 }

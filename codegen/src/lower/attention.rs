@@ -80,23 +80,20 @@ pub(super) fn lower(r: &Region, node: &Node, target: &Target) -> Option<Vec<Lowe
     }
 }
 
-/// True if there is a kernel for the case that operands and result lie turned.
-pub(super) fn takes_turned(r: &Region, target: &Target) -> bool {
-    let Some(anchor) = r.anchor else { return false };
+/// The parameters that have to lie turned where the result does; `None` if there is no kernel for that.
+pub(super) fn taken_turned(r: &Region, target: &Target) -> Option<Vec<Value>> {
+    let operands = r.body.def_node(r.anchor?)?.operands[..3].iter();
+    let taken: Vec<Value> = operands.map(|v| Some(strided(r, r.body.unrounded(*v))?.base)).collect::<Option<_>>()?;
     let mut turned = r.clone();
-    let rank = |v: Value| r.ty(v).rank();
-    let node = r.body.def_node(anchor);
-    let taken: Vec<Value> =
-        node.into_iter().flat_map(|n| &n.operands[..3]).filter_map(|v| Some(strided(r, r.body.unrounded(*v))?.base)).collect();
-    let operands = r.body.params().iter().enumerate().filter(|(_, (_, v))| taken.contains(v));
-    turned.orders[0] = operands.map(|(i, (_, v))| (i, layout::turned(rank(*v)))).collect();
+    let params = r.body.params().iter().enumerate().filter(|(_, (_, v))| taken.contains(v));
+    turned.orders[0] = params.map(|(i, (_, v))| (i, layout::turned(r.ty(*v).rank()))).collect();
     turned.orders[1].insert(0, vec![1, 3, 0, 2]);
-    let offered = match r.anchor_op() {
-        Some(Op::Attention(a)) => a.causal.is_none() && taken.iter().all(|v| r.ty(*v).dtype == DType::F32),
-        Some(Op::IntAttention(a)) => a.causal.is_none(),
+    let offered = match r.anchor_op()? {
+        Op::Attention(a) => a.causal.is_none() && taken.iter().all(|v| r.ty(*v).dtype == DType::F32),
+        Op::IntAttention(a) => a.causal.is_none(),
         _ => false,
     };
-    offered && cx(&turned, target).is_some_and(|cx| cx.lies_turned())
+    (offered && cx(&turned, target)?.lies_turned()).then_some(taken)
 }
 
 /// The template's part: from operands, mask and epilogue.
@@ -141,7 +138,7 @@ impl Cx<'_> {
             let mut store = self.store(kb, e);
             let mut epilogue = |kb: &mut KernelBuilder, at: &[Reg; 3], query: Reg, x: Reg, count: Option<Reg>| {
                 let [b, h, feature] = at.map(Index::scalar);
-                store(kb, &[b, h, vector(query), feature], x, count);
+                store(kb, &[b, h, Index::vector(query), feature], x, count);
             };
             let (mut by_keys, mut by_queries) = (self.mask(e), self.query_mask(e));
             let by_keys = by_keys.as_mut().map(|m| Masking::Keys(m));
@@ -224,7 +221,7 @@ impl Cx<'_> {
         let m = self.mask?;
         Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], key: Reg, lanes: u16, count: Option<Reg>| {
             let [b, h, query] = at.map(Index::scalar);
-            self.mask_at(kb, e, m, &[b, h, query, vector(key)], Lanes { n: lanes, count })
+            self.mask_at(kb, e, m, &[b, h, query, Index::vector(key)], Lanes { n: lanes, count })
         })
     }
 
@@ -241,7 +238,7 @@ impl Cx<'_> {
         }
         Some(move |kb: &mut KernelBuilder, at: &[Reg; 3], query: Reg, lanes: u16, count: Option<Reg>| {
             let [b, h, key] = at.map(Index::scalar);
-            self.mask_at(kb, e, m, &[b, h, vector(query), key], Lanes { n: lanes, count })
+            self.mask_at(kb, e, m, &[b, h, Index::vector(query), key], Lanes { n: lanes, count })
         })
     }
 
@@ -282,7 +279,7 @@ impl Cx<'_> {
         let mut store = self.store(kb, e);
         move |kb, at, n, x, count| {
             let [b, h, query] = at.map(Index::scalar);
-            store(kb, &[b, h, query, vector(n)], x, count);
+            store(kb, &[b, h, query, Index::vector(n)], x, count);
         }
     }
 
@@ -300,11 +297,6 @@ impl Cx<'_> {
             }
         }
     }
-}
-
-/// Neighbours from an index on.
-fn vector(reg: Reg) -> Index {
-    Index { reg, step: 1, aligned: true }
 }
 
 /// Multiply-adds of an attention.

@@ -67,7 +67,7 @@ fn depthwise_of(
         let mut idx: Vec<Index> = at.iter().map(|i| Index::scalar(*i)).collect();
         let last = idx.len() - 1;
         let Some(lanes) = lanes else {
-            idx[last] = Index { reg: at[last], step: 1, aligned: true };
+            idx[last] = Index::vector(at[last]);
             stuck |= finish(&mut e, kb, (anchor, root), y, &idx, x, count).is_err();
             return;
         };

@@ -33,7 +33,7 @@ pub(crate) struct Elements<'r> {
     pub(crate) args: Vec<Source>,
     bufs: HashMap<Value, Buf>,
     /// A value that is already in a register.
-    pub(crate) bound: Option<(Value, Reg)>,
+    bound: Option<(Value, Reg)>,
     /// Lanes of a vector on the target.
     pub(crate) width: u16,
     memo: Vec<(Value, Vec<Index>, u16, Reg)>,
@@ -143,6 +143,23 @@ impl<'r> Elements<'r> {
         };
         self.memo.push((v, idx.to_vec(), lanes.n, r));
         Ok(r)
+    }
+
+    /// What follows an anchor, at an index of the region's result, where that of the anchor is `x`.
+    pub(crate) fn behind(
+        &mut self,
+        kb: &mut KernelBuilder,
+        (anchor, x): (Value, Reg),
+        idx: &[Index],
+        count: Option<Reg>,
+    ) -> Result<Reg> {
+        let root = self.region.roots()[0];
+        self.bound = Some((anchor, x));
+        let mark = self.mark();
+        let y = self.at(kb, root, idx, Lanes { n: kb.ty(x).lanes, count });
+        self.release(mark);
+        self.bound = None;
+        y
     }
 
     /// The element of an integer value at indices that all lanes share, as an index.
@@ -502,10 +519,7 @@ pub(crate) fn load_lanes(kb: &mut KernelBuilder, buf: Buf, at: Reg, step: &Dim, 
         return kb.splat(lanes.n, r);
     }
     if step.is(1) {
-        return match lanes.count {
-            Some(c) => kb.load_count(buf, at, lanes.n, c),
-            None => kb.load(buf, at, lanes.n),
-        };
+        return kb.load_part(buf, at, lanes.n, lanes.count);
     }
     let step = kb.dim(step);
     let zero = kb.lit(Literal::from_i64(kb.buf_dtype(buf), 0));

@@ -17,6 +17,11 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Neighbours from a multiple of the vector width on.
+    pub(crate) fn vector(reg: Reg) -> Self {
+        Self { reg, step: 1, aligned: true }
+    }
+
     /// The same index for all lanes.
     pub(crate) fn scalar(reg: Reg) -> Self {
         Self { reg, step: 0, aligned: false }

@@ -20,8 +20,7 @@ use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, TensorType, Value};
 
 use super::region::Region;
-use super::strided::strided;
-use super::{attention, weights};
+use super::{attention, norm, weights};
 use crate::Target;
 
 /// The axes of a value by their place in memory, outermost first.
@@ -80,15 +79,13 @@ impl Layouts {
         let mut out = Self::default();
         let uses = m.main.use_counts();
         let copies: Vec<Copied> = m.main.nodes().filter_map(|(_, n)| Copied::find(m, n, &uses)).collect();
-        for c in &copies {
-            out.same.insert(c.result, c.from);
-            out.orders.insert(c.from, c.order.clone());
-        }
         let turned_ones = Groups::find(m, target, &copies).turned();
-        for c in copies.into_iter().filter(|c| turned_ones.contains(&c.result)) {
-            let mut order = c.order;
-            order.rotate_left(c.tokens);
-            out.orders.insert(c.from, order);
+        for mut c in copies {
+            if turned_ones.contains(&c.result) {
+                c.order.rotate_left(c.tokens);
+            }
+            out.same.insert(c.result, c.from);
+            out.orders.insert(c.from, c.order);
         }
         out.orders.extend(turned_ones.into_iter().map(|v| (v, turned(m.main.ty(v).rank()))));
         let masks = masks(m, &uses, &out);
@@ -101,7 +98,7 @@ impl Layouts {
 fn masks(m: &Module, uses: &[u32], layouts: &Layouts) -> Vec<(Value, Order)> {
     let f = &m.main;
     let mut readers: BTreeMap<Value, u32> = BTreeMap::new();
-    for (_, node) in f.nodes() {
+    for (_, node) in f.nodes().filter(|(_, n)| layouts.order(n.results[0]).is_some()) {
         let region = Region::placed(f, node, m, layouts);
         let Some(attention) = region.anchor.and_then(|v| region.body.def_node(v)) else { continue };
         let is_attention = matches!(attention.op, Op::Attention(_) | Op::IntAttention(_));
@@ -326,18 +323,16 @@ impl Ability {
             return None;
         }
         let turning = TURNING_NORM_NS * features as f64;
-        let (operands, one_by_one) = match elements_behind(r, None) {
-            Some(elements) if elements.len() == 1 => (Self::by_element(r, &elements, Operand::Norm(turning)), None),
-            _ => (vec![Operand::Rows; r.body.params().len()], Some(turning)),
+        let (operands, one_by_one) = match norm::taken(r) {
+            Some(v) => (Self::by_element(r, &[v], Operand::Norm(turning)), None),
+            None => (vec![Operand::Rows; r.body.params().len()], Some(turning)),
         };
         Some(Self { operands, result: Some(0.0), one_by_one })
     }
 
     fn attention(r: &Region, target: &Target) -> Option<Self> {
-        let node = r.body.def_node(r.anchor?)?;
-        let taken: Vec<Value> =
-            node.operands[..3].iter().map(|v| Some(strided(r, r.body.unrounded(*v))?.base)).collect::<Option<_>>()?;
-        if !attention::takes_turned(r, target) || !elements_behind(r, r.anchor)?.is_empty() {
+        let taken = attention::taken_turned(r, target)?;
+        if !elements_behind(r, r.anchor)?.is_empty() {
             return None;
         }
         let of = |v: &Value| if taken.contains(v) { Operand::Alike } else { Operand::Rows };

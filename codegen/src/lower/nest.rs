@@ -183,7 +183,7 @@ pub(crate) fn vector_range(
     let mut out = Ok(());
     let mark = e.mark();
     kb.for_(j0, end, n.into(), Unroll::Auto, |kb, i| {
-        out = body(e, kb, Index { reg: i, step: 1, aligned: true }, Lanes { n, count: None });
+        out = body(e, kb, Index::vector(i), Lanes { n, count: None });
     });
     e.release(mark);
     out?;
@@ -194,7 +194,7 @@ pub(crate) fn vector_range(
     let some = kb.bin(BinOp::Gt, rest, zero);
     let mut out = Ok(());
     let mark = e.mark();
-    kb.if_(some, |kb| out = body(e, kb, Index { reg: end, step: 1, aligned: true }, Lanes { n, count: Some(rest) }), |_| {});
+    kb.if_(some, |kb| out = body(e, kb, Index::vector(end), Lanes { n, count: Some(rest) }), |_| {});
     e.release(mark);
     out
 }

@@ -15,19 +15,18 @@ use super::Lowered;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
 use super::layout::elements_behind;
-use super::nest::{cost, results, store, vector_range};
+use super::nest::{cost, results, vector_range};
+use super::products;
 use super::region::Region;
 use super::rows::{divide, inverse_root, scale_and_shift};
 use crate::Target;
-use crate::template::tile;
-use crate::template::transpose::transpose;
+use crate::template::tile::{self, TileShape};
+use crate::template::transpose::turn_square;
 
 type Result<T> = std::result::Result<T, Stuck>;
 
 /// Tokens of a unit: whole cache lines, two side by side.
 const TOKENS: i64 = 32;
-/// Sums that grow side by side.
-const SUMS: i64 = 8;
 /// Features whose sums are added to the total at once, since long sums in `f32` lose digits.
 const BLOCK: i64 = 64;
 
@@ -50,10 +49,16 @@ struct Norm<'a> {
 /// Lowers a norm whose operand or result lies turned; `None` for another one.
 pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Result<Lowered>> {
     let root = r.roots()[0];
-    let read = elements_behind(r, None).filter(|e| e.len() == 1).map(|e| e[0]);
-    let turned_in = read.is_some_and(|v| r.order(v).is_some());
+    let turned_in = taken(r).is_some_and(|v| r.order(v).is_some());
     let turned_out = r.order(root).is_some();
     (turned_in || turned_out).then(|| lower_with(r, (anchor, node), [turned_in, turned_out], target))
+}
+
+/// The parameter that a norm reads element by element, if that is all that it reads; it may lie turned.
+pub(super) fn taken(r: &Region) -> Option<Value> {
+    let elements = elements_behind(r, None)?;
+    let [one] = elements[..] else { return None };
+    Some(one)
 }
 
 fn lower_with(
@@ -142,9 +147,9 @@ impl Norm<'_> {
         })
     }
 
-    /// Where the vectors of a unit start.
-    fn vectors(&self) -> impl Iterator<Item = i64> + use<> {
-        (0..TOKENS).step_by(self.lanes.into())
+    /// A row of the panel.
+    fn shape(&self) -> TileShape {
+        TileShape { lanes: self.lanes, rows: 1, vectors: TOKENS as u16 / self.lanes }
     }
 
     /// Features in whole vectors.
@@ -157,11 +162,7 @@ impl Norm<'_> {
     fn places(&self, kb: &mut KernelBuilder, feature: Reg) -> Vec<Reg> {
         let width = kb.index(TOKENS);
         let row = kb.mul(feature, width);
-        let mut place = |v: i64| {
-            let v = kb.index(v);
-            kb.add(row, v)
-        };
-        self.vectors().map(&mut place).collect()
+        tile::row_places(kb, self.shape(), row)
     }
 
     /// Feature by feature, vectors of the tokens of a unit. The tokens count as one axis: what is read there lies turned.
@@ -170,7 +171,8 @@ impl Norm<'_> {
         let left = kb.sub(m_end, m0);
         let whole = self.m.modulo(&TOKENS.into()).is(0);
         let vectors: Vec<(Reg, Option<Reg>)> = self
-            .vectors()
+            .shape()
+            .columns()
             .map(|v| {
                 let at = kb.index(v);
                 let (m, left) = (kb.add(m0, at), kb.sub(left, at));
@@ -235,32 +237,11 @@ impl Norm<'_> {
         let (zero, width, features) = (kb.index(0), kb.index(TOKENS), kb.dim(&self.padded()));
         kb.for_(zero, width, lanes, Unroll::No, |kb, r| {
             kb.for_(zero, features, lanes, Unroll::No, |kb, f| {
-                // Where line `i` of the square lies.
-                let row = |kb: &mut KernelBuilder, i: Reg| {
-                    let r = kb.add(r, i);
-                    let row = kb.mul(r, features);
-                    kb.add(row, f)
-                };
-                let column = |kb: &mut KernelBuilder, i: Reg| {
-                    let f = kb.add(f, i);
-                    let column = kb.mul(f, width);
-                    kb.add(column, r)
-                };
-                let place = |kb: &mut KernelBuilder, i: i64, in_panel: bool| {
-                    let i = kb.index(i);
-                    if in_panel { column(kb, i) } else { row(kb, i) }
-                };
-                let [from, to] = if to_panel { [self.rows, self.panel] } else { [self.panel, self.rows] };
-                let square: Vec<Reg> = (0..lanes)
-                    .map(|i| {
-                        let at = place(kb, i, !to_panel);
-                        kb.load(from, at, self.lanes)
-                    })
-                    .collect();
-                for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
-                    let at = place(kb, i as i64, to_panel);
-                    kb.store(to, at, x);
-                }
+                let (row, column) = (kb.mul(r, features), kb.mul(f, width));
+                let (row, column) = (kb.add(row, f), kb.add(column, r));
+                let (rows, panel) = ((self.rows, row, features), (self.panel, column, width));
+                let (from, to) = if to_panel { (rows, panel) } else { (panel, rows) };
+                turn_square(kb, self.lanes, from, to);
             });
         });
     }
@@ -287,34 +268,18 @@ impl Norm<'_> {
     /// Sums of `f` over the features, for each vector of a unit.
     fn sum(&self, kb: &mut KernelBuilder, f: &dyn Fn(&mut KernelBuilder, Reg, usize) -> Reg) -> Vec<Reg> {
         let none = kb.num(Ty::vector(DType::F32, self.lanes), 0.0);
-        let count = SUMS * i64::from(self.lanes) / TOKENS;
-        let chains: Vec<Vec<Var>> = (0..count).map(|_| self.vectors().map(|_| kb.var(none)).collect()).collect();
-        let step = |kb: &mut KernelBuilder, feature: Reg, chain: &[Var]| {
-            for (v, (at, var)) in self.places(kb, feature).into_iter().zip(chain).enumerate() {
-                let x = kb.load(self.panel, at, self.lanes);
-                let (y, old) = (f(kb, x, v), kb.get(*var));
-                let new = kb.add(old, y);
-                kb.set(*var, new);
-            }
-        };
-        let totals: Vec<Var> = self.vectors().map(|_| kb.var(none)).collect();
-        let (zero, all, block) = (kb.index(0), kb.dim(&self.features), kb.index(BLOCK));
+        let totals: Vec<Var> = (0..self.shape().vectors).map(|_| kb.var(none)).collect();
+        let (zero, all, block, width) = (kb.index(0), kb.dim(&self.features), kb.index(BLOCK), kb.index(TOKENS));
         kb.for_(zero, all, BLOCK, Unroll::No, |kb, first| {
-            let end = kb.add(first, block);
-            let end = kb.bin(BinOp::Min, end, all);
-            chains.iter().flatten().for_each(|var| kb.set(*var, none));
-            let whole = tile::whole_turns(kb, (first, end), count);
-            kb.for_(first, whole, count, Unroll::No, |kb, j| {
-                for (i, chain) in (0..).zip(&chains) {
-                    let i = kb.index(i);
-                    let feature = kb.add(j, i);
-                    step(kb, feature, chain);
-                }
-            });
-            kb.for_(whole, end, 1, Unroll::No, |kb, j| step(kb, j, &chains[0]));
-            for (v, total) in totals.iter().enumerate() {
-                let sum = chains.iter().map(|c| kb.get(c[v])).collect::<Vec<Reg>>();
-                let sum = sum.into_iter().fold(kb.get(*total), |a, b| kb.add(a, b));
+            let (left, base) = (kb.sub(all, first), kb.mul(first, width));
+            let count = kb.bin(BinOp::Min, left, block);
+            let mut row = |kb: &mut KernelBuilder, (_, v): (Reg, usize), at: Reg| {
+                let x = kb.load(self.panel, at, self.lanes);
+                f(kb, x, v)
+            };
+            let sums = tile::fold_rows(kb, self.shape(), (base, count, 0.0), &mut row, &|kb, y, sum| kb.add(sum, y));
+            for (sums, total) in sums.into_iter().zip(&totals) {
+                let sum = sums.into_iter().fold(kb.get(*total), |a, b| kb.add(a, b));
                 kb.set(*total, sum);
             }
         });
@@ -326,9 +291,6 @@ impl Norm<'_> {
         let root = e.region.roots()[0];
         let y = scale_and_shift(e, kb, y, self.node, &idx[idx.len() - 1..], lanes)?;
         let y = kb.cast(e.region.ty(self.anchor).dtype, y);
-        e.bound = Some((self.anchor, y));
-        let z = e.at(kb, root, idx, lanes);
-        e.bound = None;
-        store(kb, self.out, &e.region.strides(root), idx, z?, lanes)
+        products::finish(e, kb, (self.anchor, root), self.out, idx, y, lanes.count)
     }
 }

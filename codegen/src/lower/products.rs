@@ -161,7 +161,7 @@ pub(crate) fn matmul_of(r: &Region, anchor: Value, node: &Node, target: &Target)
             .iter()
             .map(|l| {
                 let from = |labels: &[u8], regs: &[Reg]| labels.iter().position(|m| m == l).map(|i| Index::scalar(regs[i]));
-                from(&roles.batch, at).or_else(|| from(&roles.rows, &rows_at)).unwrap_or(Index { reg: n, step: 1, aligned: true })
+                from(&roles.batch, at).or_else(|| from(&roles.rows, &rows_at)).unwrap_or(Index::vector(n))
             })
             .collect();
         if let Err(s) = finish(&mut e, kb, (anchor, root), out, &index, x, count) {
@@ -239,11 +239,6 @@ pub(super) fn finish(
     x: Reg,
     count: Option<Reg>,
 ) -> Result<(), Stuck> {
-    let lanes = Lanes { n: kb.ty(x).lanes, count };
-    e.bound = Some((anchor, x));
-    let mark = e.mark();
-    let y = e.at(kb, root, idx, lanes);
-    e.release(mark);
-    e.bound = None;
-    store(kb, out, &e.region.strides(root), idx, y?, lanes)
+    let y = e.behind(kb, (anchor, x), idx, count)?;
+    store(kb, out, &e.region.strides(root), idx, y, Lanes { n: kb.ty(y).lanes, count })
 }

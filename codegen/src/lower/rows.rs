@@ -14,6 +14,7 @@ use super::anchor::{fold_op, identity, loops, wide};
 use super::element::{Elements, Lanes, Stuck, checked_index};
 use super::index::Index;
 use super::nest::{all_indices, cost, flat_index, results, store, vector_range};
+use super::products;
 use super::region::Region;
 use crate::Target;
 use crate::math::softmax_exp;
@@ -106,10 +107,7 @@ impl Row<'_> {
     }
 
     fn load(&self, kb: &mut KernelBuilder, at: Reg, lanes: Lanes) -> Reg {
-        match lanes.count {
-            Some(c) => kb.load_count(self.buf, at, lanes.n, c),
-            None => kb.load(self.buf, at, lanes.n),
-        }
+        kb.load_part(self.buf, at, lanes.n, lanes.count)
     }
 
     fn store(&self, kb: &mut KernelBuilder, at: Reg, x: Reg, lanes: Lanes) {
@@ -293,15 +291,12 @@ fn finish(
     f: &mut dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, Reg, &[Index], Lanes) -> Result<Reg>,
 ) -> Result<()> {
     let root = e.region.roots()[0];
-    let (strides, dtype) = (e.region.strides(root), e.region.ty(anchor).dtype);
+    let dtype = e.region.ty(anchor).dtype;
     row.visit(e, kb, &mut |e, kb, idx, place, lanes| {
         let x = row.load(kb, place, lanes);
         let y = f(e, kb, x, idx, lanes)?;
         let y = kb.cast(dtype, y);
-        e.bound = Some((anchor, y));
-        let z = e.at(kb, root, idx, lanes);
-        e.bound = None;
-        store(kb, out_buf, &strides, idx, z?, lanes)
+        products::finish(e, kb, (anchor, root), out_buf, idx, y, lanes.count)
     })
 }
 

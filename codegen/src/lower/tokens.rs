@@ -112,10 +112,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
             vector_range(e, kb, (c0, c1), &to[2], &mut |e, kb, c, lanes| {
                 let v = e.at(kb, x, &[image, j, c], lanes)?;
                 let (at, _) = flat_index(kb, &to, &[image, Index::scalar(g), c]);
-                let old = match lanes.count {
-                    Some(n) => kb.load_count(out, at, lanes.n, n),
-                    None => kb.load(out, at, lanes.n),
-                };
+                let old = kb.load_part(out, at, lanes.n, lanes.count);
                 let share = kb.splat(lanes.n, share);
                 let new = kb.fma(share, v, old);
                 put(kb, out, at, new, lanes);

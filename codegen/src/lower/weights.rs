@@ -8,7 +8,7 @@ use transc_ir::tensor::strided::merged;
 use transc_ir::types::{DType, Dim};
 
 use super::Lowered;
-use super::element::{Elements, Lanes, Stuck};
+use super::element::Elements;
 use super::index::Index;
 use super::layout::{self, elements_behind, lies_turned};
 use super::nest::results;
@@ -117,18 +117,17 @@ impl<'a> Layer<'a> {
     /// The index of element `[m, n]` of the result; a vector along the columns, or with `by_rows` along the rows. The rows then count as one axis: all that
     /// is read there lies as the result does, or is the same for all rows.
     fn index(&self, kb: &mut KernelBuilder, m: Reg, n: Reg, by_rows: bool) -> Vec<Index> {
-        let vector = |reg| Index { reg, step: 1, aligned: true };
         let at = if by_rows { Vec::new() } else { tile::unflatten(kb, m, &self.rows) };
         let zero = kb.index(0);
         let row = |l: &u8| {
             let i = self.roles.rows.iter().position(|r| r == l)?;
             Some(match (by_rows, i + 1 == self.rows.len()) {
                 (false, _) => Index::scalar(at[i]),
-                (true, true) => vector(m),
+                (true, true) => Index::vector(m),
                 (true, false) => Index::scalar(zero),
             })
         };
-        let column = if by_rows { Index::scalar(n) } else { vector(n) };
+        let column = if by_rows { Index::scalar(n) } else { Index::vector(n) };
         self.contract.out.iter().map(|l| row(l).unwrap_or(column)).collect()
     }
 
@@ -318,22 +317,6 @@ pub(super) fn takes_turned(r: &Region, operand: usize) -> bool {
     layer == Some(true)
 }
 
-/// What follows, of a vector of sums.
-fn element(
-    e: &mut Elements<'_>,
-    kb: &mut KernelBuilder,
-    (anchor, root): (Value, Value),
-    index: &[Index],
-    (x, count): (Reg, Option<Reg>),
-) -> Result<Reg, Stuck> {
-    e.bound = Some((anchor, x));
-    let mark = e.mark();
-    let y = e.at(kb, root, index, Lanes { n: kb.ty(x).lanes, count });
-    e.release(mark);
-    e.bound = None;
-    y
-}
-
 /// True if what follows makes bytes of the sums of a column each, and the target's kernels of bytes take them.
 fn becomes_bytes(r: &Region, anchor: Value, layer: &Layer<'_>, target: &Target) -> bool {
     let bytes = matches!(r.ty(r.roots()[0]).dtype, DType::U8 | DType::I8);
@@ -421,7 +404,7 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let p = spmm::Problem { m: &layer.m, n: columns, k, a, rounded, starts, offsets, values, touched, short };
             let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                 let index = layer.index(kb, m, n, true);
-                let y = element(&mut e, kb, (anchor, root), &index, (x, None));
+                let y = e.behind(kb, (anchor, x), &index, None);
                 y.unwrap_or_else(|s| {
                     stuck = Some(s);
                     kb.num(Ty::vector(ty.dtype, kb.ty(x).lanes), 0.0)
@@ -450,7 +433,7 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let mut finish = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
                 let index = layer.index(kb, m, n, false);
                 let done = match &waiting {
-                    Some(w) => element(&mut e, kb, (anchor, root), &index, (x, count)).map(|y| w.put(kb, (m, n), y)),
+                    Some(w) => e.behind(kb, (anchor, x), &index, count).map(|y| w.put(kb, (m, n), y)),
                     None => products::finish(&mut e, kb, (anchor, root), out, &index, x, count),
                 };
                 stuck = done.err().or(stuck);

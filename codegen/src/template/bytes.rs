@@ -209,7 +209,7 @@ fn look_up(kb: &mut KernelBuilder, (table, n): (Buf, Reg), x: Reg) -> Reg {
 }
 
 /// Groups of four rows one after the other: the first row of group `j`.
-fn in_order(kb: &mut KernelBuilder, j: Reg) -> Reg {
+pub(super) fn in_order(kb: &mut KernelBuilder, j: Reg) -> Reg {
     let four = kb.index(4);
     kb.mul(j, four)
 }

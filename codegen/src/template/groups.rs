@@ -110,10 +110,7 @@ impl Group {
             .collect();
         for (row, acc) in rows.iter().zip(acc.chunks(shape.vectors.into())) {
             let at = kb.add(*row, k);
-            let x = match count {
-                Some(c) => kb.load_count(a, at, len, c),
-                None => kb.load(a, at, len),
-            };
+            let x = kb.load_part(a, at, len, count);
             let x = kb.push(Inst::Shuffle(x, x, spread.clone()));
             for (w, var) in columns.iter().zip(acc) {
                 let sum = kb.get(*var);
@@ -216,10 +213,7 @@ impl Panel<'_> {
                         let at = kb.add(self.src.base, row);
                         let at = kb.add(at, column);
                         let read = |kb: &mut KernelBuilder| {
-                            let x = match count {
-                                Some(c) => kb.load_count(buf, at, lanes, *c),
-                                None => kb.load(buf, at, lanes),
-                            };
+                            let x = kb.load_part(buf, at, lanes, *count);
                             (self.form.encode)(kb, x)
                         };
                         if !broken {

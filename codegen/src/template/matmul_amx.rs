@@ -172,10 +172,7 @@ impl Rows<'_> {
             let copy = |kb: &mut KernelBuilder, step: Reg, count: Option<Reg>| {
                 let (k, place) = (kb.mul(step, depth), kb.mul(step, step_len));
                 let (from, to) = (kb.add(from, k), kb.add(to, place));
-                let x = match count {
-                    Some(c) => kb.load_count(lhs.buf, from, self.depth as u16, c),
-                    None => kb.load(lhs.buf, from, self.depth as u16),
-                };
+                let x = kb.load_part(lhs.buf, from, self.depth as u16, count);
                 let x = if dtype == DType::Bf16 { groups::to_bf16(kb, x) } else { x };
                 kb.store(self.buf, to, x);
             };

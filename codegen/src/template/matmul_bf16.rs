@@ -165,10 +165,7 @@ impl Rows<'_> {
             if lhs.k_stride.is(1) {
                 let step = |kb: &mut KernelBuilder, k: Reg, count: Option<Reg>| {
                     let (from, to) = (kb.add(from, k), kb.add(to, k));
-                    let x = match count {
-                        Some(c) => kb.load_count(lhs.buf, from, shape.lanes, c),
-                        None => kb.load(lhs.buf, from, shape.lanes),
-                    };
+                    let x = kb.load_part(lhs.buf, from, shape.lanes, count);
                     let mut x = if native { groups::to_bf16(kb, x) } else { kb.cast(DType::Bf16, x) };
                     if !native {
                         x = kb.cast(DType::F32, x);

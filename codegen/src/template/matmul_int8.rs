@@ -176,10 +176,7 @@ fn widen(
         let to = kb.mul(inside, row_len);
         let copy = |kb: &mut KernelBuilder, k: Reg, count: Option<Reg>| {
             let (from, to) = (kb.add(from, k), kb.add(to, k));
-            let x = match count {
-                Some(c) => kb.load_count(p.a, from, words as u16, c),
-                None => kb.load(p.a, from, words as u16),
-            };
+            let x = kb.load_part(p.a, from, words as u16, count);
             let x = kb.cast(DType::I16, x);
             kb.store(buf, to, x);
         };

@@ -9,7 +9,7 @@ use super::groups::Group;
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm::{Bytes, Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
-use super::transpose::{interleave, transpose, unpack};
+use super::transpose::{interleave, transpose, turn_square, unpack};
 
 impl Schedule {
     /// Which four rows of a tile stand at place `j` of a row of the panel, such that unpacking brings them into order.
@@ -84,10 +84,8 @@ pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, p
         let m = kb.add(m0, at);
         let (from, ahead) = (kb.add(from, m), kb.add(ahead, m));
         kb.prefetch(p.a, ahead);
-        let mut x = match clipped(kb, p.m, s, left, (at, width)) {
-            Some(c) => kb.load_count(p.a, from, width as u16, c),
-            None => kb.load(p.a, from, width as u16),
-        };
+        let count = clipped(kb, p.m, s, left, (at, width));
+        let mut x = kb.load_part(p.a, from, width as u16, count);
         if s.group.is_some() {
             x = kb.push(Inst::Shuffle(x, x, picks.clone()));
         }
@@ -157,10 +155,7 @@ pub(super) fn turn_panel(
         let len = kb.index(width);
         let next = kb.add(at, len);
         kb.prefetch(p.a, next);
-        match count {
-            Some(c) => kb.load_count(p.a, at, width as u16, c),
-            None => kb.load(p.a, at, width as u16),
-        }
+        kb.load_part(p.a, at, width as u16, count)
     };
     let mut piece = |kb: &mut KernelBuilder, k0: Reg, count: Option<Reg>| {
         let stride = kb.index(s.rows());
@@ -281,18 +276,8 @@ pub(super) fn turn_back(
             let to = kb.mul(v, width);
             let from = kb.mul(to, tile_rows);
             let from = kb.add(from, first);
-            let square: Vec<Reg> = (0..lanes)
-                .map(|i| {
-                    let i = kb.index(i * s.rows());
-                    let at = kb.add(from, i);
-                    kb.load(sums, at, s.lanes)
-                })
-                .collect();
-            for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
-                let i = kb.index(i as i64 * shape.width());
-                let to = kb.add(to, i);
-                kb.store(turned, to, x);
-            }
+            let step = kb.index(shape.width());
+            turn_square(kb, s.lanes, (sums, from, tile_rows), (turned, to, step));
         });
         let width = kb.index(lanes);
         let next = kb.add(m, width);

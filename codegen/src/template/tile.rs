@@ -176,10 +176,7 @@ pub fn add_steps(kb: &mut KernelBuilder, shape: TileShape, x: &TileInput<'_>, (s
             .map(|(v, count)| {
                 let v = kb.index(v);
                 let at = kb.add(at, v);
-                match count {
-                    Some(c) => kb.load_count(x.b, at, shape.lanes, *c),
-                    None => kb.load(x.b, at, shape.lanes),
-                }
+                kb.load_part(x.b, at, shape.lanes, *count)
             })
             .collect();
         let k = kb.mul(k, x.a_stride);
@@ -339,10 +336,7 @@ pub fn pack_panel(
             for (v, count) in shape.columns().zip(&counts) {
                 let v = kb.index(v);
                 let (from, to) = (kb.add(row, v), kb.add(to, v));
-                let x = match count {
-                    Some(c) => kb.load_count(src.buf, from, shape.lanes, *c),
-                    None => kb.load(src.buf, from, shape.lanes),
-                };
+                let x = kb.load_part(src.buf, from, shape.lanes, *count);
                 let x = kb.cast(DType::F32, x);
                 kb.store(dst, to, x);
             }
@@ -514,6 +508,56 @@ pub fn tile_places(kb: &mut KernelBuilder, shape: TileShape, (row, rows): (Reg, 
             kb.add(at, v)
         })
         .collect()
+}
+
+/// Places of the vectors of a row from `at` on.
+pub fn row_places(kb: &mut KernelBuilder, shape: TileShape, at: Reg) -> Vec<Reg> {
+    let mut place = |v: i64| {
+        let v = kb.index(v);
+        kb.add(at, v)
+    };
+    shape.columns().map(&mut place).collect()
+}
+
+/// Vectors that [`fold_rows`] joins at once: an operation waits for the one before.
+const FOLDS: usize = 8;
+
+/// Gives what stands for a vector of a row of a panel: row and vector, place.
+pub type RowOf<'a> = dyn FnMut(&mut KernelBuilder, (Reg, usize), Reg) -> Reg + 'a;
+
+/// Folds `count` rows of a panel of floats from `base` on, row by row: for each vector of a row some that are still to be joined, each of which begins with `start`
+/// and has every so many rows.
+pub fn fold_rows(
+    kb: &mut KernelBuilder,
+    shape: TileShape,
+    (base, count, start): (Reg, Reg, f64),
+    row: &mut RowOf<'_>,
+    join: &dyn Fn(&mut KernelBuilder, Reg, Reg) -> Reg,
+) -> Vec<Vec<Reg>> {
+    let (zero, width) = (kb.index(0), kb.index(shape.width()));
+    let start = kb.num(Ty::vector(DType::F32, shape.lanes), start);
+    let chains = FOLDS / usize::from(shape.vectors);
+    let chains: Vec<Vec<Var>> = (0..chains).map(|_| shape.columns().map(|_| kb.var(start)).collect()).collect();
+    let turn = chains.len() as i64;
+    let mut step = |kb: &mut KernelBuilder, r: Reg, chain: &[Var]| {
+        let inside = kb.mul(r, width);
+        let at = kb.add(base, inside);
+        for (v, (at, var)) in row_places(kb, shape, at).into_iter().zip(chain).enumerate() {
+            let (x, old) = (row(kb, (r, v), at), kb.get(*var));
+            let new = join(kb, x, old);
+            kb.set(*var, new);
+        }
+    };
+    let whole = whole_turns(kb, (zero, count), turn);
+    kb.for_(zero, whole, turn, Unroll::No, |kb, r| {
+        for (i, chain) in (0..).zip(&chains) {
+            let i = kb.index(i);
+            let r = kb.add(r, i);
+            step(kb, r, chain);
+        }
+    });
+    kb.for_(whole, count, 1, Unroll::No, |kb, r| step(kb, r, &chains[0]));
+    (0..shape.vectors.into()).map(|v| chains.iter().map(|c| kb.get(c[v])).collect()).collect()
 }
 
 /// Stores accumulators at these places.

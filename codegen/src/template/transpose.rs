@@ -1,6 +1,6 @@
 //! Rows and columns of small matrices in registers change places, by shuffles within 128-bit lanes first and between them last.
 
-use transc_ir::loops::{Inst, KernelBuilder, Reg};
+use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg};
 
 /// Pieces of `size` elements of two vectors in turn, within each 128-bit lane of `lane` elements: of the lower or the upper halves.
 pub(super) fn unpack(kb: &mut KernelBuilder, [a, b]: [Reg; 2], lane: u16, size: u16, upper: bool) -> Reg {
@@ -28,6 +28,30 @@ fn turn(kb: &mut KernelBuilder, r: [Reg; 4], lane: u16, size: u16) -> Vec<Reg> {
     out
 }
 
+/// Lines of a square, by buffer, place of the first one and distance, become lines of another one.
+pub(crate) fn turn_square(
+    kb: &mut KernelBuilder,
+    lanes: u16,
+    (from, at, step): (Buf, Reg, Reg),
+    (to, to_at, to_step): (Buf, Reg, Reg),
+) {
+    let line = |kb: &mut KernelBuilder, at: Reg, i: usize, step: Reg| {
+        let i = kb.index(i as i64);
+        let offset = kb.mul(i, step);
+        kb.add(at, offset)
+    };
+    let square: Vec<Reg> = (0..lanes.into())
+        .map(|i| {
+            let at = line(kb, at, i, step);
+            kb.load(from, at, lanes)
+        })
+        .collect();
+    for (i, x) in transpose(kb, &square, 1).into_iter().enumerate() {
+        let at = line(kb, to_at, i, to_step);
+        kb.store(to, at, x);
+    }
+}
+
 /// Bytes of four vectors as quads, in the order of [`turn`].
 pub(super) fn interleave(kb: &mut KernelBuilder, rows: [Reg; 4]) -> Vec<Reg> {
     turn(kb, rows, 16, 1)
@@ -39,7 +63,7 @@ fn turn_quads(kb: &mut KernelBuilder, r: [Reg; 4], size: u16) -> Vec<Reg> {
 }
 
 /// The transpose of a square of items of `size` elements, one row per vector, each of 4 bytes.
-pub(crate) fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
+pub(super) fn transpose(kb: &mut KernelBuilder, rows: &[Reg], size: u16) -> Vec<Reg> {
     let (n, lane) = (rows.len(), 4 * size);
     // `quads[i][c]` holds in lane `l` the items `4l + c` of rows `4i..4i+4`.
     let quads: Vec<Vec<Reg>> = rows.chunks_exact(4).map(|r| turn_quads(kb, [r[0], r[1], r[2], r[3]], size)).collect();

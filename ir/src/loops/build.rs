@@ -259,6 +259,14 @@ impl KernelBuilder {
         self.push(Inst::Load { buf, index, ty, count: Some(count) })
     }
 
+    /// Loads `lanes` elements; the first `count` alone if that is given, zero beyond.
+    pub fn load_part(&mut self, buf: Buf, index: Reg, lanes: u16, count: Option<Reg>) -> Reg {
+        match count {
+            Some(count) => self.load_count(buf, index, lanes, count),
+            None => self.load(buf, index, lanes),
+        }
+    }
+
     /// Stores a value.
     pub fn store(&mut self, buf: Buf, index: Reg, value: Reg) {
         self.stmt(Stmt::Store { buf, index, value, count: None });

@@ -237,10 +237,6 @@ pub(super) fn finish(
 ) -> Result<()> {
     let root = e.region.roots()[0];
     let value = kb.cast(e.region.ty(anchor).dtype, value);
-    e.bound = Some((anchor, value));
-    let mark = e.mark();
-    let y = e.at(kb, root, idx, Lanes::ONE);
-    e.release(mark);
-    e.bound = None;
-    store(kb, out, &e.region.strides(root), idx, y?, Lanes::ONE)
+    let y = e.behind(kb, (anchor, value), idx, None)?;
+    store(kb, out, &e.region.strides(root), idx, y, Lanes::ONE)
 }

@@ -206,10 +206,7 @@ pub(super) fn sums(
             let row = kb.add(row, n);
             for (v, sum) in &sums {
                 let at = kb.add(row, *v);
-                let y = match count {
-                    Some(c) => kb.load_count(m, at, lanes, c),
-                    None => kb.load(m, at, lanes),
-                };
+                let y = kb.load_part(m, at, lanes, count);
                 let (y, old) = (kb.cast(DType::F32, y), kb.get(*sum));
                 let new = kb.fma(factor, y, old);
                 kb.set(*sum, new);
@@ -347,10 +344,7 @@ impl<'a, 'm, 'f> Parts<'a, 'm, 'f> {
                     let x = kb.load(self.memory.queries.buf, from, lanes);
                     for (row, sum) in rows.iter().zip(&sums) {
                         let at = kb.add(*row, j);
-                        let y = match count {
-                            Some(c) => kb.load_count(k.buf, at, lanes, c),
-                            None => kb.load(k.buf, at, lanes),
-                        };
+                        let y = kb.load_part(k.buf, at, lanes, count);
                         let (y, old) = (kb.cast(DType::F32, y), kb.get(*sum));
                         let new = kb.fma(x, y, old);
                         kb.set(*sum, new);

@@ -15,7 +15,7 @@ use transc_ir::types::{DType, Dim};
 use super::super::super::tile::{self, TileInput, TileShape};
 use super::super::floats::KEYS;
 use super::super::{AttentionProblem, Operand, Step, Unit, capped, each_step, inverse, larger, shift};
-use super::{Added, Epilogue, Masking, QUERIES, Queries, fold, vectors};
+use super::{Added, Epilogue, Masking, QUERIES, Queries, fold};
 use crate::math::softmax_exp;
 
 /// How an attention is computed.
@@ -118,10 +118,7 @@ impl Parts<'_, '_, '_> {
             let row = kb.add(base, row);
             let copy = |kb: &mut KernelBuilder, key: Reg, count: Option<Reg>| {
                 let (at, to_at) = (kb.add(row, key), kb.add(out, key));
-                let x = match count {
-                    Some(c) => kb.load_count(from.buf, at, lanes, c),
-                    None => kb.load(from.buf, at, lanes),
-                };
+                let x = kb.load_part(from.buf, at, lanes, count);
                 let x = kb.cast(DType::F32, x);
                 kb.store(to, to_at, x);
             };
@@ -185,12 +182,9 @@ impl Parts<'_, '_, '_> {
             let step = kb.mul(j, stride);
             let from = kb.add(base, step);
             let to = self.row(kb, panel, &p.d, j);
-            let (from, to) = (vectors(kb, shape, from), vectors(kb, shape, to));
+            let (from, to) = (tile::row_places(kb, shape, from), tile::row_places(kb, shape, to));
             for ((from, to), count) in from.into_iter().zip(to).zip(&counts) {
-                let x = match count {
-                    Some(c) => kb.load_count(q.buf, from, shape.lanes, *c),
-                    None => kb.load(q.buf, from, shape.lanes),
-                };
+                let x = kb.load_part(q.buf, from, shape.lanes, *count);
                 let x = kb.cast(DType::F32, x);
                 let scale = kb.num(kb.ty(x), p.scale);
                 let x = kb.mul(x, scale);
@@ -251,7 +245,7 @@ impl Parts<'_, '_, '_> {
             x
         };
         let tops = fold(kb, shape, (base, block.count, f64::NEG_INFINITY), &mut logit, &larger);
-        let shifts: Vec<Reg> = vectors(kb, shape, query)
+        let shifts: Vec<Reg> = tile::row_places(kb, shape, query)
             .into_iter()
             .zip(tops)
             .map(|(at, top)| {
@@ -267,7 +261,7 @@ impl Parts<'_, '_, '_> {
             .collect();
         kb.for_(zero, block.count, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, key| {
             let at = self.row(kb, panel, &KEYS.into(), key);
-            for (at, shift) in vectors(kb, shape, at).into_iter().zip(&shifts) {
+            for (at, shift) in tile::row_places(kb, shape, at).into_iter().zip(&shifts) {
                 let x = kb.load(m.weights, at, lanes);
                 let x = kb.sub(x, *shift);
                 let x = softmax_exp(kb, x);
@@ -276,7 +270,7 @@ impl Parts<'_, '_, '_> {
         });
         let mut weight = |kb: &mut KernelBuilder, _: (Reg, usize), at: Reg| kb.load(m.weights, at, lanes);
         let sums = fold(kb, shape, (base, block.count, 0.0), &mut weight, &|kb, a, b| kb.add(a, b));
-        for (at, sum) in vectors(kb, shape, query).into_iter().zip(sums) {
+        for (at, sum) in tile::row_places(kb, shape, query).into_iter().zip(sums) {
             let (total, factor) = (kb.load(m.total, at, lanes), kb.load(m.factor, at, lanes));
             let total = kb.fma(total, factor, sum);
             kb.store(m.total, at, total);
@@ -295,7 +289,7 @@ impl Parts<'_, '_, '_> {
         tile::sweep_rows(kb, zero, features, shape.rows, &mut |kb, row, rows| {
             let acc = tile::accumulators(kb, shape, rows.into(), None);
             let places = tile::tile_places(kb, shape, (row, rows), width, start);
-            let factors = vectors(kb, shape, query);
+            let factors = tile::row_places(kb, shape, query);
             kb.if_(
                 later,
                 |kb| {
@@ -330,7 +324,7 @@ impl Parts<'_, '_, '_> {
         let (p, shape, m) = (self.p, self.s.tile, &self.memory);
         let (zero, features) = (kb.index(0), kb.dim(&p.e));
         let queries = Queries::new(kb, (p, shape), u, query);
-        let states = vectors(kb, shape, query);
+        let states = tile::row_places(kb, shape, query);
         let inverses: Vec<Reg> = states
             .iter()
             .map(|at| {
@@ -340,7 +334,7 @@ impl Parts<'_, '_, '_> {
             .collect();
         kb.for_(zero, features, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
             let at = self.row(kb, panel, &p.e, j);
-            let from = vectors(kb, shape, at);
+            let from = tile::row_places(kb, shape, at);
             for (v, (from, inverse)) in from.into_iter().zip(&inverses).enumerate() {
                 let x = kb.load(m.sums, from, shape.lanes);
                 let x = kb.mul(x, *inverse);

@@ -19,7 +19,7 @@ use super::super::super::groups::{Group, in_turn};
 use super::super::super::tile::{self, Source, TileShape};
 use super::super::int8::{Problem, code_of_weight, logit_of, relative_code};
 use super::super::{Operand, Step, Unit, each_step, inverse, larger, shift};
-use super::{Added, Epilogue, Masking, QUERIES, Queries, fold, vectors};
+use super::{Added, Epilogue, Masking, QUERIES, Queries, fold};
 use crate::math::softmax_exp;
 
 /// How an attention is computed.
@@ -100,14 +100,6 @@ impl Parts<'_, '_, '_> {
         4 * i64::from(self.s.tile.lanes)
     }
 
-    /// A vector of codes, zeros beyond a count.
-    fn codes(kb: &mut KernelBuilder, from: &Operand, at: Reg, side: i64, count: Option<Reg>) -> Reg {
-        match count {
-            Some(c) => kb.load_count(from.buf, at, side as u16, c),
-            None => kb.load(from.buf, at, side as u16),
-        }
-    }
-
     /// Turns the keys of a head, `[key][features]`, with zeros behind the features.
     fn take_keys(&self, kb: &mut KernelBuilder, (from, base): (&Operand, Reg)) {
         let (product, p, side) = (&self.logits, &self.p.sizes, self.side());
@@ -120,10 +112,6 @@ impl Parts<'_, '_, '_> {
             kb.for_(zero, len, side, Unroll::No, |kb, j| {
                 let rest = kb.sub(features, j);
                 let exist = (!p.d.modulo(&side.into()).is(0)).then(|| tile::active(kb, rest, side));
-                let in_order = |kb: &mut KernelBuilder, j: Reg| {
-                    let four = kb.index(4);
-                    kb.mul(j, four)
-                };
                 let mut load = |kb: &mut KernelBuilder, r: Reg| {
                     // Beyond the last feature, that one again.
                     let feature = kb.add(j, r);
@@ -131,9 +119,9 @@ impl Parts<'_, '_, '_> {
                     let row = kb.mul(feature, stride);
                     let at = kb.add(base, row);
                     let at = kb.add(at, key);
-                    Self::codes(kb, from, at, side, count)
+                    kb.load_part(from.buf, at, side as u16, count)
                 };
-                bytes::turn(kb, self.s.tile.lanes, (self.square, side), &in_order, &mut load, &mut |kb, c, x| {
+                bytes::turn(kb, self.s.tile.lanes, (self.square, side), &bytes::in_order, &mut load, &mut |kb, c, x| {
                     let x = kb.push(Inst::Bitcast(dtype, x));
                     let x = product.left.encode(kb, x);
                     let x = match exist {
@@ -174,7 +162,7 @@ impl Parts<'_, '_, '_> {
                 let left = kb.sub(keys, key);
                 let count = (!p.sk.modulo(&vector.into()).is(0)).then(|| tile::active(kb, left, vector));
                 let at = kb.add(row, key);
-                let x = Self::codes(kb, from, at, vector, count);
+                let x = kb.load_part(from.buf, at, vector as u16, count);
                 let mut x = product.left.encode(kb, x);
                 if let Some(count) = count {
                     let none = kb.num(kb.ty(x), 0.0);
@@ -224,7 +212,7 @@ impl Parts<'_, '_, '_> {
         let each = |kb: &mut KernelBuilder, body: &mut dyn FnMut(&mut KernelBuilder, (Reg, usize), Reg)| {
             kb.for_(zero, keys, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, key| {
                 let row = kb.mul(key, width);
-                vectors(kb, shape, row).into_iter().enumerate().for_each(|(v, at)| body(kb, (key, v), at));
+                tile::row_places(kb, shape, row).into_iter().enumerate().for_each(|(v, at)| body(kb, (key, v), at));
             });
         };
         let (sums, mut mask) = (self.logits.sums, self.mask.as_mut());
@@ -323,7 +311,7 @@ impl Parts<'_, '_, '_> {
         let tokens: Vec<Reg> = (0..shape.vectors.into()).map(|v| q.token(kb, shape, v)).collect();
         kb.for_(zero, features, 1, Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
             let row = kb.mul(j, width);
-            for (v, at) in vectors(kb, shape, row).into_iter().enumerate() {
+            for (v, at) in tile::row_places(kb, shape, row).into_iter().enumerate() {
                 let mut x = kb.load(self.values.sums, at, shape.lanes);
                 if self.p.op.relative {
                     x = kb.cast(DType::F32, x);

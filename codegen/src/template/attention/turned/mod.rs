@@ -4,12 +4,12 @@
 //! Transformer-based Language Models on CPUs"): logits are `K Q^T`, `[keys, queries]`, and the result is `V^T` times the weights, `[features, queries]`. So
 //! the result is not transposed, and softmax folds no lanes. There is no causality.
 
-use transc_ir::loops::{Buf, KernelBuilder, Reg, Ty, Unroll, Var};
+use transc_ir::loops::{Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::super::tile::{self, TileShape};
-use super::super::transpose::transpose;
+use super::super::transpose::turn_square;
 use super::{AttentionProblem, Mask, Unit};
 
 pub mod floats;
@@ -17,8 +17,6 @@ pub mod int8;
 
 /// Queries of a unit, a multiple of the width of every tile.
 pub const QUERIES: i64 = 64;
-/// Keys whose maxima, or sums, are taken side by side.
-const CHAINS: usize = 4;
 
 /// Consumes finished elements: `[batch, head, feature]`, first query, vector of values, active lanes.
 pub type Epilogue<'a> = dyn FnMut(&mut KernelBuilder, &[Reg; 3], Reg, Reg, Option<Reg>) + 'a;
@@ -28,50 +26,16 @@ fn tile(lanes: u16, rows: u16) -> TileShape {
     TileShape { lanes, rows, vectors: 2 }
 }
 
-/// Places of the vectors of a row of a panel.
-fn vectors(kb: &mut KernelBuilder, shape: TileShape, at: Reg) -> Vec<Reg> {
-    let mut place = |v: i64| {
-        let v = kb.index(v);
-        kb.add(at, v)
-    };
-    shape.columns().map(&mut place).collect()
-}
-
-/// Folds rows of a panel, key by key, into a vector for each of its vectors. `row` gives what stands for key and vector at a place of the panel.
+/// Folds rows of a panel to one vector for each of its vectors; see [`tile::fold_rows`].
 fn fold(
     kb: &mut KernelBuilder,
     shape: TileShape,
-    (base, count, start): (Reg, Reg, f64),
-    row: &mut dyn FnMut(&mut KernelBuilder, (Reg, usize), Reg) -> Reg,
+    from: (Reg, Reg, f64),
+    row: &mut tile::RowOf<'_>,
     join: &dyn Fn(&mut KernelBuilder, Reg, Reg) -> Reg,
 ) -> Vec<Reg> {
-    let (zero, width) = (kb.index(0), kb.index(shape.width()));
-    let start = kb.num(Ty::vector(DType::F32, shape.lanes), start);
-    let chains: Vec<Vec<Var>> = (0..CHAINS).map(|_| shape.columns().map(|_| kb.var(start)).collect()).collect();
-    let mut step = |kb: &mut KernelBuilder, key: Reg, chain: &[Var]| {
-        let inside = kb.mul(key, width);
-        for (v, (inside, var)) in vectors(kb, shape, inside).into_iter().zip(chain).enumerate() {
-            let at = kb.add(base, inside);
-            let (x, old) = (row(kb, (key, v), at), kb.get(*var));
-            let new = join(kb, x, old);
-            kb.set(*var, new);
-        }
-    };
-    let whole = tile::whole_turns(kb, (zero, count), CHAINS as i64);
-    kb.for_(zero, whole, CHAINS as i64, Unroll::No, |kb, key| {
-        for (i, chain) in (0..).zip(&chains) {
-            let i = kb.index(i);
-            let key = kb.add(key, i);
-            step(kb, key, chain);
-        }
-    });
-    kb.for_(whole, count, 1, Unroll::No, |kb, key| step(kb, key, &chains[0]));
-    (0..shape.vectors.into())
-        .map(|v| {
-            let all: Vec<Reg> = chains.iter().map(|c| kb.get(c[v])).collect();
-            all.into_iter().reduce(|a, b| join(kb, a, b)).unwrap_or(start)
-        })
-        .collect()
+    let each = tile::fold_rows(kb, shape, from, row, join);
+    each.into_iter().filter_map(|all| all.into_iter().reduce(|a, b| join(kb, a, b))).collect()
 }
 
 /// Gives a vector of mask values to add, for `[batch, head, key]` and the first query; lanes beyond the count are not used.
@@ -170,19 +134,9 @@ impl<'m, 'f> Added<'m, 'f> {
                     let x = mask(kb, &[u.b, u.h, row], key, shape.lanes, active);
                     kb.store(self.square, at, x);
                 });
-                let rows: Vec<Reg> = (0..lanes)
-                    .map(|i| {
-                        let at = kb.index(i * lanes);
-                        kb.load(self.square, at, shape.lanes)
-                    })
-                    .collect();
-                for (i, x) in (0..).zip(transpose(kb, &rows, 1)) {
-                    let i = kb.index(i);
-                    let row = kb.add(j, i);
-                    let at = kb.mul(row, width);
-                    let at = kb.add(at, v);
-                    kb.store(self.values, at, x);
-                }
+                let row = kb.mul(j, width);
+                let at = kb.add(row, v);
+                turn_square(kb, shape.lanes, (self.square, zero, side), (self.values, at, width));
             });
         });
     }
