@@ -179,6 +179,34 @@ fn target_instructions_have_their_stated_meaning() {
     assert_eq!(memory[0].data, [want, want].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
 }
 
+#[test]
+fn floats_are_packed_to_bytes_as_stated() {
+    let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));
+    let (x, y) = (kb.param("x", DType::F32, Access::Read), kb.param("y", DType::U8, Access::Write));
+    let four = [0, 8, 16, 24].map(|at| {
+        let at = kb.index(at);
+        let x = kb.load(x, at, 8);
+        kb.target(TargetInst::VCvtPs2Dq, &[x])
+    });
+    let words = [0, 2].map(|i| kb.target(TargetInst::VPackSsDw, &[four[i], four[i + 1]]));
+    let bytes = kb.target(TargetInst::VPackUsWb, &words);
+    let zero = kb.index(0);
+    kb.store(y, zero, bytes);
+    let kernel = kb.finish();
+    verify(&kernel).expect("well formed");
+    let mut given: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    (given[0], given[1], given[2], given[3]) = (f32::NAN, 3e9, -3e9, 300.0);
+    (given[4], given[5], given[6]) = (2.5, 3.5, -0.4);
+    let mut memory = [floats(&given), Buffer::undefined(32)];
+    launch(&kernel, &[], &mut memory, &[0, 1]).expect("no fault");
+    // Both NaN and what is too large become the least integer, which is no byte.
+    let mut want: Vec<u8> = (0..32).collect();
+    want[..7].copy_from_slice(&[0, 0, 0, 255, 2, 4, 0]);
+    let want: Vec<u8> =
+        [0, 1].iter().flat_map(|half| (0..4).map(move |v| 8 * v + 4 * half)).flat_map(|at| want[at..at + 4].to_vec()).collect();
+    assert_eq!(memory[1].data, want);
+}
+
 /// One product of matrix registers: `f` gives the elements of the operands by row and place in the row.
 fn matrix_product(dot: MatrixDot, dtypes: [DType; 3], f: [&dyn Fn(usize, usize) -> u64; 3]) -> Buffer {
     let mut kb = KernelBuilder::new("k", Vec::new(), Dim::from(1));

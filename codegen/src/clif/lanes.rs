@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::{ConstantData, InstBuilder as _, Value, types};
 use transc_ir::loops::{ReduceOp, TargetInst, Ty};
-use transc_ir::scalar::BinOp;
+use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
 
 use super::cast::{bf16_to_f32, cast};
@@ -130,7 +130,39 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[P
         TargetInst::VDpBf16Ps => by_lanes(e, DType::F32, 2, types, args),
         TargetInst::VPermI2B => look_up(e, ty, args),
         TargetInst::VCvtNePs2Bf16 => cast(e, ty, DType::Bf16, &args[0]),
+        TargetInst::VCvtPs2Dq => to_integers(e, ty, &args[0]),
+        TargetInst::VPackSsDw => pack(e, ty, DType::I16, args),
+        TargetInst::VPackUsWb => pack(e, ty, DType::U8, args),
     }
+}
+
+/// A saturating conversion, and another result where that has no such number.
+fn to_integers(e: &mut Emitter<'_>, ty: Ty, x: &Parts) -> Parts {
+    let (int, truth) = (ty.with_dtype(DType::I32), ty.with_dtype(DType::Bool));
+    let rounded = ops::un(e, UnOp::Round, ty, x);
+    let whole = cast(e, ty, DType::I32, &rounded);
+    let (end, least) =
+        (constant(e, ty, Literal::f32(2f32.powi(31))), constant(e, int, Literal::from_i64(DType::I32, i32::MIN.into())));
+    let fits = ops::bin(e, BinOp::Lt, ty, x, &end, None);
+    ops::select(e, truth, int, &fits, &whole, &least)
+}
+
+/// Limits, conversions and a shuffle.
+fn pack(e: &mut Emitter<'_>, ty: Ty, to: DType, args: &[Parts]) -> Parts {
+    let (least, most) = if to == DType::U8 { (0, 255) } else { (i16::MIN.into(), i16::MAX.into()) };
+    let [least, most] = [least, most].map(|v| constant(e, ty, Literal::from_i64(ty.dtype, v)));
+    let [a, b] = [0, 1].map(|i: usize| {
+        let x = ops::bin(e, BinOp::Max, ty, &args[i], &least, None);
+        let x = ops::bin(e, BinOp::Min, ty, &x, &most, None);
+        cast(e, ty, to, &x)
+    });
+    shuffle(e, ty.with_dtype(to), &a, &b, &TargetInst::packed_lanes(ty))
+}
+
+/// A vector of one number.
+fn constant(e: &mut Emitter<'_>, ty: Ty, l: Literal) -> Parts {
+    let x = ops::literal(e, l);
+    splat(e, ty.dtype, ty.lanes, x)
 }
 
 /// Sums of neighbouring products of 16-bit numbers: a pattern that Cranelift knows as one instruction.

@@ -439,6 +439,12 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[S
     if t == TargetInst::VPermI2B {
         return look_up(e, types[0], args);
     }
+    if t == TargetInst::VCvtPs2Dq {
+        return to_integers(e, types[0], &args[0]);
+    }
+    if let Some([_, to]) = t.packs() {
+        return pack(e, (t, to), types[0], args);
+    }
     let per_lane = if t == TargetInst::VpDpBusd { 4 } else { 2 };
     let wide = Ty::vector(DType::I32, types[1].lanes);
     let (x, y) = (cast(e, types[1], DType::I32, &args[1]), cast(e, types[2], DType::I32, &args[2]));
@@ -474,6 +480,49 @@ fn to_bf16(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
         e.call(&pairs, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", &[(part.clone(), upper), (part, lower)])
     };
     e.def(&format!("bitcast {pairs} {y} to {bits}"))
+}
+
+/// `vcvtps2dq`, or without it a saturating conversion and another result where that has no such number.
+fn to_integers(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
+    let (t, wide) = (reg_type(ty), reg_type(ty.with_dtype(DType::I32)));
+    match ty.lanes {
+        8 if e.vnni => return e.call(&wide, "llvm.x86.avx.cvt.ps2dq.256", &[(t, x.into())]),
+        16 if e.vnni => {
+            // All lanes, rounded as is set: to nearest even.
+            let none = e.splat("i32", "0", 16);
+            let args = [(t, x.into()), (wide.clone(), none), ("i16".into(), "-1".into()), ("i32".into(), "4".into())];
+            return e.call(&wide, "llvm.x86.avx512.mask.cvtps2dq.512", &args);
+        }
+        _ => {}
+    }
+    let rounded = un(e, UnOp::Round, ty, x);
+    let whole = cast(e, ty, DType::I32, &rounded);
+    let (end, least) = (float(e, ty, 2f64.powi(31)), int(e, ty.with_dtype(DType::I32), i32::MIN.into()));
+    let fits = e.def(&format!("fcmp olt {t} {x}, {end}"));
+    e.def(&format!("select {} {fits}, {wide} {whole}, {wide} {least}", vector_of("i1", ty.lanes)))
+}
+
+/// `vpackssdw` and its like, or without them limits, conversions and a shuffle.
+fn pack(e: &mut Emitter<'_>, (t, to): (TargetInst, DType), ty: Ty, args: &[String]) -> String {
+    let (wide, out) = (reg_type(ty), Ty::vector(to, 2 * ty.lanes));
+    let bits = usize::from(ty.lanes) * ty.dtype.size_bytes() * 8;
+    if e.vnni && matches!(bits, 256 | 512) {
+        let set = if bits == 512 { "avx512" } else { "avx2" };
+        let suffix = if bits == 512 { ".512" } else { "" };
+        let name = format!("llvm.x86.{set}.{}{suffix}", &t.name()[1..]);
+        return e.call(&reg_type(out), &name, &[(wide.clone(), args[0].clone()), (wide, args[1].clone())]);
+    }
+    let narrow = ty.with_dtype(to);
+    let (least, most) = if to == DType::U8 { (0, 255) } else { (i16::MIN.into(), i16::MAX.into()) };
+    let (least, most) = (int(e, ty, least), int(e, ty, most));
+    let parts = [0, 1].map(|i: usize| {
+        let x = bin(e, BinOp::Max, ty, &args[i], &least);
+        let x = bin(e, BinOp::Min, ty, &x, &most);
+        cast(e, ty, to, &x)
+    });
+    let picks: Vec<String> = TargetInst::packed_lanes(ty).iter().map(|i| format!("i32 {i}")).collect();
+    let [a, b] = parts;
+    e.def(&format!("shufflevector {n} {a}, {n} {b}, <{} x i32> <{}>", out.lanes, picks.join(", "), n = reg_type(narrow)))
 }
 
 /// `vpermi2b`, or without it byte by byte.

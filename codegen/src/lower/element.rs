@@ -154,9 +154,29 @@ impl<'r> Elements<'r> {
         count: Option<Reg>,
     ) -> Result<Reg> {
         let root = self.region.roots()[0];
-        self.bound = Some((anchor, x));
+        let lanes = Lanes { n: kb.ty(x).lanes, count };
+        self.bind((anchor, x), |e| e.at(kb, root, idx, lanes))
+    }
+
+    /// The same where the region's result is a map, with another body in its place.
+    pub(crate) fn behind_as(
+        &mut self,
+        kb: &mut KernelBuilder,
+        (anchor, x): (Value, Reg),
+        body: &Body,
+        idx: &[Index],
+    ) -> Result<Reg> {
+        let root = self.region.roots()[0];
+        let Some(node) = self.region.body.def_node(root) else { return Err(Stuck::Op(root)) };
+        let lanes = Lanes { n: kb.ty(x).lanes, count: None };
+        self.bind((anchor, x), |e| e.map(kb, root, body, &node.operands, idx, lanes))
+    }
+
+    /// Computes something of an anchor that is in a register.
+    fn bind(&mut self, anchor: (Value, Reg), f: impl FnOnce(&mut Self) -> Result<Reg>) -> Result<Reg> {
+        self.bound = Some(anchor);
         let mark = self.mark();
-        let y = self.at(kb, root, idx, Lanes { n: kb.ty(x).lanes, count });
+        let y = f(self);
         self.release(mark);
         self.bound = None;
         y

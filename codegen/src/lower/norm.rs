@@ -39,6 +39,8 @@ struct Norm<'a> {
     tokens: &'a [Dim],
     m: Dim,
     features: Dim,
+    /// The operand is a parameter that lies turned as the result does, and is read where it lies.
+    direct: bool,
     /// `[features up to whole vectors][tokens of a unit]`.
     panel: Buf,
     /// The same by tokens.
@@ -78,9 +80,10 @@ fn lower_with(
     let mut e = Elements::new(&mut kb, r, lanes);
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
     let len = &(&features.ceil_div(&vector) * &vector) * &TOKENS.into();
-    let panel = kb.local(DType::F32, len.clone());
+    let direct = turned_in && turned_out && r.body.params().iter().any(|(_, v)| *v == node.operands[0]);
+    let panel = kb.local(DType::F32, if direct { 0.into() } else { len.clone() });
     let rows = kb.local(DType::F32, if turned_in && turned_out { 0.into() } else { len });
-    let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), panel, rows, out };
+    let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), direct, panel, rows, out };
     let mut done = Ok(());
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
@@ -112,7 +115,9 @@ impl Norm<'_> {
             kb.store(to, at, x);
             Ok(())
         };
-        if turned_in {
+        if self.direct {
+            // It is read as often as it would be from the panel.
+        } else if turned_in {
             self.each_vector(e, kb, m0, &mut take)?;
             if !turned_out {
                 self.fill(kb);
@@ -121,22 +126,23 @@ impl Norm<'_> {
             self.each_row(e, kb, (m0, true), &mut take)?;
             self.turn(kb, true);
         }
-        let (mean, inverse) = self.statistics(kb);
-        let normal = |kb: &mut KernelBuilder, v: usize, at: Reg| {
-            let x = kb.load(self.panel, at, self.lanes);
+        let (mean, inverse) = self.statistics(e, kb, m0)?;
+        let normal = |kb: &mut KernelBuilder, v: usize, x: Reg| {
             let x = mean.as_ref().map_or(x, |mean| kb.sub(x, mean[v]));
             kb.mul(x, inverse[v])
         };
         if turned_out {
             return self.each_vector(e, kb, m0, &mut |e, kb, idx, (v, at), lanes| {
-                let y = normal(kb, v, at);
+                let x = self.taken(e, kb, idx, at, lanes)?;
+                let y = normal(kb, v, x);
                 self.finish(e, kb, y, idx, lanes)
             });
         }
         let (zero, end) = (kb.index(0), kb.dim(&self.features));
         kb.for_(zero, end, 1, Unroll::No, |kb, f| {
             for (v, at) in self.places(kb, f).into_iter().enumerate() {
-                let y = normal(kb, v, at);
+                let x = kb.load(self.panel, at, self.lanes);
+                let y = normal(kb, v, x);
                 kb.store(self.panel, at, y);
             }
         });
@@ -167,33 +173,51 @@ impl Norm<'_> {
 
     /// Feature by feature, vectors of the tokens of a unit. The tokens count as one axis: what is read there lies turned.
     fn each_vector(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg, body: &mut Each<'_>) -> Result<()> {
-        let (zero, end, m_end) = (kb.index(0), kb.dim(&self.features), kb.dim(&self.m));
-        let left = kb.sub(m_end, m0);
-        let whole = self.m.modulo(&TOKENS.into()).is(0);
-        let vectors: Vec<(Reg, Option<Reg>)> = self
-            .shape()
-            .columns()
-            .map(|v| {
-                let at = kb.index(v);
-                let (m, left) = (kb.add(m0, at), kb.sub(left, at));
-                (m, (!whole).then(|| tile::active(kb, left, self.lanes.into())))
-            })
-            .collect();
+        let (zero, end, vectors) = (kb.index(0), kb.dim(&self.features), self.vectors(kb, m0));
         let mut done = Ok(());
         let mark = e.mark();
         kb.for_(zero, end, 1, Unroll::No, |kb, f| {
-            for (v, (at, (m, count))) in self.places(kb, f).into_iter().zip(&vectors).enumerate() {
-                let mut idx = vec![Index::scalar(zero); self.tokens.len()];
-                if let Some(last) = idx.last_mut() {
-                    *last = Index { reg: *m, step: 1, aligned: false };
-                }
-                idx.push(Index::scalar(f));
-                let one = body(e, kb, &idx, (v, at), Lanes { n: self.lanes, count: *count });
+            for (v, (at, (m, lanes))) in self.places(kb, f).into_iter().zip(&vectors).enumerate() {
+                let idx = self.index(kb, *m, f);
+                let one = body(e, kb, &idx, (v, at), *lanes);
                 done = std::mem::replace(&mut done, Ok(())).and(one);
             }
         });
         e.release(mark);
         done
+    }
+
+    /// The first token and the lanes of each vector of a unit.
+    fn vectors(&self, kb: &mut KernelBuilder, m0: Reg) -> Vec<(Reg, Lanes)> {
+        let m_end = kb.dim(&self.m);
+        let left = kb.sub(m_end, m0);
+        let whole = self.m.modulo(&TOKENS.into()).is(0);
+        let vector = |v: i64| {
+            let at = kb.index(v);
+            let (m, left) = (kb.add(m0, at), kb.sub(left, at));
+            (m, Lanes { n: self.lanes, count: (!whole).then(|| tile::active(kb, left, self.lanes.into())) })
+        };
+        self.shape().columns().map(vector).collect()
+    }
+
+    /// The index of a vector of tokens.
+    fn index(&self, kb: &mut KernelBuilder, m: Reg, f: Reg) -> Vec<Index> {
+        let zero = kb.index(0);
+        let mut idx = vec![Index::scalar(zero); self.tokens.len()];
+        if let Some(last) = idx.last_mut() {
+            *last = Index { reg: m, step: 1, aligned: false };
+        }
+        idx.push(Index::scalar(f));
+        idx
+    }
+
+    /// A vector of what is normalised: its index, its place in the panel.
+    fn taken(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, idx: &[Index], at: Reg, lanes: Lanes) -> Result<Reg> {
+        if !self.direct {
+            return Ok(kb.load(self.panel, at, self.lanes));
+        }
+        let x = e.at(kb, self.node.operands[0], idx, lanes)?;
+        Ok(kb.cast(DType::F32, x))
     }
 
     /// Row by row, vectors of the features of a unit; rows beyond the last token repeat that one, or are left out.
@@ -247,34 +271,50 @@ impl Norm<'_> {
     }
 
     /// Mean, where it is taken off, and what the rest is multiplied by, for the vectors of a unit.
-    fn statistics(&self, kb: &mut KernelBuilder) -> (Option<Vec<Reg>>, Vec<Reg>) {
+    fn statistics(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg) -> Result<(Option<Vec<Reg>>, Vec<Reg>)> {
         let epsilon = match &self.node.op {
             Op::LayerNorm(n) => n.epsilon.0,
             Op::RmsNorm(n) => n.epsilon.0,
             _ => 0.0,
         };
-        let mean = matches!(self.node.op, Op::LayerNorm(_)).then(|| {
-            let sums = self.sum(kb, &|_, x, _| x);
-            sums.into_iter().map(|sum| divide(kb, sum, &self.features)).collect::<Vec<Reg>>()
-        });
-        let squares = self.sum(kb, &|kb, x, v| {
+        let mean = match self.node.op {
+            Op::LayerNorm(_) => {
+                let sums = self.sum(e, kb, m0, &|_, x, _| x)?;
+                Some(sums.into_iter().map(|sum| divide(kb, sum, &self.features)).collect::<Vec<Reg>>())
+            }
+            _ => None,
+        };
+        let squares = self.sum(e, kb, m0, &|kb, x, v| {
             let x = mean.as_ref().map_or(x, |mean| kb.sub(x, mean[v]));
             kb.mul(x, x)
-        });
+        })?;
         let inverse = squares.into_iter().map(|sum| inverse_root(kb, sum, &self.features, epsilon)).collect();
-        (mean, inverse)
+        Ok((mean, inverse))
     }
 
     /// Sums of `f` over the features, for each vector of a unit.
-    fn sum(&self, kb: &mut KernelBuilder, f: &dyn Fn(&mut KernelBuilder, Reg, usize) -> Reg) -> Vec<Reg> {
-        let none = kb.num(Ty::vector(DType::F32, self.lanes), 0.0);
+    fn sum(
+        &self,
+        e: &mut Elements<'_>,
+        kb: &mut KernelBuilder,
+        m0: Reg,
+        f: &dyn Fn(&mut KernelBuilder, Reg, usize) -> Reg,
+    ) -> Result<Vec<Reg>> {
+        let (none, vectors, mut stuck) = (kb.num(Ty::vector(DType::F32, self.lanes), 0.0), self.vectors(kb, m0), None);
         let totals: Vec<Var> = (0..self.shape().vectors).map(|_| kb.var(none)).collect();
         let (zero, all, block, width) = (kb.index(0), kb.dim(&self.features), kb.index(BLOCK), kb.index(TOKENS));
         kb.for_(zero, all, BLOCK, Unroll::No, |kb, first| {
             let (left, base) = (kb.sub(all, first), kb.mul(first, width));
             let count = kb.bin(BinOp::Min, left, block);
-            let mut row = |kb: &mut KernelBuilder, (_, v): (Reg, usize), at: Reg| {
-                let x = kb.load(self.panel, at, self.lanes);
+            let mut row = |kb: &mut KernelBuilder, (r, v): (Reg, usize), at: Reg| {
+                let ((m, lanes), feature) = (vectors[v], kb.add(first, r));
+                let (idx, mark) = (self.index(kb, m, feature), e.mark());
+                let x = self.taken(e, kb, &idx, at, lanes);
+                e.release(mark);
+                let x = x.unwrap_or_else(|s| {
+                    stuck = Some(s);
+                    none
+                });
                 f(kb, x, v)
             };
             let sums = tile::fold_rows(kb, self.shape(), (base, count, 0.0), &mut row, &|kb, y, sum| kb.add(sum, y));
@@ -283,7 +323,10 @@ impl Norm<'_> {
                 kb.set(*total, sum);
             }
         });
-        totals.into_iter().map(|t| kb.get(t)).collect()
+        match stuck {
+            Some(s) => Err(s),
+            None => Ok(totals.into_iter().map(|t| kb.get(t)).collect()),
+        }
     }
 
     /// Scales and shifts a normalised vector, applies what follows and stores it.

@@ -6,13 +6,14 @@
 use transc_ir::Value;
 use transc_ir::interp::{EvalCx, Tensor};
 use transc_ir::op::{Map, Op, OpSpec};
-use transc_ir::scalar::{Body, Inst, Literal, Ref};
+use transc_ir::scalar::{BinOp, Body, Inst, Literal, Ref, UnOp};
 use transc_ir::tensor::ConstData;
 use transc_ir::tensor::rewrite::rewrite;
 use transc_ir::types::DType;
 
 use super::region::Region;
 use crate::math;
+use crate::template::bytes::Coding;
 
 /// Cost of an exponential and its like, in simple instructions.
 const TRANSCENDENTAL: usize = 16;
@@ -69,6 +70,30 @@ pub(super) fn split(r: &Region, anchor: Value, n: usize, least: usize) -> Option
         b.add(Map { body }, &kept.iter().map(|k| k.1).collect::<Vec<_>>()).map(|v| Some(vec![v]))
     });
     Some(Split { region: Region { body: new.ok()?, anchor: new_anchor, ..r.clone() }, anchor: new_anchor?, table })
+}
+
+/// The body of a region's result up to what is coded, and the coding, where a map ends in codes of `f32`.
+pub(super) fn coded(r: &Region) -> Option<(Body, Coding)> {
+    let node = r.body.def_node(r.roots()[0])?;
+    let Op::Map(Map { body }) = &node.op else { return None };
+    let inst = |x: Ref| if let Ref::Inst(i) = x { body.insts.get(i as usize) } else { None };
+    let rounded = |x: Ref| if let Some(Inst::Un(UnOp::Round, x)) = inst(x) { Some(*x) } else { None };
+    let Some(Inst::Cast(to @ (DType::U8 | DType::I8), v)) = inst(body.result) else { return None };
+    let (real, zero) = match (rounded(*v), inst(*v)) {
+        (Some(real), _) => (real, 0.0),
+        (None, Some(Inst::Bin(BinOp::Add, x, zero))) => match inst(*zero) {
+            Some(Inst::Const(zero)) => (rounded(*x)?, zero.to_f64()),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let Ref::Inst(last) = real else { return None };
+    let types: Vec<DType> = node.operands.iter().map(|v| r.ty(*v).dtype).collect();
+    let is_f32 = body.infer(&types).ok()?[last as usize] == DType::F32;
+    let range = if *to == DType::U8 { 0.0..=255.0 } else { -128.0..=127.0 };
+    let fits = is_f32 && range.contains(&zero) && zero.fract() == 0.0;
+    let body = Body { n_args: body.n_args, insts: body.insts[..=last as usize].to_vec(), result: real };
+    fits.then_some((body, Coding { zero: zero as i64, to: *to }))
 }
 
 /// Which instructions depend on an argument, but for what depends on it through one of them.

@@ -3,6 +3,7 @@
 use transc_ir::Value;
 use transc_ir::loops::{Access, KernelBuilder, Reg, Ty};
 use transc_ir::op::{Contract, Op};
+use transc_ir::scalar::Body;
 use transc_ir::tensor::Node;
 use transc_ir::tensor::strided::merged;
 use transc_ir::types::{DType, Dim};
@@ -21,7 +22,7 @@ use crate::codes::{Codes, CodesPart};
 use crate::panels::Panels;
 use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Block, NonZero, Sparse, SparsePart, share_of_zeros};
-use crate::template::bytes::Waiting;
+use crate::template::bytes::{Coding, Waiting};
 use crate::template::groups::Group;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
 use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
@@ -34,7 +35,7 @@ const F32_MACS_PER_NS: i64 = 40;
 const LOOK_UP: usize = 4;
 const TURNED_LOOK_UP: usize = 20;
 /// Most of them that may stand once per vector of a tile.
-const SHORT: usize = 16;
+const SHORT: usize = 24;
 /// The share of zeros up to which no sparse kernel is faster.
 const FEW_ZEROS: f64 = 0.25;
 
@@ -343,8 +344,8 @@ struct Plan {
     choice: LayerChoice,
     /// Where the sparse kernel is faster.
     sparse: Option<(Sparse, spmm::Schedule)>,
-    /// Sums become bytes that depend on the column alone.
-    bytes: bool,
+    /// What is coded and how, where the sums of the sparse kernel become bytes that depend on the column alone.
+    coding: Option<(Body, Coding)>,
     /// Of these bytes, a table gives the result.
     looks_up: bool,
 }
@@ -357,7 +358,10 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     let bytes = layer.is_int8() && becomes_bytes(r, anchor, &layer, target);
     let least = if sparse.is_some() { LOOK_UP } else { TURNED_LOOK_UP };
     let split = (bytes && target.looks_up_bytes()).then(|| table::split(r, anchor, layer.matrix.n, least)).flatten();
-    let plan = Plan { choice, sparse, bytes, looks_up: split.is_some() };
+    let is_sparse = sparse.is_some();
+    let coding = |r: &Region| if bytes && is_sparse { table::coded(r) } else { None };
+    let split = split.filter(|s| !is_sparse || coding(&s.region).is_some());
+    let plan = Plan { choice, sparse, coding: coding(split.as_ref().map_or(r, |s| &s.region)), looks_up: split.is_some() };
     let Some(split) = split else { return kernel_of(r, anchor, &layer, plan, target) };
     let node = split.region.body.def_node(split.anchor)?;
     let layer = layer_of(&split.region, split.anchor, node)?;
@@ -368,7 +372,7 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
 
 /// The kernel of a plan.
 fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &Target) -> Option<Lowered> {
-    let Plan { choice, sparse, bytes, looks_up } = plan;
+    let Plan { choice, sparse, coding, looks_up } = plan;
     let (root, int8) = (r.roots()[0], layer.is_int8());
     if sparse.is_none() && layer.dtype == DType::F32 && !(layer.turned_in || layer.turned_out) {
         return coded(r, (anchor, root), layer, choice, target);
@@ -387,7 +391,6 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), extent);
     let mut e = Elements::new(&mut kb, r, target.lanes());
     let a = e.buffer(&mut kb, layer.a.view.base)?;
-    let ty = r.ty(root).clone();
     let mut stuck = None;
     let mut row = |kb: &mut KernelBuilder, m: Reg| layer.row(kb, m);
     let macs = match sparse {
@@ -402,16 +405,15 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let short = epilogue_cost(r, anchor) <= SHORT;
             let rounded = layer.dtype == DType::Bf16;
             let p = spmm::Problem { m: &layer.m, n: columns, k, a, rounded, starts, offsets, values, touched, short };
-            let mut encode = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
-                let index = layer.index(kb, m, n, true);
-                let y = e.behind(kb, (anchor, x), &index, None);
-                y.unwrap_or_else(|s| {
-                    stuck = Some(s);
-                    kb.num(Ty::vector(ty.dtype, kb.ty(x).lanes), 0.0)
-                })
-            };
-            if bytes {
-                spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Bytes(spmm::Bytes { encode: &mut encode, table, out }));
+            if let Some((body, coding)) = coding {
+                let mut real = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
+                    let index = layer.index(kb, m, n, true);
+                    e.behind_as(kb, (anchor, x), &body, &index).unwrap_or_else(|s| {
+                        stuck = Some(s);
+                        kb.num(Ty::vector(DType::F32, kb.ty(x).lanes), 0.0)
+                    })
+                };
+                spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Bytes(spmm::Bytes { real: &mut real, coding, table, out }));
             } else {
                 let mut each = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
                     let index = layer.index(kb, m, n, layer.turned_out);

@@ -396,11 +396,38 @@ fn look_up(t: &mut Text, ty: Ty, args: &[String]) -> String {
     out
 }
 
+/// A saturating conversion, and another result where that has no such number.
+fn to_integers(t: &mut Text, ty: Ty, x: &str) -> String {
+    let int_ty = ty.with_dtype(DType::I32);
+    let rounded = un(t, UnOp::Round, ty, x);
+    let whole = cast(t, ty, DType::I32, &rounded);
+    let (end, least) = (float(t, ty, 2f64.powi(31)), int(t, int_ty, i32::MIN.into()));
+    let fits = compare(t, "olt", ty, x, &end);
+    blend(t, int_ty, &fits, &whole, &least)
+}
+
+/// Limits, conversions and a shuffle.
+fn pack(t: &mut Text, ty: Ty, to: DType, args: &[String]) -> String {
+    let (least, most) = if to == DType::U8 { (0, 255) } else { (i16::MIN.into(), i16::MAX.into()) };
+    let (least, most) = (int(t, ty, least), int(t, ty, most));
+    let [a, b] = [0, 1].map(|i: usize| {
+        let x = bin(t, BinOp::Max, ty, &args[i], &least);
+        let x = bin(t, BinOp::Min, ty, &x, &most);
+        cast(t, ty, to, &x)
+    });
+    let picks: Vec<String> = TargetInst::packed_lanes(ty).iter().map(|i| i.to_string()).collect();
+    let narrow = t.reg_type(ty.with_dtype(to));
+    t.def(&format!("vector.shuffle {a}, {b} [{}] : {narrow}, {narrow}", picks.join(", ")))
+}
+
 /// A target instruction by its stated meaning.
 pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[String]) -> String {
     let (product_dtype, per_lane) = match inst {
         TargetInst::VPermI2B => return look_up(t, types[0], args),
         TargetInst::VCvtNePs2Bf16 => return cast(t, types[0], DType::Bf16, &args[0]),
+        TargetInst::VCvtPs2Dq => return to_integers(t, types[0], &args[0]),
+        TargetInst::VPackSsDw => return pack(t, types[0], DType::I16, args),
+        TargetInst::VPackUsWb => return pack(t, types[0], DType::U8, args),
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),

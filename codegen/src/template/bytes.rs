@@ -3,7 +3,7 @@
 //! A look-up in registers takes the table of one column, so what it maps stands along the rows: 64 codes of a column are one vector.
 
 use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, TargetInst, Ty, Unroll};
-use transc_ir::scalar::BinOp;
+use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::DType;
 
 use super::ahead::LINE;
@@ -18,6 +18,65 @@ const LANES: u16 = 16;
 const SIDE: i64 = 4 * LANES as i64;
 /// Fewest rows for which a square is turned; fewer are looked up one by one.
 const MIN_ROWS: i64 = 16;
+
+/// How numbers become bytes: `saturate(round(x) + zero)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coding {
+    /// The zero point, a byte of that type.
+    pub zero: i64,
+    /// Type of the bytes.
+    pub to: DType,
+}
+
+impl Coding {
+    /// The bytes of one vector.
+    pub fn one(self, kb: &mut KernelBuilder, x: Reg) -> Reg {
+        let x = kb.un(UnOp::Round, x);
+        let zero = kb.num(kb.ty(x), self.zero as f64);
+        let x = kb.add(x, zero);
+        kb.cast(self.to, x)
+    }
+
+    /// The bytes of four vectors of `f32`, of each 128 bits four of the first, four of the second, and so on: an instruction packs two vectors. NaN has the
+    /// code 0.
+    pub fn pack(self, kb: &mut KernelBuilder, x: [Reg; 4]) -> Reg {
+        // Signed codes are those of unsigned ones whose first bit differs.
+        let shift = if self.to == DType::I8 { 128 } else { 0 };
+        let top = kb.num(kb.ty(x[0]), (255 - shift - self.zero) as f64);
+        let whole = x.map(|x| {
+            // NaN stays, and becomes the least integer, as what is too small does.
+            let above = kb.bin(BinOp::Gt, x, top);
+            let mut y = kb.select(above, top, x);
+            if self.to == DType::I8 {
+                let (number, none) = (kb.bin(BinOp::Eq, x, x), kb.num(kb.ty(x), -self.zero as f64));
+                y = kb.select(number, y, none);
+            }
+            kb.target(TargetInst::VCvtPs2Dq, &[y])
+        });
+        let words = [[whole[0], whole[1]], [whole[2], whole[3]]].map(|two| {
+            let words = kb.target(TargetInst::VPackSsDw, &two);
+            let zero = kb.num(kb.ty(words), (self.zero + shift) as f64);
+            kb.add(words, zero)
+        });
+        let bytes = kb.target(TargetInst::VPackUsWb, &words);
+        if shift == 0 {
+            return bytes;
+        }
+        let sign = kb.num(kb.ty(bytes), shift as f64);
+        let bytes = kb.bin(BinOp::Xor, bytes, sign);
+        kb.push(Inst::Bitcast(self.to, bytes))
+    }
+}
+
+/// The order that makes of [`Coding::pack`]'s bytes those of one vector after the other.
+pub fn one_after_the_other(lanes: u16) -> Vec<u16> {
+    (0..4 * lanes).map(|i| i % lanes / 4 * 16 + i / lanes * 4 + i % 4).collect()
+}
+
+/// The order that makes of them the first of each vector, then the second of each, and so on.
+pub fn in_turn(lanes: u16) -> Vec<u16> {
+    (0..4 * lanes).map(|i| i / 16 * 16 + i % 4 * 4 + i % 16 / 4).collect()
+}
 
 /// Bytes of a strip of columns on their way to a result `[m, n]`.
 #[derive(Clone, Copy)]
@@ -50,7 +109,8 @@ impl Strip {
             // Columns beyond the end repeat the last one.
             let c = if whole { c } else { kb.bin(BinOp::Min, c, last) };
             let (at, n) = (kb.mul(c, side), kb.add(n0, c));
-            load(kb, (from, at), SIDE, (table, n))
+            let x = kb.load(from, at, SIDE as u16);
+            table.map_or(x, |table| look_up(kb, (table, n), x))
         };
         turn(kb, LANES, (scratch, self.width), &in_order, &mut load, &mut |kb, r, x| {
             let exists = kb.bin(BinOp::Lt, r, left);
@@ -183,14 +243,8 @@ pub(super) fn ask_for_tables(kb: &mut KernelBuilder, table: Buf, (block, height)
     }
 }
 
-/// Vector `at` of bytes of column `n`, after a look at its table, if there is one.
-pub(super) fn load(kb: &mut KernelBuilder, (from, at): (Buf, Reg), rows: i64, (table, n): (Option<Buf>, Reg)) -> Reg {
-    let x = kb.load(from, at, rows as u16);
-    table.map_or(x, |table| look_up(kb, (table, n), x))
-}
-
 /// What the table of column `n` says of some bytes.
-fn look_up(kb: &mut KernelBuilder, (table, n): (Buf, Reg), x: Reg) -> Reg {
+pub(super) fn look_up(kb: &mut KernelBuilder, (table, n): (Buf, Reg), x: Reg) -> Reg {
     let (ty, size) = (kb.ty(x), kb.index(TABLE));
     let from = kb.mul(n, size);
     let index = kb.push(Inst::Bitcast(DType::U8, x));

@@ -23,10 +23,10 @@ use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
 use super::ahead::Touched;
-use super::bytes::ask_for_tables;
+use super::bytes::{self, Coding, Strip, ask_for_tables};
 use super::groups::{self, Group};
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::spmm_turn::{copy_panel, store_bytes, turn_back, turn_panel};
+use super::spmm_turn::{copy_panel, turn_back, turn_panel};
 use super::tile;
 use super::transpose::{interleave, unpack};
 use crate::sparse::Block;
@@ -187,8 +187,10 @@ pub enum Finish<'a> {
 
 /// A result of bytes, `[m, n]`, or with [`Schedule::turned_out`] `[n, m]`. For vectors of 16 lanes and dot products of bytes.
 pub struct Bytes<'a> {
-    /// Gives the bytes for row, column, and sums of rows from there on.
-    pub encode: &'a mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg) -> Reg,
+    /// Gives what is coded, `f32`, for row, column, and sums of rows from there on.
+    pub real: &'a mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg) -> Reg,
+    /// What makes bytes of it.
+    pub coding: Coding,
     /// `u8[n, 256]`: what becomes of each of them.
     pub table: Option<Buf>,
     /// The result.
@@ -202,10 +204,11 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
     let scratch = kb.local(DType::U8, Dim::from(if s.is_int() { rows * rows } else { 0 }));
     let sums = kb.local(s.sums(), Dim::from(columns * rows));
-    let (bytes, table) = match &finish {
-        Finish::Bytes(b) => (Some(kb.local(kb.buf_dtype(b.out), Dim::from(columns * rows))), b.table),
-        Finish::Each(_) => (None, None),
+    let (is_bytes, table) = match &finish {
+        Finish::Bytes(b) => (true, b.table),
+        Finish::Each(_) => (false, None),
     };
+    let square = kb.local(DType::U8, Dim::from(if is_bytes && !s.turned_out { columns * rows } else { 0 }));
     let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
@@ -238,7 +241,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             let (end, nothing) = (kb.index(columns * rows), kb.num(Ty::vector(s.sums(), s.lanes), 0.0));
             kb.for_(from, end, s.lanes.into(), Unroll::No, |kb, at| kb.store(sums, at, nothing));
         };
-        let at_once = pieces == 1 && (s.turned_out || bytes.is_some());
+        let at_once = pieces == 1 && (s.turned_out || is_bytes);
         if pieces > 1 {
             clear(kb, zero);
         } else if p.n % columns != 0 && !at_once {
@@ -251,15 +254,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             let place = (m0, block);
             match &mut finish {
                 Finish::Each(epilogue) => finish_rows(kb, p, s, from, place, epilogue),
-                Finish::Bytes(b) => finish_rows(kb, p, s, from, place, &mut |kb, m, n, x, _| {
-                    let y = (b.encode)(kb, m, n, x);
-                    let (r, c) = (kb.sub(m, m0), kb.sub(n, n0));
-                    let at = kb.mul(c, tile_rows);
-                    let at = kb.add(at, r);
-                    if let Some(bytes) = bytes {
-                        kb.store(bytes, at, y);
-                    }
-                }),
+                Finish::Bytes(b) => code_rows(kb, p, s, from, place, b, (square, n0)),
             }
         };
         let pieces_end = kb.index(pieces);
@@ -270,7 +265,9 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 let at = kb.mul(done, len);
                 ask_for_results(kb, p, s, (m0, n0), done);
                 if let Some(table) = table {
-                    ask_for_tables(kb, table, (block, height));
+                    let one = kb.index(1);
+                    let next = kb.add(block, one);
+                    ask_for_tables(kb, table, (next, height));
                 }
                 if at_once && p.short && s.pass() == VECTORS {
                     let acc = accumulators(kb, s, (0..VECTORS, None));
@@ -286,17 +283,22 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 }
             });
         });
-        if pieces > 1 && (s.turned_out || bytes.is_some()) {
+        if pieces > 1 && (s.turned_out || is_bytes) {
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let done = kb.sub(block, b0);
                 let at = kb.mul(done, len);
                 finish_block(kb, block, Sums::Memory(sums, at));
             });
         }
-        match (&mut finish, bytes) {
-            (Finish::Bytes(b), Some(from)) => store_bytes(kb, p, s, b, ((from, scratch), m0, n0)),
-            (Finish::Each(epilogue), _) if !s.turned_out => turn_back(kb, p, s, sums, (m0, n0), epilogue),
-            _ => {}
+        match &mut finish {
+            _ if s.turned_out => {}
+            Finish::Bytes(b) => {
+                let end = kb.dim(p.m);
+                let left = kb.sub(end, m0);
+                let strip = Strip { out: b.out, n: p.n, width: columns };
+                strip.store(kb, (square, scratch), table, (m0, left), n0);
+            }
+            Finish::Each(epilogue) => turn_back(kb, p, s, sums, (m0, n0), epilogue),
         }
     });
 }
@@ -459,6 +461,42 @@ enum Sums<'a> {
     Registers(&'a [Var]),
 }
 
+impl Sums<'_> {
+    /// The sums of the rows from `at` on, which is a vector's first one, in a column.
+    fn vector(self, kb: &mut KernelBuilder, s: Schedule, column: i64, at: i64) -> Reg {
+        match self {
+            Sums::Memory(buf, start) => {
+                let place = kb.index(column * s.rows() + at);
+                let from = kb.add(start, place);
+                kb.load(buf, from, s.lanes)
+            }
+            Sums::Registers(acc) => kb.get(acc[(column * i64::from(VECTORS) + at / i64::from(s.lanes)) as usize]),
+        }
+    }
+}
+
+/// Does something for the columns of a block row that exist, one after the other: their place in the block, and which ones they are.
+fn each_column(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    block: Reg,
+    body: &mut dyn FnMut(&mut KernelBuilder, i64, Reg),
+) {
+    let (height, columns) = (kb.index(s.block.columns.into()), kb.index(p.n));
+    let first = kb.mul(block, height);
+    for column in 0..i64::from(s.block.columns) {
+        let c = kb.index(column);
+        let n = kb.add(first, c);
+        if p.n % i64::from(s.block.columns) == 0 {
+            body(kb, column, n);
+        } else {
+            let live = kb.bin(BinOp::Lt, n, columns);
+            kb.if_(live, |kb| body(kb, column, n), |_| {});
+        }
+    }
+}
+
 /// Hands the sums of a block row over as they are: vectors along the rows.
 fn finish_rows(
     kb: &mut KernelBuilder,
@@ -468,19 +506,17 @@ fn finish_rows(
     (m0, block): (Reg, Reg),
     epilogue: &mut Epilogue<'_>,
 ) {
-    let (rows, height, columns, m_end) = (kb.index(s.rows()), kb.index(s.block.columns.into()), kb.index(p.n), kb.dim(p.m));
-    let (zero, first, left) = (kb.index(0), kb.mul(block, height), kb.sub(m_end, m0));
-    for column in 0..i64::from(s.block.columns) {
-        let c = kb.index(column);
-        let n = kb.add(first, c);
+    let (rows, m_end, zero) = (kb.index(s.rows()), kb.dim(p.m), kb.index(0));
+    let left = kb.sub(m_end, m0);
+    each_column(kb, p, s, block, &mut |kb, column, n| {
         let mut one = |kb: &mut KernelBuilder, at: Reg, x: Reg| {
             let count = clipped(kb, p.m, s, left, (at, s.lanes.into()));
             let m = kb.add(m0, at);
             epilogue(kb, m, n, x, count);
         };
-        let mut all = |kb: &mut KernelBuilder| match sums {
+        match sums {
             Sums::Memory(buf, start) => {
-                let column_len = kb.mul(c, rows);
+                let column_len = kb.index(column * s.rows());
                 let from = kb.add(start, column_len);
                 kb.for_(zero, rows, s.lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, at| {
                     let from = kb.add(from, at);
@@ -488,19 +524,53 @@ fn finish_rows(
                     one(kb, at, x);
                 });
             }
-            Sums::Registers(acc) => {
-                for v in 0..VECTORS {
-                    let (at, x) =
-                        (kb.index((v * s.lanes).into()), kb.get(acc[column as usize * usize::from(VECTORS) + usize::from(v)]));
+            Sums::Registers(_) => {
+                for at in (0..s.rows()).step_by(s.lanes.into()) {
+                    let x = sums.vector(kb, s, column, at);
+                    let at = kb.index(at);
                     one(kb, at, x);
                 }
             }
-        };
-        if p.n % i64::from(s.block.columns) == 0 {
-            all(kb);
-        } else {
-            let live = kb.bin(BinOp::Lt, n, columns);
-            kb.if_(live, all, |_| {});
         }
-    }
+    });
+}
+
+/// Makes bytes of the sums of a block row: results where they lie turned, else a part of `square`, `[column][row]` of the strip from column `n0` on.
+fn code_rows(
+    kb: &mut KernelBuilder,
+    p: &Problem<'_>,
+    s: Schedule,
+    sums: Sums<'_>,
+    (m0, block): (Reg, Reg),
+    b: &mut Bytes<'_>,
+    (square, n0): (Buf, Reg),
+) {
+    let (zero, m_end, rows) = (kb.index(0), kb.dim(p.m), kb.index(s.rows()));
+    let left = kb.sub(m_end, m0);
+    let count = clipped(kb, p.m, s, left, (zero, s.rows()));
+    let order = bytes::one_after_the_other(s.lanes);
+    each_column(kb, p, s, block, &mut |kb, column, n| {
+        let x = [0, 1, 2, 3].map(|v| {
+            let at = v * i64::from(s.lanes);
+            let x = sums.vector(kb, s, column, at);
+            let at = kb.index(at);
+            let m = kb.add(m0, at);
+            (b.real)(kb, m, n, x)
+        });
+        let y = b.coding.pack(kb, x);
+        let y = kb.push(Inst::Shuffle(y, y, order.clone()));
+        if !s.turned_out {
+            let c = kb.sub(n, n0);
+            let at = kb.mul(c, rows);
+            let y = kb.push(Inst::Bitcast(DType::U8, y));
+            return kb.store(square, at, y);
+        }
+        let y = b.table.map_or(y, |table| bytes::look_up(kb, (table, n), y));
+        let at = kb.mul(n, m_end);
+        let at = kb.add(at, m0);
+        match count {
+            Some(count) => kb.store_count(b.out, at, y, count),
+            None => kb.store(b.out, at, y),
+        }
+    });
 }

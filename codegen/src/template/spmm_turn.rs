@@ -4,10 +4,10 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Unroll};
 use transc_ir::scalar::BinOp;
 use transc_ir::types::{DType, Dim};
 
-use super::bytes::{self, Strip};
+use super::bytes;
 use super::groups::Group;
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::spmm::{Bytes, Problem, Schedule, VECTORS, clipped};
+use super::spmm::{Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
 use super::transpose::{interleave, transpose, turn_square, unpack};
 
@@ -33,37 +33,6 @@ impl Schedule {
 
 /// Rows of the activation by which they are asked for before they are copied, since they are far apart.
 const ROWS_AHEAD: i64 = 16;
-
-/// Stores the bytes of a strip, `[column][row]`, where they belong, after a look at their tables.
-pub(super) fn store_bytes(
-    kb: &mut KernelBuilder,
-    p: &Problem<'_>,
-    s: Schedule,
-    b: &Bytes<'_>,
-    ((from, scratch), m0, n0): ((Buf, Buf), Reg, Reg),
-) {
-    let (m_end, width) = (kb.dim(p.m), kb.index(s.rows()));
-    let rows_left = kb.sub(m_end, m0);
-    if !s.turned_out {
-        let strip = Strip { out: b.out, n: p.n, width: s.strip() };
-        strip.store(kb, (from, scratch), b.table, (m0, rows_left), n0);
-        return;
-    }
-    let (zero, columns) = (kb.index(0), kb.index(p.n));
-    let columns_left = kb.sub(columns, n0);
-    let columns_left = kb.bin(BinOp::Min, columns_left, width);
-    let count = clipped(kb, p.m, s, rows_left, (zero, s.rows()));
-    kb.for_(zero, columns_left, 1, Unroll::No, |kb, c| {
-        let (at, n) = (kb.mul(c, width), kb.add(n0, c));
-        let y = bytes::load(kb, (from, at), s.rows(), (b.table, n));
-        let at = kb.mul(n, m_end);
-        let at = kb.add(at, m0);
-        match count {
-            Some(count) => kb.store_count(b.out, at, y, count),
-            None => kb.store(b.out, at, y),
-        }
-    });
-}
 
 /// Copies columns `m0..` of an activation `[k, m]` into the panel.
 pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, m0: Reg, row: &mut RowOffset<'_>) {

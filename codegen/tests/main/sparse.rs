@@ -132,6 +132,38 @@ fn turned_weights_with_zeros() {
     }
 }
 
+/// Results that are codes, signed or not, by rows and turned: where they saturate, where they are infinite, where they are no numbers.
+#[test]
+fn sums_become_codes() {
+    let bodies = [
+        "i1 = const f32 0.01; i2 = mul i0 i1; i3 = add i2 a1",
+        "i1 = const f32 3.0e38; i2 = mul i0 i1; i3 = mul i2 i1",
+        "i1 = const f32 3.0e38; i2 = mul i0 i1; i3 = sub i2 i2",
+    ];
+    let codes = [("u8", "0.0"), ("u8", "201.0"), ("i8", "-128.0"), ("i8", "5.0")];
+    for (i, (m, n, k, block)) in
+        [(70, 66, 80, (4, 1)), (64, 64, 64, (4, 4)), (5, 130, 91, (1, 4)), (20, 70, 450, (1, 1))].into_iter().enumerate()
+    {
+        let values = weight(k, n, block, if block.0 == 1 { 97 } else { 90 }, true);
+        for (j, (to, zero)) in codes.into_iter().enumerate() {
+            let body = bodies[(i + j) % 3];
+            for (x, y, labels) in [
+                (format!("N,{k}"), format!("N,{n}"), "lhs = [0,3], rhs = [3,2], out = [0,2]"),
+                (format!("{k},N"), format!("{n},N"), "lhs = [3,0], rhs = [3,2], out = [2,0]"),
+            ] {
+                let bias = if y.starts_with('N') { format!("{n}") } else { format!("{n},1") };
+                let text = format!(
+                    "module \"t\" {{\n dim N in 1..4096\n const @c0 \"w\": i8[{k},{n}] = [{values}]\n const @c1 \"b\": f32[{bias}] = random(4)\n func @\"main\"(%0 \"x\": u8[{x}]) {{\n%1: {to}[{y}] = fused(%0) {{body = func @\"r\"(%0 \"a\": u8[{x}]) {{\n%2: i8[{k},{n}] = constant() {{id = @c0}}\n%3: f32[{bias}] = constant() {{id = @c1}}\n%4: i32[{y}] = contract(%0, %2) {{{labels}, out_dtype = i32}}\n%5: {to}[{y}] = map(%4, %3) {{body = {{2: i0 = cast f32 a0; {body}; i4 = round i3; i5 = const f32 {zero}; i6 = add i4 i5; i7 = cast {to} i6; i7}}}}\nreturn %5 \"y\"\n}}}}\nreturn %1 \"y\"\n}}\n}}\n"
+                );
+                let kernel = kernel(&text, "znver4");
+                assert!(kernel.contains("spmm"), "{kernel}: {block:?}");
+                let shape: &[usize] = if y.starts_with('N') { &[m, k] } else { &[k, m] };
+                check_on(BYTES, &text, &[shape]);
+            }
+        }
+    }
+}
+
 /// The first layer's result lies turned in memory, where only the second one looks.
 #[test]
 fn sparse_layers_hand_on_what_they_need_not_turn() {

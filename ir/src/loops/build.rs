@@ -2,6 +2,7 @@
 
 use super::inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
 use super::kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Matrix, Reg, Space, Status, Stmt, Unroll, Var};
+use super::verify::target;
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::{DType, Dim, Symbol};
 
@@ -132,8 +133,11 @@ impl KernelBuilder {
             Inst::Splat(n, a) => Ty { lanes: *n, ..self.ty(*a) },
             Inst::Extract(a, _) | Inst::Reduce(_, a) => Ty { lanes: 1, ..self.ty(*a) },
             Inst::Shuffle(a, _, lanes) => Ty { lanes: lanes.len() as u16, ..self.ty(*a) },
-            Inst::Target(TargetInst::VCvtNePs2Bf16, args) => self.ty(args[0]).with_dtype(DType::Bf16),
-            Inst::Target(_, args) => self.ty(args[0]),
+            Inst::Target(t, args) => {
+                let types: Vec<Ty> = args.iter().map(|r| self.ty(*r)).collect();
+                // Wrong operands are the verifier's to report.
+                target(*t, &types).unwrap_or(types[0])
+            }
         }
     }
 

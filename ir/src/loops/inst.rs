@@ -80,6 +80,29 @@ named_enum! {
         VCvtNePs2Bf16 = "vcvtneps2bf16",
         /// `vpermi2b(index: u8xN, a: u8xN, b: u8xN)`: element `index[i] mod 2N` of `a` followed by `b`.
         VPermI2B = "vpermi2b",
+        /// `vcvtps2dq(x: f32xN)`: each element rounded to nearest even as `i32`; the least `i32` for NaN and where it does not fit.
+        VCvtPs2Dq = "vcvtps2dq",
+        /// `vpackssdw(a: i32xN, b: i32xN)`: an `i16x2N` of saturated elements, in the order of [`TargetInst::packed_lanes`].
+        VPackSsDw = "vpackssdw",
+        /// `vpackuswb(a: i16xN, b: i16xN)`: a `u8x2N` of saturated elements, in the order of [`TargetInst::packed_lanes`].
+        VPackUsWb = "vpackuswb",
+    }
+}
+
+impl TargetInst {
+    /// The element types of the operands and of the result of an instruction that packs two vectors.
+    pub const fn packs(self) -> Option<[DType; 2]> {
+        match self {
+            TargetInst::VPackSsDw => Some([DType::I32, DType::I16]),
+            TargetInst::VPackUsWb => Some([DType::I16, DType::U8]),
+            _ => None,
+        }
+    }
+
+    /// The lanes of two vectors of type `ty`, the second behind the first, as packing puts them: of each 128 bits first what the one holds, then the other.
+    pub fn packed_lanes(ty: Ty) -> Vec<u16> {
+        let n = (16 / ty.dtype.size_bytes()) as u16;
+        (0..2 * ty.lanes).map(|i| i / (2 * n) * n + i % n + if i % (2 * n) < n { 0 } else { ty.lanes }).collect()
     }
 }
 

@@ -248,11 +248,20 @@ impl Verifier<'_> {
     }
 }
 
-fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
+/// The type of what a target instruction gives; `None` if it does not take such operands.
+pub(super) fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
     let acc = *types.first()?;
     let (d, a, b, per_lane) = match t {
         TargetInst::VCvtNePs2Bf16 => {
             return (acc.dtype == DType::F32 && types.len() == 1).then_some(acc.with_dtype(DType::Bf16));
+        }
+        TargetInst::VCvtPs2Dq => {
+            return (acc.dtype == DType::F32 && types.len() == 1).then_some(acc.with_dtype(DType::I32));
+        }
+        TargetInst::VPackSsDw | TargetInst::VPackUsWb => {
+            let [from, to] = t.packs()?;
+            let whole = acc.dtype == from && usize::from(acc.lanes) * from.size_bytes() % 16 == 0;
+            return (whole && types[1..] == [acc]).then_some(Ty::vector(to, 2 * acc.lanes));
         }
         TargetInst::VPermI2B => (DType::U8, DType::U8, DType::U8, 1),
         TargetInst::VpDpBusd => (DType::I32, DType::U8, DType::I8, 4),

@@ -14,6 +14,7 @@ use transc_ir::op::{Code, IntAttention};
 use transc_ir::scalar::{BinOp, UnOp};
 use transc_ir::types::{DType, Dim};
 
+use super::super::bytes::{self, Coding};
 use super::super::coded_product::{Product, Side};
 use super::super::groups::Group;
 use super::super::tile::{self, Source, TileShape};
@@ -314,22 +315,34 @@ impl Parts<'_, '_, '_> {
         let (from, to) = (kb.mul(r, padded), kb.mul(r, len));
         let inverse = kb.load(self.factors, r, 1);
         let inverse = kb.splat(lanes, inverse);
-        let coded = |kb: &mut KernelBuilder, j: Reg| {
+        let coding = weight_coding(self.p.op);
+        let real = |kb: &mut KernelBuilder, j: Reg| {
             let from = kb.add(from, j);
             let x = self.logit(kb, from);
-            let x = code_of_weight(kb, self.p.op, x, inverse);
-            (product.left.encode(kb, x), kb.add(to, j))
+            coded_weight(kb, self.p.op, x, inverse)
         };
-        let whole = tile::whole_turns(kb, (zero, keys), lanes.into());
-        kb.for_(zero, whole, lanes.into(), Unroll::Interleave(tile::SIDE_BY_SIDE), |kb, j| {
-            let (x, at) = coded(kb, j);
+        // Four vectors are one of bytes.
+        let four = i64::from(4 * lanes);
+        let whole = tile::whole_turns(kb, (zero, keys), four);
+        let order = bytes::one_after_the_other(lanes);
+        kb.for_(zero, whole, four, Unroll::No, |kb, j| {
+            let x = [0, 1, 2, 3].map(|v| {
+                let v = kb.index(v * i64::from(lanes));
+                let j = kb.add(j, v);
+                real(kb, j)
+            });
+            let x = coding.pack(kb, x);
+            let x = kb.push(Inst::Shuffle(x, x, order.clone()));
+            let (x, at) = (product.left.encode(kb, x), kb.add(to, j));
             kb.store(product.rows, at, x);
         });
         let step = kb.index(lanes.into());
         let end = tile::ceil_div(kb, keys, lanes.into());
         let end = kb.mul(end, step);
         kb.for_(whole, end, lanes.into(), Unroll::No, |kb, j| {
-            let ((x, at), left) = (coded(kb, j), kb.sub(keys, j));
+            let (x, left, at) = (real(kb, j), kb.sub(keys, j), kb.add(to, j));
+            let x = coding.one(kb, x);
+            let x = product.left.encode(kb, x);
             let none = kb.num(kb.ty(x), 0.0);
             let x = tile::keep_lanes(kb, x, left, none);
             kb.store(product.rows, at, x);
@@ -371,29 +384,21 @@ pub(super) fn relative_code(kb: &mut KernelBuilder, op: &IntAttention, x: Reg) -
     kb.un(UnOp::Round, x)
 }
 
-/// The code of a weight, given what those of its row are multiplied by.
-pub(super) fn code_of_weight(kb: &mut KernelBuilder, op: &IntAttention, x: Reg, inverse: Reg) -> Reg {
-    if op.relative {
-        let x = relative_code(kb, op, x);
-        return kb.cast(op.weights.to, x);
-    }
-    let x = kb.mul(x, inverse);
-    rounded(kb, x, &op.weights)
+/// What is coded of a weight, given what those of its row are multiplied by; [`weight_coding`] makes a code of it.
+pub(super) fn coded_weight(kb: &mut KernelBuilder, op: &IntAttention, x: Reg, inverse: Reg) -> Reg {
+    if op.relative { relative_code(kb, op, x) } else { kb.mul(x, inverse) }
 }
 
-/// The code of `x` times its scale.
-fn rounded(kb: &mut KernelBuilder, x: Reg, code: &Code) -> Reg {
-    let x = kb.un(UnOp::Round, x);
-    let zero = kb.num(kb.ty(x), code.zero as f64);
-    let x = kb.add(x, zero);
-    kb.cast(code.to, x)
+/// How weights become codes.
+pub(super) fn weight_coding(op: &IntAttention) -> Coding {
+    Coding { zero: if op.relative { 0 } else { op.weights.zero }, to: op.weights.to }
 }
 
 /// The code of `x`, less its zero point, as `f32`.
 fn code_of(kb: &mut KernelBuilder, x: Reg, code: &Code) -> Reg {
     let scale = kb.num(kb.ty(x), code.scale.0);
     let x = kb.bin(BinOp::Div, x, scale);
-    let x = rounded(kb, x, code);
+    let x = Coding { zero: code.zero, to: code.to }.one(kb, x);
     let x = kb.cast(DType::I32, x);
     let zero = kb.num(kb.ty(x), code.zero as f64);
     let x = kb.sub(x, zero);

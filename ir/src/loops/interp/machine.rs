@@ -327,6 +327,18 @@ impl<'a> Machine<'a> {
                 }
             }
             Inst::Target(TargetInst::VCvtNePs2Bf16, args) => ops::vcvtneps2bf16(out, self.reg(args[0])),
+            Inst::Target(TargetInst::VCvtPs2Dq, args) => ops::vcvtps2dq(out, self.reg(args[0])),
+            Inst::Target(t @ (TargetInst::VPackSsDw | TargetInst::VPackUsWb), args) => {
+                let n = lanes_of(&args[0]);
+                let picks = TargetInst::packed_lanes(ty(&args[0]));
+                let operands = self.reg(args[0]).chunks(n).zip(self.reg(args[1]).chunks(n));
+                for (o, (a, b)) in out.chunks_mut(lanes).zip(operands) {
+                    for (o, p) in o.iter_mut().zip(&picks) {
+                        let p = usize::from(*p);
+                        *o = ops::saturated(*t, if p < n { a[p] } else { b[p - n] });
+                    }
+                }
+            }
             Inst::Target(t, args) => {
                 let [acc, a, b] = [0, 1, 2].map(|i| self.reg(args[i]));
                 let n = a.len() / acc.len();
@@ -336,7 +348,7 @@ impl<'a> Machine<'a> {
                         TargetInst::VpDpBusd => ops::vpdpbusd(acc[i], x, y),
                         TargetInst::VpDpWssd => ops::vpdpwssd(acc[i], x, y),
                         TargetInst::VDpBf16Ps => ops::vdpbf16ps(acc[i], x, y),
-                        TargetInst::VCvtNePs2Bf16 => *o,
+                        TargetInst::VCvtNePs2Bf16 | TargetInst::VCvtPs2Dq | TargetInst::VPackSsDw | TargetInst::VPackUsWb => *o,
                         TargetInst::VPermI2B => {
                             let lanes = lanes_of(&args[0]);
                             ops::vpermi2b(acc[i], [a, b].map(|t| &t[i / lanes * lanes..][..lanes]))

@@ -2,6 +2,7 @@
 //! through the scalar semantics of [`crate::interp::scalar`].
 
 use crate::interp::scalar;
+use crate::loops::TargetInst;
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::DType;
 
@@ -107,6 +108,23 @@ pub(super) fn vpdpwssd(acc: u64, a: &[u64], b: &[u64]) -> u64 {
 pub(super) fn vcvtneps2bf16(out: &mut [u64], x: &[u64]) {
     for (o, x) in out.iter_mut().zip(x) {
         *o = half::bf16::from_f32(flush(f(*x))).to_bits().into();
+    }
+}
+
+/// To `i32`, as the processor does.
+pub(super) fn vcvtps2dq(out: &mut [u64], x: &[u64]) {
+    for (o, x) in out.iter_mut().zip(x) {
+        let x = f(*x).round_ties_even();
+        let fits = (-2f32.powi(31)..2f32.powi(31)).contains(&x);
+        *o = u64::from(if fits { x as i32 } else { i32::MIN } as u32);
+    }
+}
+
+/// An element of what an instruction packs.
+pub(super) fn saturated(t: TargetInst, x: u64) -> u64 {
+    match t {
+        TargetInst::VPackSsDw => u64::from((x as i32).clamp(i16::MIN.into(), i16::MAX.into()) as i16 as u16),
+        _ => (x as i16).clamp(0, u8::MAX.into()) as u64,
     }
 }
 

@@ -6,9 +6,10 @@ use transc_ir::scalar::{BinOp, Body, Inst, Literal, Ref};
 use transc_ir::types::DType;
 
 use super::attention::{Four, Weights, logits, mask, near, queries_and_keys, weights};
+use super::codes::{Coded, coded_by, decoded, decoded_here};
 use super::{Miss, OrMiss, Outcome, Rule, Site};
 use crate::egraph::graph::Graph;
-use crate::egraph::meaning::{Atom, number, read};
+use crate::egraph::meaning::{Atom, read};
 use crate::registry::Class;
 
 /// The rules of this topic.
@@ -20,18 +21,6 @@ pub const RULES: &[Rule] = &[Rule {
     at: &["contract"],
     apply: int_attention,
 }];
-
-/// Views between an operand of a product and its codes.
-const MAX_VIEWS: usize = 4;
-
-/// An operand of a product as codes.
-#[derive(Clone, Copy)]
-struct Coded {
-    codes: Id,
-    /// `None` where the product is one of integers: its result is scaled instead.
-    scale: Option<Real>,
-    zero: i64,
-}
 
 /// The product with keys.
 struct Product {
@@ -62,7 +51,7 @@ fn int_attention(g: &mut Graph<'_>, site: &Site<'_>) -> Outcome {
     let v = w.arranged_values(g, e)?;
     let mut operands = Vec::with_capacity(3);
     for (x, what) in [(q, "queries"), (k, "keys"), (v, "values")] {
-        operands.push(decoded(g, x, MAX_VIEWS).or_near(|| format!("the {what} are not bytes with one scale"))?);
+        operands.push(decoded(g, x).or_near(|| format!("the {what} are not bytes with one scale"))?);
     }
     let scales = [0, 1, 2].map(|i| operands[i].scale.map(|s| s.0 as f32));
     let unit = match (keys.scale, scales) {
@@ -133,80 +122,4 @@ fn uncoded_product(g: &Graph<'_>, id: Id) -> Option<Product> {
     let [(Atom::Leaf(real), 1)] = m.iter().map(|(a, n)| (a.clone(), *n)).collect::<Vec<_>>()[..] else { return None };
     let sums = g.first(real, |(op, args)| (op.casts_to(DType::F32) && of(args[0], DType::I32)).then_some(args[0]))?;
     Some(Product { id: sums, code: None, scale: Some(scale) })
-}
-
-/// What a class of bytes is the codes of.
-fn coded_by(g: &Graph<'_>, codes: Id) -> Option<(Id, Code)> {
-    g.first(codes, |(op, args)| match op {
-        Op::Quantize(_) => params(g, args).map(|(scale, zero)| (args[0], Code { to: g.ty(codes).dtype, scale, zero })),
-        _ => None,
-    })
-}
-
-/// The bytes that a class is decoded from, through views.
-fn decoded(g: &mut Graph<'_>, x: Id, views: usize) -> Option<Coded> {
-    if let Some(found) = decoded_here(g, x) {
-        return Some(found);
-    }
-    let seen: Vec<(Op, Id)> = g
-        .ops(x)
-        .filter(|(op, _)| matches!(op, Op::Transpose(_) | Op::Reshape(_) | Op::Broadcast(_)))
-        .map(|(op, args)| (op.clone(), args[0]))
-        .collect();
-    seen.into_iter().filter(|_| views > 0).find_map(|(op, inner)| {
-        let inner = decoded(g, inner, views - 1)?;
-        let codes = match op {
-            Op::Transpose(t) => g.transpose(inner.codes, &t.perm),
-            Op::Reshape(r) => g.reshape(inner.codes, r.dims),
-            Op::Broadcast(b) => g.broadcast(inner.codes, b.dims),
-            _ => None,
-        };
-        Some(Coded { codes: codes?, ..inner })
-    })
-}
-
-fn decoded_here(g: &Graph<'_>, id: Id) -> Option<Coded> {
-    let bytes = |id: Id| matches!(g.ty(id).dtype, DType::U8 | DType::I8);
-    if bytes(id) {
-        return Some(Coded { codes: id, scale: None, zero: 0 });
-    }
-    g.first(id, |(op, args)| match op {
-        Op::Dequantize(_) if bytes(args[0]) => {
-            params(g, args).map(|(scale, zero)| Coded { codes: args[0], scale: Some(scale), zero })
-        }
-        Op::Map(m) => {
-            centred(g, m, args).filter(|(codes, _)| bytes(*codes)).map(|(codes, zero)| Coded { codes, scale: None, zero })
-        }
-        _ => None,
-    })
-}
-
-/// What a map takes a number from, in 32-bit integers: how importers subtract a zero point.
-fn centred(g: &Graph<'_>, m: &Map, args: &[Id]) -> Option<(Id, i64)> {
-    let Ref::Inst(last) = m.body.result else { return None };
-    let Inst::Bin(BinOp::Sub, x, zero) = m.body.insts[last as usize] else { return None };
-    let zero = match zero {
-        Ref::Arg(a) => g.integer(args[a as usize])?,
-        Ref::Inst(i) => match &m.body.insts[i as usize] {
-            Inst::Const(l) => l.to_i64(),
-            _ => return None,
-        },
-    };
-    let codes = match x {
-        Ref::Arg(a) => g.first(args[a as usize], |(op, args)| op.casts_to(DType::I32).then(|| args[0]))?,
-        Ref::Inst(i) => match m.body.insts[i as usize] {
-            Inst::Cast(DType::I32, Ref::Arg(a)) => args[a as usize],
-            _ => return None,
-        },
-    };
-    Some((codes, zero))
-}
-
-/// Scale and zero point, if both are numbers.
-fn params(g: &Graph<'_>, args: &[Id]) -> Option<(Real, i64)> {
-    let zero = match args.get(2) {
-        None => 0,
-        Some(z) => g.integer(*z)?,
-    };
-    Some((Real(number(g, args[1])?), zero))
 }

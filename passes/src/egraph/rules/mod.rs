@@ -10,6 +10,7 @@ use crate::registry::Class;
 
 mod activations;
 mod attention;
+mod codes;
 mod int_attention;
 mod norms;
 mod positions;
@@ -46,7 +47,7 @@ pub struct Rule {
 
 /// Every rule, in the order in which they are tried.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [attention::RULES, int_attention::RULES, norms::RULES, activations::RULES, positions::RULES, rows::RULES]
+    [attention::RULES, codes::RULES, int_attention::RULES, norms::RULES, activations::RULES, positions::RULES, rows::RULES]
         .into_iter()
         .flatten()
 }

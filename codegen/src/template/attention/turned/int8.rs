@@ -17,7 +17,7 @@ use super::super::super::bytes;
 use super::super::super::coded_product::{Product, Side};
 use super::super::super::groups::{Group, in_turn};
 use super::super::super::tile::{self, Source, TileShape};
-use super::super::int8::{Problem, code_of_weight, logit_of, relative_code};
+use super::super::int8::{Problem, coded_weight, logit_of, relative_code, weight_coding};
 use super::super::{Operand, Step, Unit, each_step, inverse, larger, shift};
 use super::{Added, Epilogue, Masking, QUERIES, Queries, fold};
 use crate::math::softmax_exp;
@@ -261,17 +261,40 @@ impl Parts<'_, '_, '_> {
         let (product, shape) = (&self.values, self.s.tile);
         let len = self.s.group.size();
         let (zero, keys, width) = (kb.index(0), kb.dim(&self.p.sizes.sk), kb.index(shape.width()));
-        let code = |kb: &mut KernelBuilder, v: usize, key: Reg| {
+        let coding = weight_coding(self.p.op);
+        let real = |kb: &mut KernelBuilder, v: usize, key: Reg| {
             let row = kb.mul(key, width);
             let column = kb.index(v as i64 * i64::from(shape.lanes));
             let at = kb.add(row, column);
             let x = self.bits(kb, at);
-            let x = code_of_weight(kb, self.p.op, x, factors[v]);
+            coded_weight(kb, self.p.op, x, factors[v])
+        };
+        let code = |kb: &mut KernelBuilder, v: usize, key: Reg| {
+            let x = real(kb, v, key);
+            let x = coding.one(kb, x);
+            product.right.encode(kb, x)
+        };
+        // Of four keys whose codes are bytes.
+        let pack = |kb: &mut KernelBuilder, v: usize, key: Reg| {
+            let x = [0, 1, 2, 3].map(|i| {
+                let i = kb.index(i);
+                let key = kb.add(key, i);
+                real(kb, v, key)
+            });
+            let x = coding.pack(kb, x);
+            let x = kb.push(Inst::Shuffle(x, x, bytes::in_turn(shape.lanes)));
             product.right.encode(kb, x)
         };
         let group = |kb: &mut KernelBuilder, key: Reg, broken: bool| {
             let row = kb.mul(key, width);
             for v in 0..usize::from(shape.vectors) {
+                let place = kb.index(v as i64 * i64::from(shape.lanes) * len);
+                let to = kb.add(row, place);
+                if !broken && self.s.group == Group::Bytes {
+                    let codes = pack(kb, v, key);
+                    kb.store(product.panels, to, codes);
+                    continue;
+                }
                 let codes: Vec<Reg> = (0..len)
                     .map(|i| {
                         let i = kb.index(i);
@@ -292,8 +315,6 @@ impl Parts<'_, '_, '_> {
                         kb.get(x)
                     })
                     .collect();
-                let place = kb.index(v as i64 * i64::from(shape.lanes) * len);
-                let to = kb.add(row, place);
                 let codes = in_turn(kb, codes);
                 kb.store(product.panels, to, codes);
             }
