@@ -30,6 +30,9 @@ const TOKENS: i64 = 32;
 /// Features whose sums are added to the total at once, since long sums in `f32` lose digits.
 const BLOCK: i64 = 64;
 
+/// Features that are a multiple of so many elements apart share the sets of a cache: those of a unit do not stay there.
+const CONFLICTS: i64 = 1024;
+
 /// A norm, and where its values lie.
 struct Norm<'a> {
     anchor: Value,
@@ -80,7 +83,9 @@ fn lower_with(
     let mut e = Elements::new(&mut kb, r, lanes);
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
     let len = &(&features.ceil_div(&vector) * &vector) * &TOKENS.into();
-    let direct = turned_in && turned_out && r.body.params().iter().any(|(_, v)| *v == node.operands[0]);
+    let is_param = r.body.params().iter().any(|(_, v)| *v == node.operands[0]);
+    let conflicts = m.as_const().is_none_or(|m| m % CONFLICTS == 0);
+    let direct = turned_in && turned_out && is_param && !conflicts;
     let panel = kb.local(DType::F32, if direct { 0.into() } else { len.clone() });
     let rows = kb.local(DType::F32, if turned_in && turned_out { 0.into() } else { len });
     let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), direct, panel, rows, out };
