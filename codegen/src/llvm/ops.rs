@@ -482,12 +482,12 @@ fn to_bf16(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
     e.def(&format!("bitcast {pairs} {y} to {bits}"))
 }
 
-/// `vcvtps2dq`, or without it a saturating conversion and another result where that has no such number.
+/// `vcvtps2dq`, which every host has in vectors of its width, or a saturating conversion and another result where that has no such number.
 fn to_integers(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
     let (t, wide) = (reg_type(ty), reg_type(ty.with_dtype(DType::I32)));
     match ty.lanes {
-        8 if e.vnni => return e.call(&wide, "llvm.x86.avx.cvt.ps2dq.256", &[(t, x.into())]),
-        16 if e.vnni => {
+        8 => return e.call(&wide, "llvm.x86.avx.cvt.ps2dq.256", &[(t, x.into())]),
+        16 => {
             // All lanes, rounded as is set: to nearest even.
             let none = e.splat("i32", "0", 16);
             let args = [(t, x.into()), (wide.clone(), none), ("i16".into(), "-1".into()), ("i32".into(), "4".into())];
@@ -502,11 +502,11 @@ fn to_integers(e: &mut Emitter<'_>, ty: Ty, x: &str) -> String {
     e.def(&format!("select {} {fits}, {wide} {whole}, {wide} {least}", vector_of("i1", ty.lanes)))
 }
 
-/// `vpackssdw` and its like, or without them limits, conversions and a shuffle.
+/// `vpackssdw` and its like, which every host has in vectors of its width, or limits, conversions and a shuffle.
 fn pack(e: &mut Emitter<'_>, (t, to): (TargetInst, DType), ty: Ty, args: &[String]) -> String {
     let (wide, out) = (reg_type(ty), Ty::vector(to, 2 * ty.lanes));
     let bits = usize::from(ty.lanes) * ty.dtype.size_bytes() * 8;
-    if e.vnni && matches!(bits, 256 | 512) {
+    if matches!(bits, 256 | 512) {
         let set = if bits == 512 { "avx512" } else { "avx2" };
         let suffix = if bits == 512 { ".512" } else { "" };
         let name = format!("llvm.x86.{set}.{}{suffix}", &t.name()[1..]);
