@@ -111,10 +111,7 @@ impl Row<'_> {
     }
 
     fn store(&self, kb: &mut KernelBuilder, at: Reg, x: Reg, lanes: Lanes) {
-        match lanes.count {
-            Some(c) => kb.store_count(self.buf, at, x, c),
-            None => kb.store(self.buf, at, x),
-        }
+        kb.store_part(self.buf, at, x, lanes.count);
     }
 
     /// Folds `f` of every element of the row buffer, in [`CHAINS`] accumulators that come together at the end.

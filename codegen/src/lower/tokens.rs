@@ -1,6 +1,6 @@
 //! Plans of merged tokens, and their application.
 
-use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Unroll};
+use transc_ir::loops::{Access, KernelBuilder, Reg, Unroll};
 use transc_ir::op::{Op, Planner};
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::tensor::Node;
@@ -81,7 +81,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
             stuck = vector_range(&mut e, kb, (c0, c1), &to[2], &mut |_, kb, c, lanes| {
                 let v = kb.splat(lanes.n, neutral);
                 let (at, _) = flat_index(kb, &to, &[Index::scalar(image), Index::scalar(g), c]);
-                put(kb, out, at, v, lanes);
+                kb.store_part(out, at, v, lanes.count);
                 Ok(())
             });
         });
@@ -115,7 +115,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
                 let old = kb.load_part(out, at, lanes.n, lanes.count);
                 let share = kb.splat(lanes.n, share);
                 let new = kb.fma(share, v, old);
-                put(kb, out, at, new, lanes);
+                kb.store_part(out, at, new, lanes.count);
                 Ok(())
             })
         });
@@ -123,12 +123,4 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
     stuck?;
     let cost_ns = (&(&to[0] * &from[1]) * &to[2]).floor_div(&4.into());
     Ok(Lowered { kernel: kb.finish(), args: e.args, cost_ns })
-}
-
-/// Stores the lanes that count.
-fn put(kb: &mut KernelBuilder, buf: Buf, at: Reg, v: Reg, lanes: Lanes) {
-    match lanes.count {
-        Some(n) => kb.store_count(buf, at, v, n),
-        None => kb.store(buf, at, v),
-    }
 }

@@ -358,10 +358,12 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
     let bytes = layer.is_int8() && becomes_bytes(r, anchor, &layer, target);
     let least = if sparse.is_some() { LOOK_UP } else { TURNED_LOOK_UP };
     let split = (bytes && target.looks_up_bytes()).then(|| table::split(r, anchor, layer.matrix.n, least)).flatten();
-    let is_sparse = sparse.is_some();
-    let coding = |r: &Region| if bytes && is_sparse { table::coded(r) } else { None };
-    let split = split.filter(|s| !is_sparse || coding(&s.region).is_some());
-    let plan = Plan { choice, sparse, coding: coding(split.as_ref().map_or(r, |s| &s.region)), looks_up: split.is_some() };
+    // Sparse kernels look up what they have coded themselves.
+    let codes = |r: &Region| if bytes && sparse.is_some() { table::coded(r) } else { None };
+    let of_split = split.as_ref().and_then(|s| codes(&s.region));
+    let split = split.filter(|_| sparse.is_none() || of_split.is_some());
+    let coding = of_split.or_else(|| codes(r));
+    let plan = Plan { choice, sparse, coding, looks_up: split.is_some() };
     let Some(split) = split else { return kernel_of(r, anchor, &layer, plan, target) };
     let node = split.region.body.def_node(split.anchor)?;
     let layer = layer_of(&split.region, split.anchor, node)?;

@@ -568,9 +568,6 @@ fn code_rows(
         let y = b.table.map_or(y, |table| bytes::look_up(kb, (table, n), y));
         let at = kb.mul(n, m_end);
         let at = kb.add(at, m0);
-        match count {
-            Some(count) => kb.store_count(b.out, at, y, count),
-            None => kb.store(b.out, at, y),
-        }
+        kb.store_part(b.out, at, y, count);
     });
 }

@@ -281,6 +281,11 @@ impl KernelBuilder {
         self.stmt(Stmt::Store { buf, index, value, count: Some(count) });
     }
 
+    /// Stores a value; the first `count` lanes alone if that is given.
+    pub fn store_part(&mut self, buf: Buf, index: Reg, value: Reg, count: Option<Reg>) {
+        self.stmt(Stmt::Store { buf, index, value, count });
+    }
+
     /// A mutable register with its first value.
     pub fn var(&mut self, init: Reg) -> Var {
         let ty = self.ty(init);
