@@ -1,7 +1,7 @@
 //! Operations across lanes, and target instructions by their stated meaning.
 
 use cranelift_codegen::ir::{ConstantData, InstBuilder as _, Value, types};
-use transc_ir::loops::{ReduceOp, TargetInst, Ty};
+use transc_ir::loops::{Packs, ReduceOp, TargetInst, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
 
@@ -131,8 +131,8 @@ pub(super) fn target(e: &mut Emitter<'_>, t: TargetInst, types: &[Ty], args: &[P
         TargetInst::VPermI2B => look_up(e, ty, args),
         TargetInst::VCvtNePs2Bf16 => cast(e, ty, DType::Bf16, &args[0]),
         TargetInst::VCvtPs2Dq => to_integers(e, ty, &args[0]),
-        TargetInst::VPackSsDw => pack(e, ty, DType::I16, args),
-        TargetInst::VPackUsWb => pack(e, ty, DType::U8, args),
+        TargetInst::VPackSsDw => pack(e, ty, Packs::WORDS, args),
+        TargetInst::VPackUsWb => pack(e, ty, Packs::BYTES, args),
     }
 }
 
@@ -148,9 +148,8 @@ fn to_integers(e: &mut Emitter<'_>, ty: Ty, x: &Parts) -> Parts {
 }
 
 /// Limits, conversions and a shuffle.
-fn pack(e: &mut Emitter<'_>, ty: Ty, to: DType, args: &[Parts]) -> Parts {
-    let (least, most) = if to == DType::U8 { (0, 255) } else { (i16::MIN.into(), i16::MAX.into()) };
-    let [least, most] = [least, most].map(|v| constant(e, ty, Literal::from_i64(ty.dtype, v)));
+fn pack(e: &mut Emitter<'_>, ty: Ty, Packs { to, range, .. }: Packs, args: &[Parts]) -> Parts {
+    let [least, most] = range.map(|v| constant(e, ty, Literal::from_i64(ty.dtype, v)));
     let [a, b] = [0, 1].map(|i: usize| {
         let x = ops::bin(e, BinOp::Max, ty, &args[i], &least, None);
         let x = ops::bin(e, BinOp::Min, ty, &x, &most, None);

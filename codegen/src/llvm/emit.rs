@@ -9,7 +9,7 @@ use transc_ir::loops::{Block, Buf, Inst, Kernel, Matrix, MatrixInst, ReduceOp, R
 use transc_ir::scalar::{BinOp, Literal};
 use transc_ir::types::{Atom, DType, Dim};
 
-use super::{device, host, ops};
+use super::{device, host, ops, target_inst};
 use crate::Target;
 
 /// The text of a module with one kernel.
@@ -424,7 +424,7 @@ impl<'a> Emitter<'a> {
             Inst::Target(t, args) => {
                 let types: Vec<Ty> = args.iter().map(at).collect();
                 let names: Vec<String> = args.iter().map(|r| reg(*r)).collect();
-                ops::target(self, *t, &types, &names)
+                target_inst::emit(self, *t, &types, &names)
             }
         }
     }

@@ -6,6 +6,7 @@ mod host;
 mod jit;
 mod machine;
 mod ops;
+mod target_inst;
 
 use std::borrow::Cow;
 

@@ -11,11 +11,12 @@ use transc_ir::types::{DType, Dim};
 
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
+use super::layout::{self, Order};
 use super::nest::results;
 use super::products::{MACS_PER_NS, finish};
 use super::region::Region;
-use super::strided::{Strided, strided};
-use super::{Lowered, Source, layout};
+use super::strided::{Strided, in_blocks, strided, whole};
+use super::{Lowered, Source};
 use crate::Target;
 use crate::template::attention::merge::{self, Records};
 use crate::template::attention::turned::Masking;
@@ -25,7 +26,7 @@ use crate::template::attention::{self, AttentionProblem, few, floats, int8, turn
 fn cx<'r>(r: &'r Region, target: &Target) -> Option<Cx<'r>> {
     let anchor = r.anchor?;
     let node = r.body.def_node(anchor)?;
-    let [q, k, v] = [0, 1, 2].map(|i| strided(r, r.body.unrounded(node.operands[i])));
+    let [q, k, v] = [0, 1, 2].map(|i| in_blocks(r, r.body.unrounded(node.operands[i])));
     let root = r.roots()[0];
     if r.ty(root).dims != r.ty(anchor).dims {
         return None;
@@ -86,14 +87,19 @@ pub(super) fn taken_turned(r: &Region, target: &Target) -> Option<Vec<Value>> {
     let taken: Vec<Value> = operands.map(|v| Some(strided(r, r.body.unrounded(*v))?.base)).collect::<Option<_>>()?;
     let mut turned = r.clone();
     let params = r.body.params().iter().enumerate().filter(|(_, (_, v))| taken.contains(v));
-    turned.orders[0] = params.map(|(i, (_, v))| (i, layout::turned(r.ty(*v).rank()))).collect();
-    turned.orders[1].insert(0, vec![1, 3, 0, 2]);
+    turned.orders[0] = params.map(|(i, (_, v))| (i, layout::turned(r.ty(*v).rank(), None))).collect();
+    turned.orders[1].insert(0, Order { axes: vec![1, 3, 0, 2], blocks: None });
     let offered = match r.anchor_op()? {
         Op::Attention(a) => a.causal.is_none() && taken.iter().all(|v| r.ty(*v).dtype == DType::F32),
         Op::IntAttention(a) => a.causal.is_none(),
         _ => false,
     };
     (offered && cx(&turned, target)?.lies_turned()).then_some(taken)
+}
+
+/// True if the region is an attention whose operands and result lie turned.
+pub(super) fn lies_turned(r: &Region, target: &Target) -> bool {
+    cx(r, target).is_some_and(|cx| cx.lies_turned())
 }
 
 /// The template's part: from operands, mask and epilogue.
@@ -127,7 +133,7 @@ impl Cx<'_> {
 
     /// True if queries, keys, values and result have their tokens beside each other.
     fn lies_turned(&self) -> bool {
-        self.views.iter().map(|v| &v.strides).chain([&self.r.strides(self.root)]).all(|s| s[2].is(1) && !s[3].is(1))
+        self.views.iter().chain([&whole(self.r, self.root)]).all(|v| v.beside(2) && !v.beside(3))
     }
 
     /// One kernel whose vectors run along the queries.
@@ -207,7 +213,8 @@ impl Cx<'_> {
     fn operands(&self, kb: &mut KernelBuilder, e: &mut Elements<'_>) -> Option<[attention::Operand; 3]> {
         let mut operand = |view: &Strided| {
             let strides: [Dim; 4] = view.strides.clone().try_into().ok()?;
-            Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset.clone(), strides })
+            let block = view.blocks.map(|b| b.len);
+            Some(attention::Operand { buf: e.buffer(kb, view.base)?, offset: view.offset.clone(), strides, block })
         };
         let [q, k, v] = &self.views;
         Some([operand(q)?, operand(k)?, operand(v)?])
@@ -232,7 +239,7 @@ impl Cx<'_> {
     ) -> Option<impl FnMut(&mut KernelBuilder, &[Reg; 3], Reg, u16, Option<Reg>) -> Reg + 'a> {
         let m = self.mask?;
         let queries = self.r.ty(m).rank().checked_sub(2)?;
-        let beside = self.r.body.def_node(m).is_none() && self.r.strides(m)[queries].is(1);
+        let beside = self.r.body.def_node(m).is_none() && whole(self.r, m).beside(queries);
         if !beside && !self.r.ty(m).dims[queries].is(1) {
             return None;
         }

@@ -7,12 +7,14 @@ use transc_ir::loops::{Buf, Inst, KernelBuilder, Reg, Status, Ty};
 use transc_ir::op::{Op, PadMode};
 use transc_ir::scalar::{BinOp, Body, Inst as Scalar, Literal, Ref, UnOp};
 use transc_ir::tensor::Node;
+use transc_ir::tensor::strided::{Axis, Strided as View};
 use transc_ir::types::{DType, Dim};
 
 use super::index::{Index, through_reshape};
 use super::region::{Region, is_anchor};
-use super::{Source, anchor, layout};
+use super::{Source, anchor};
 use crate::program::Packing;
+use crate::template::tile;
 
 /// Why an element cannot be computed this way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +140,7 @@ impl<'r> Elements<'r> {
             return Ok(*r);
         }
         let r = match self.region.body.def_node(v) {
-            None => self.load(kb, v, &self.region.strides(v), idx, lanes)?,
+            None => self.load(kb, v, &self.region.view(v), idx, lanes)?,
             Some(node) => self.node(kb, v, &node.clone(), idx, lanes)?,
         };
         self.memo.push((v, idx.to_vec(), lanes.n, r));
@@ -191,10 +193,10 @@ impl<'r> Elements<'r> {
         Ok(kb.cast(DType::I64, r))
     }
 
-    /// The element of what lies in memory with these distances along the axes of an index.
-    fn load(&mut self, kb: &mut KernelBuilder, v: Value, strides: &[Dim], idx: &[Index], lanes: Lanes) -> Result<Reg> {
+    /// The element of what lies in memory so.
+    fn load(&mut self, kb: &mut KernelBuilder, v: Value, view: &View, idx: &[Index], lanes: Lanes) -> Result<Reg> {
         let buf = self.buffer(kb, v).ok_or(Stuck::Op(v))?;
-        let (at, step) = place(kb, strides, idx);
+        let (at, step) = place(kb, view, idx)?;
         Ok(load_lanes(kb, buf, at, &step, lanes))
     }
 
@@ -209,7 +211,7 @@ impl<'r> Elements<'r> {
                     let r = kb.lit(Literal { dtype: ty.dtype, bits });
                     return Ok(kb.splat(lanes.n, r));
                 }
-                self.load(kb, v, &layout::strides(&ty.dims, None), idx, lanes)
+                self.load(kb, v, &View::contiguous(&ty.dims), idx, lanes)
             }
             Op::Dims(d) => {
                 if idx[0].step != 0 {
@@ -242,7 +244,7 @@ impl<'r> Elements<'r> {
             }
             // In memory the elements stand in the same order.
             Op::Reshape(_) if self.is_param(operand(0)) && self.region.order(operand(0)).is_none() => {
-                self.load(kb, operand(0), &layout::strides(&ty.dims, None), idx, lanes)
+                self.load(kb, operand(0), &View::contiguous(&ty.dims), idx, lanes)
             }
             Op::Reshape(_) => {
                 let from = self.region.ty(operand(0)).dims.clone();
@@ -517,16 +519,22 @@ impl<'r> Elements<'r> {
     }
 }
 
-/// The flat position of an index in memory with these distances along the axes, and the step of its lanes.
-pub(crate) fn place(kb: &mut KernelBuilder, strides: &[Dim], idx: &[Index]) -> (Reg, Dim) {
+/// The position of an index in memory, and the step of its lanes. Lanes along an axis that lies in blocks have to be neighbours in one.
+pub(crate) fn place(kb: &mut KernelBuilder, view: &View, idx: &[Index]) -> Result<(Reg, Dim)> {
     let (mut at, mut step) = (kb.index(0), Dim::from(0));
-    for (stride, i) in strides.iter().zip(idx).rev() {
-        let s = kb.dim(stride);
-        let offset = kb.mul(i.reg, s);
+    for (axis, (Axis { stride, .. }, i)) in view.axes.iter().zip(idx).enumerate().rev() {
+        let len = view.blocks.filter(|b| b.axis == axis).map(|b| b.len);
+        let lanes = match (len, i.step) {
+            (Some(_), 0) => 0.into(),
+            (Some(_), 1) if i.aligned => 1.into(),
+            (Some(_), _) => return Err(Stuck::Vector),
+            (None, by) => stride * &by.into(),
+        };
+        let offset = tile::along(kb, i.reg, stride, len);
         at = kb.add(at, offset);
-        step = &step + &(stride * &Dim::from(i.step));
+        step = &step + &lanes;
     }
-    (at, step)
+    Ok((at, step))
 }
 
 /// Loads lanes at `at + lane * step`.

@@ -7,7 +7,9 @@
 //! * Sparse products multiply blocks of weights by vectors of tokens. They turn an activation `[tokens, features]` and turn their sums back, unless these
 //!   lie *turned*, the tokens beside each other, as Shen et al. 2023 keep them between all layers ("An Efficient Sparse Inference Software Accelerator
 //!   for Transformer-based Language Models on CPUs"). What adds a residual wants it to lie as its result does, and so does attention with its operands;
-//!   such values are a *group*, which lies turned if that saves more than it costs where norms go from one order to the other.
+//!   such values are a *group*, which lies turned if that saves more than it costs where norms go from one order to the other. Where the tokens are whole
+//!   tiles of a product, they lie in blocks of one, `[blocks, features, tokens of a block]`: what a product reads is one piece of memory, and what one
+//!   thread leaves shares no cache line with what another does. Else it is `[features, tokens]`.
 //! * Attention that lies turned adds its mask to vectors of queries. Where a kernel makes a matrix of queries by keys for such attention alone, the
 //!   queries are neighbours.
 
@@ -15,45 +17,68 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use transc_ir::op::Op;
 use transc_ir::tensor::Node;
-use transc_ir::tensor::strided::{Axis, Strided as View, groups, merged};
+use transc_ir::tensor::strided::{Blocks, Strided as View, groups};
 use transc_ir::types::{DType, Dim};
 use transc_ir::{Module, TensorType, Value};
 
 use super::region::Region;
+use super::strided::whole;
 use super::{attention, norm, weights};
 use crate::Target;
+use crate::template::spmm::{self, Lies};
 
-/// The axes of a value by their place in memory, outermost first.
-pub(crate) type Order = Vec<usize>;
+/// In which order the axes of a value lie in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// The axes, outermost first.
+    pub(crate) axes: Vec<usize>,
+    /// An axis that lies in blocks: between two of its blocks lie the axes that follow it.
+    pub(crate) blocks: Option<Blocks>,
+}
 
 /// Nanoseconds per element of a norm that reads rows and leaves them turned, or the other way round.
 const TURNING_NORM_NS: f64 = 0.2;
 /// The same of a region of pointwise ops that cannot work on vectors of tokens.
 const ONE_BY_ONE_NS: f64 = 1.5;
 
-/// Distances along the axes of a tensor that lies in an order, row-major if there is none, in elements.
-pub(crate) fn strides(dims: &[Dim], order: Option<&Order>) -> Vec<Dim> {
-    let mut out = vec![Dim::from(1); dims.len()];
-    let mut stride = Dim::from(1);
-    for at in (0..dims.len()).rev() {
-        let axis = order.map_or(at, |o| o[at]);
-        out[axis].clone_from(&stride);
-        stride = &stride * &dims[axis];
+/// The whole of a tensor that lies in an order, row-major if there is none.
+pub(crate) fn view(dims: &[Dim], order: Option<&Order>) -> View {
+    let mut view = View::contiguous(dims);
+    let Some(Order { axes, blocks }) = order else { return view };
+    let mut stride = blocks.map_or(1.into(), |b| Dim::from(b.len));
+    for axis in axes.iter().rev() {
+        if let Some(b) = blocks.filter(|b| b.axis == *axis) {
+            stride = stride.floor_div(&b.len.into());
+        }
+        view.axes[*axis].stride.clone_from(&stride);
+        stride = &stride * &dims[*axis];
     }
-    out
+    view.blocks = *blocks;
+    view
 }
 
-/// The whole of a tensor that lies in an order.
-pub(crate) fn whole(dims: &[Dim], order: Option<&Order>) -> View {
-    let axes = dims.iter().zip(strides(dims, order)).map(|(d, stride)| Axis { extent: d.clone(), stride });
-    View { axes: axes.collect(), offset: 0.into() }
+/// How a matrix `[tokens.., features]` in an order lies.
+pub(super) fn lies(order: Option<&Order>) -> Lies {
+    match order {
+        None => Lies::Rows,
+        Some(Order { blocks: None, .. }) => Lies::Turned,
+        Some(_) => Lies::Blocks,
+    }
 }
 
-/// The order of a tensor `[tokens.., features]` that lies turned.
-pub(super) fn turned(rank: usize) -> Order {
-    let mut order: Order = (0..rank).collect();
-    order.rotate_right(1);
-    order
+/// The order of a tensor `[tokens.., features]` that lies turned; `tokens` are those axes in their order, `features` what follows.
+fn turned_axes(tokens: &[usize], features: &[usize], len: Option<i64>) -> Order {
+    match (len, tokens.last()) {
+        (Some(len), Some(axis)) => Order { axes: [tokens, features].concat(), blocks: Some(Blocks { axis: *axis, len }) },
+        _ => Order { axes: [features, tokens].concat(), blocks: None },
+    }
+}
+
+/// The order of a tensor `[tokens.., features]` that lies turned, in blocks of so many tokens or not.
+pub(super) fn turned(rank: usize, len: Option<i64>) -> Order {
+    let axes: Vec<usize> = (0..rank).collect();
+    let (tokens, features) = axes.split_at(rank.saturating_sub(1));
+    turned_axes(tokens, features, len)
 }
 
 /// The layouts of the values of a module.
@@ -76,22 +101,61 @@ impl Layouts {
 
     /// Chooses the layouts for a target.
     pub(crate) fn choose(m: &Module, target: &Target) -> Self {
-        let mut out = Self::default();
         let uses = m.main.use_counts();
         let copies: Vec<Copied> = m.main.nodes().filter_map(|(_, n)| Copied::find(m, n, &uses)).collect();
-        let turned_ones = Groups::find(m, target, &copies).turned();
-        for mut c in copies {
-            if turned_ones.contains(&c.result) {
-                c.order.rotate_left(c.tokens);
-            }
-            out.same.insert(c.result, c.from);
-            out.orders.insert(c.from, c.order);
-        }
-        out.orders.extend(turned_ones.into_iter().map(|v| (v, turned(m.main.ty(v).rank()))));
+        let turned = Groups::find(m, target, &copies).turned();
+        let len = spmm::tile_rows(target.lanes());
+        let mut out = Self::place(m, &copies, &turned, |_| Some(len));
+        let broken = out.broken(m, &copies, &turned, target);
+        out = Self::place(m, &copies, &turned, |group| (!broken.contains(&group)).then_some(len));
         let masks = masks(m, &uses, &out);
         out.orders.extend(masks);
         out
     }
+
+    /// The orders of results of attention, and of values that lie turned, by their groups: `len` gives the blocks of a group.
+    fn place(m: &Module, copies: &[Copied], turned_ones: &BTreeMap<Value, Value>, len: impl Fn(Value) -> Option<i64>) -> Self {
+        let mut out = Self::default();
+        for c in copies {
+            let order = match turned_ones.get(&c.result) {
+                Some(group) => turned_axes(&c.tokens, &c.features, len(*group)),
+                None => Order { axes: [c.tokens.as_slice(), &c.features].concat(), blocks: None },
+            };
+            out.same.insert(c.result, c.from);
+            out.orders.insert(c.from, order);
+        }
+        out.orders.extend(turned_ones.iter().map(|(v, group)| (*v, turned(m.main.ty(*v).rank(), len(*group)))));
+        out
+    }
+
+    /// The groups that cannot lie in blocks: their tokens are not whole blocks, or not where a region looks at them.
+    fn broken(&self, m: &Module, copies: &[Copied], turned_ones: &BTreeMap<Value, Value>, target: &Target) -> BTreeSet<Value> {
+        let seen: HashMap<Value, Value> = copies.iter().map(|c| (c.from, c.result)).collect();
+        let group = |v: &Value| turned_ones.get(seen.get(v).unwrap_or(v)).copied();
+        let groups = |n: &Node| n.operands.iter().chain(&n.results).filter_map(group).collect::<Vec<Value>>();
+        let mut broken = BTreeSet::new();
+        for (_, node) in m.main.nodes().filter(|(_, n)| !groups(n).is_empty()) {
+            if !keeps_blocks(&Region::placed(&m.main, node, m, self), target) {
+                broken.extend(groups(node));
+            }
+        }
+        broken
+    }
+}
+
+/// True if what lies in blocks is made of whole ones, and the kernels of a region find them.
+fn keeps_blocks(r: &Region, target: &Target) -> bool {
+    let values = r.body.params().iter().chain(r.body.results()).map(|(_, v)| *v);
+    let whole = |v: Value| match r.order(v).and_then(|o| o.blocks) {
+        Some(b) => r.ty(v).dims[b.axis].modulo(&b.len.into()).is(0),
+        None => true,
+    };
+    let finds = match r.anchor_op() {
+        Some(Op::Contract(_)) => weights::finds_layer(r),
+        Some(Op::Attention(_) | Op::IntAttention(_)) => attention::lies_turned(r, target),
+        _ => true,
+    };
+    finds && values.into_iter().all(whole)
 }
 
 /// Matrices of queries by keys that kernels of their own make, and only attention reads that lies turned: its vectors run along the queries.
@@ -102,7 +166,7 @@ fn masks(m: &Module, uses: &[u32], layouts: &Layouts) -> Vec<(Value, Order)> {
         let region = Region::placed(f, node, m, layouts);
         let Some(attention) = region.anchor.and_then(|v| region.body.def_node(v)) else { continue };
         let is_attention = matches!(attention.op, Op::Attention(_) | Op::IntAttention(_));
-        let lies_turned = is_attention && region.strides(region.roots()[0]).get(2).is_some_and(|s| s.is(1));
+        let lies_turned = is_attention && whole(&region, region.roots()[0]).beside(2);
         let mask = attention.operands.get(3).filter(|_| lies_turned);
         let given = region.body.params().iter().zip(&node.operands).find(|((_, v), _)| Some(v) == mask);
         if let Some((_, given)) = given {
@@ -112,12 +176,12 @@ fn masks(m: &Module, uses: &[u32], layouts: &Layouts) -> Vec<(Value, Order)> {
     let made = |n: &Node| matches!(n.op, Op::Fused(_)) && n.results.len() == 1 && Region::new(f, n, m).anchor.is_none();
     let kept = |v: Value| f.results().iter().any(|(_, w)| *w == v);
     let order = |v: Value| {
-        let mut order: Order = (0..f.ty(v).rank()).collect();
-        let keys = order.pop()?;
-        let queries = order.pop()?;
+        let mut axes: Vec<usize> = (0..f.ty(v).rank()).collect();
+        let keys = axes.pop()?;
+        let queries = axes.pop()?;
         let matrix = [keys, queries].iter().all(|a| !f.ty(v).dims[*a].is(1));
-        order.extend([keys, queries]);
-        matrix.then_some((v, order))
+        axes.extend([keys, queries]);
+        matrix.then_some((v, Order { axes, blocks: None }))
     };
     let free = |v: &Value, n: &u32| uses[v.index()] == *n && !kept(*v) && f.def_node(*v).is_some_and(made);
     readers.into_iter().filter(|(v, n)| free(v, n)).filter_map(|(v, _)| order(v)).collect()
@@ -127,10 +191,9 @@ fn masks(m: &Module, uses: &[u32], layouts: &Layouts) -> Vec<(Value, Order)> {
 struct Copied {
     from: Value,
     result: Value,
-    /// The order of the attention's result that makes a row-major one of this.
-    order: Order,
-    /// How many axes in that order are those of the result but for the last.
-    tokens: usize,
+    /// The axes of the attention's result that are those of this but for the last, and those that are the last, in their order.
+    tokens: Vec<usize>,
+    features: Vec<usize>,
 }
 
 impl Copied {
@@ -153,7 +216,8 @@ impl Copied {
         // The features are what the last axis is made of.
         let last = r.dims.len().checked_sub(1)?;
         let (features, _) = groups(&moved, &r.dims)?.into_iter().find(|(_, to)| *to == [last])?;
-        Some(Self { from: *from, result: *result, order: t.perm.clone(), tokens: *features.first()? })
+        let (tokens, features) = t.perm.split_at(*features.first()?);
+        Some(Self { from: *from, result: *result, tokens: tokens.into(), features: features.into() })
     }
 }
 
@@ -223,8 +287,8 @@ impl Groups {
         }
     }
 
-    /// The values of the groups that are worth it.
-    fn turned(&self) -> BTreeSet<Value> {
+    /// The values of the groups that are worth it, and their groups.
+    fn turned(&self) -> BTreeMap<Value, Value> {
         let rows: HashSet<Value> = self.rows.iter().map(|v| self.group(*v)).collect();
         let mut turned: BTreeSet<Value> = self.values.iter().map(|v| self.group(*v)).filter(|g| !rows.contains(g)).collect();
         loop {
@@ -240,7 +304,7 @@ impl Groups {
             };
             let next: BTreeSet<Value> = turned.iter().copied().filter(worth).collect();
             if next == turned {
-                return self.values.iter().copied().filter(|v| lies(*v)).collect();
+                return self.values.iter().copied().filter(|v| lies(*v)).map(|v| (v, self.group(v))).collect();
             }
             turned = next;
         }
@@ -391,14 +455,4 @@ fn only_read_by(r: &Region, v: Value, anchor: Value) -> bool {
         v = user.results[0];
     }
     v == anchor
-}
-
-/// True if axes of tokens lie beside each other, and those of features do not.
-pub(super) fn lies_turned(tokens: &[Axis], features: &[Axis]) -> bool {
-    // An axis of extent 1 may have any stride.
-    let beside = |axes: &[Axis]| {
-        let long: Vec<Axis> = axes.iter().filter(|a| !a.extent.is(1)).cloned().collect();
-        long.is_empty() || merged(&long).is_some_and(|s| s.is(1))
-    };
-    beside(tokens) && !beside(features)
 }

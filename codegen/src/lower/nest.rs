@@ -3,14 +3,15 @@
 use transc_ir::loops::{Access, Buf, KernelBuilder, Reg, Unroll};
 use transc_ir::op::Op;
 use transc_ir::scalar::BinOp;
+use transc_ir::tensor::strided::{Blocks, Strided as View};
 use transc_ir::types::{DType, Dim};
 use transc_ir::{TensorType, Value};
 
-use super::anchor::loops;
+use super::anchor;
 use super::element::{Elements, Lanes, Stuck, place};
 use super::index::Index;
 use super::region::Region;
-use super::{Lowered, Source, attention, conv, device, layout, no_lowering, norm, products, rows, tokens, weights};
+use super::{Lowered, Source, attention, conv, device, no_lowering, norm, products, rows, tokens, weights};
 use crate::template::tile;
 use crate::{CodegenError, Target};
 
@@ -57,20 +58,13 @@ pub(crate) fn lower_region(r: &Region, target: &Target) -> Result<Vec<Lowered>, 
 }
 
 /// Row-major flat position and the step of its lanes.
-pub(crate) fn flat_index(kb: &mut KernelBuilder, dims: &[Dim], idx: &[Index]) -> (Reg, Dim) {
-    place(kb, &layout::strides(dims, None), idx)
+pub(crate) fn flat_index(kb: &mut KernelBuilder, dims: &[Dim], idx: &[Index]) -> Result<(Reg, Dim), Stuck> {
+    place(kb, &View::contiguous(dims), idx)
 }
 
-/// Stores a value at an index of a tensor with these distances along its axes.
-pub(crate) fn store(
-    kb: &mut KernelBuilder,
-    buf: Buf,
-    strides: &[Dim],
-    idx: &[Index],
-    value: Reg,
-    lanes: Lanes,
-) -> Result<(), Stuck> {
-    let (at, step) = place(kb, strides, idx);
+/// Stores a value at an index of a tensor that lies so.
+pub(crate) fn store(kb: &mut KernelBuilder, buf: Buf, view: &View, idx: &[Index], value: Reg, lanes: Lanes) -> Result<(), Stuck> {
+    let (at, step) = place(kb, view, idx)?;
     match (lanes.n, lanes.count) {
         (1, _) => kb.store(buf, at, value),
         _ if !step.is(1) => return Err(Stuck::Vector),
@@ -96,7 +90,7 @@ pub(crate) fn results(kb: &mut KernelBuilder, e: &mut Elements<'_>, access: Acce
 /// Every element of the results by its element function.
 fn pointwise(r: &Region, target: &Target) -> Result<Lowered, Stuck> {
     let ty = r.ty(r.roots()[0]).clone();
-    let narrow = places(r).last().and_then(|a| ty.dims[*a].as_const()).is_some_and(|d| d < i64::from(target.lanes()));
+    let narrow = loops(r, &ty).last().and_then(|l| l.extent.as_const()).is_some_and(|d| d < i64::from(target.lanes()));
     if !narrow && ty.rank() > 0 && !integer_division(r) {
         match pointwise_with(r, &ty, target, true) {
             Err(Stuck::Vector) => {}
@@ -118,16 +112,42 @@ fn integer_division(r: &Region) -> bool {
     })
 }
 
-/// The axes of the first result by their place in memory.
-fn places(r: &Region) -> Vec<usize> {
-    let root = r.roots()[0];
-    r.order(root).cloned().unwrap_or_else(|| (0..r.ty(root).rank()).collect())
+/// A loop of a nest.
+struct Loop {
+    axis: usize,
+    extent: Dim,
+    /// The length of a block, if the turns are blocks of the axis: the innermost loop runs over the elements of one.
+    block: Option<i64>,
+}
+
+impl Loop {
+    /// The index along the axis in turn `i`, where that of the innermost loop is `j`.
+    fn index(&self, kb: &mut KernelBuilder, i: Reg, j: Index) -> Index {
+        let Some(len) = self.block else { return Index::scalar(i) };
+        let len = kb.index(len);
+        let first = kb.mul(i, len);
+        Index { reg: kb.add(first, j.reg), ..j }
+    }
+}
+
+/// The loops over the first result, by the place of its elements in memory.
+fn loops(r: &Region, ty: &TensorType) -> Vec<Loop> {
+    let whole = |axis: usize| Loop { axis, extent: ty.dims[axis].clone(), block: None };
+    let Some(order) = r.order(r.roots()[0]) else { return (0..ty.rank()).map(whole).collect() };
+    let mut loops: Vec<Loop> = order.axes.iter().map(|a| whole(*a)).collect();
+    if let Some(Blocks { axis, len }) = order.blocks {
+        for l in loops.iter_mut().filter(|l| l.axis == axis) {
+            (l.extent, l.block) = (l.extent.floor_div(&len.into()), Some(len));
+        }
+        loops.push(Loop { axis, extent: len.into(), block: None });
+    }
+    loops
 }
 
 fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -> Result<Lowered, Stuck> {
-    let places = places(r);
-    let mut outer: Vec<Dim> = places.iter().map(|a| ty.dims[*a].clone()).collect();
-    let last = outer.pop().unwrap_or(Dim::from(1));
+    let mut loops = loops(r, ty);
+    let last = loops.pop().map_or(1.into(), |l| l.extent);
+    let outer: Vec<Dim> = loops.iter().map(|l| l.extent.clone()).collect();
     let chunks = last.ceil_div(&CHUNK.into());
     let extent = outer.iter().fold(chunks.clone(), |a, d| &a * d);
     let turned = if r.order(r.roots()[0]).is_some() { "t" } else { "" };
@@ -139,17 +159,19 @@ fn pointwise_with(r: &Region, ty: &TensorType, target: &Target, vectors: bool) -
     let mut out = Ok(());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let (row, chunk) = tile::div_rem(kb, unit, &chunks);
-        let at: Vec<Index> = tile::unflatten(kb, row, &outer).into_iter().map(Index::scalar).collect();
+        let at = tile::unflatten(kb, row, &outer);
         let (len, end) = (kb.index(CHUNK), kb.dim(&last));
         let j0 = kb.mul(chunk, len);
         let j1 = kb.add(j0, len);
         let j1 = kb.bin(BinOp::Min, j1, end);
         let mut element = |e: &mut Elements<'_>, kb: &mut KernelBuilder, j: Index, lanes: Lanes| -> Result<(), Stuck> {
-            let mut idx = vec![j; places.len()];
-            places.iter().zip(&at).for_each(|(a, i)| idx[*a] = *i);
+            let mut idx = vec![j; ty.rank()];
+            for (l, i) in loops.iter().zip(&at) {
+                idx[l.axis] = l.index(kb, *i, j);
+            }
             for (v, buf) in &results {
                 let x = e.at(kb, *v, &idx, lanes)?;
-                store(kb, *buf, &e.region.strides(*v), &idx, x, lanes)?;
+                store(kb, *buf, &e.region.view(*v), &idx, x, lanes)?;
             }
             Ok(())
         };
@@ -227,7 +249,7 @@ pub(crate) fn all_indices(
     dims: &[Dim],
     body: &mut dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, &[Index]) -> Result<(), Stuck>,
 ) -> Result<(), Stuck> {
-    loops(e, kb, dims, &mut Vec::new(), &mut |e, kb, at| {
+    anchor::loops(e, kb, dims, &mut Vec::new(), &mut |e, kb, at| {
         let idx: Vec<Index> = at.iter().map(|r| Index::scalar(*r)).collect();
         body(e, kb, &idx)
     })

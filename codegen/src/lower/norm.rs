@@ -14,12 +14,13 @@ use transc_ir::types::{DType, Dim};
 use super::Lowered;
 use super::element::{Elements, Lanes, Stuck};
 use super::index::Index;
-use super::layout::elements_behind;
+use super::layout::{self, elements_behind};
 use super::nest::{cost, results, vector_range};
 use super::products;
 use super::region::Region;
 use super::rows::{divide, inverse_root, scale_and_shift};
 use crate::Target;
+use crate::template::spmm::Lies;
 use crate::template::tile::{self, TileShape};
 use crate::template::transpose::turn_square;
 
@@ -30,7 +31,7 @@ const TOKENS: i64 = 32;
 /// Features whose sums are added to the total at once, since long sums in `f32` lose digits.
 const BLOCK: i64 = 64;
 
-/// Features that are a multiple of so many elements apart share the sets of a cache: those of a unit do not stay there.
+/// Features that are a multiple of so many elements apart share the sets of a cache: those of a unit do not stay there. In blocks they are near.
 const CONFLICTS: i64 = 1024;
 
 /// A norm, and where its values lie.
@@ -42,7 +43,10 @@ struct Norm<'a> {
     tokens: &'a [Dim],
     m: Dim,
     features: Dim,
-    /// The operand is a parameter that lies turned as the result does, and is read where it lies.
+    /// How the operand lies, and the result.
+    from: Lies,
+    to: Lies,
+    /// The operand is a parameter that lies turned, as the result does, and is read where it lies.
     direct: bool,
     /// `[features up to whole vectors][tokens of a unit]`.
     panel: Buf,
@@ -54,9 +58,8 @@ struct Norm<'a> {
 /// Lowers a norm whose operand or result lies turned; `None` for another one.
 pub(super) fn lower(r: &Region, anchor: Value, node: &Node, target: &Target) -> Option<Result<Lowered>> {
     let root = r.roots()[0];
-    let turned_in = taken(r).is_some_and(|v| r.order(v).is_some());
-    let turned_out = r.order(root).is_some();
-    (turned_in || turned_out).then(|| lower_with(r, (anchor, node), [turned_in, turned_out], target))
+    let [from, to] = [taken(r), Some(root)].map(|v| layout::lies(v.and_then(|v| r.order(v))));
+    (from.turned() || to.turned()).then(|| lower_with(r, (anchor, node), [from, to], target))
 }
 
 /// The parameter that a norm reads element by element, if that is all that it reads; it may lie turned.
@@ -66,36 +69,30 @@ pub(super) fn taken(r: &Region) -> Option<Value> {
     Some(one)
 }
 
-fn lower_with(
-    r: &Region,
-    (anchor, node): (Value, &Node),
-    [turned_in, turned_out]: [bool; 2],
-    target: &Target,
-) -> Result<Lowered> {
+fn lower_with(r: &Region, (anchor, node): (Value, &Node), [from, to]: [Lies; 2], target: &Target) -> Result<Lowered> {
     let ty = r.ty(anchor).clone();
     let Some((features, tokens)) = ty.dims.split_last() else { return Err(Stuck::Op(anchor)) };
     let lanes = target.lanes();
     let vector = Dim::from(i64::from(lanes));
     let m: Dim = tokens.iter().product();
-    let way = |turned: bool| if turned { "t" } else { "r" };
-    let name = format!("{}_{}x{lanes}{}{}", node.op.mnemonic(), ty.dtype, way(turned_in), way(turned_out));
+    let name = format!("{}_{}x{lanes}{from}{to}", node.op.mnemonic(), ty.dtype);
     let mut kb = KernelBuilder::new(&name, r.symbols.clone(), m.ceil_div(&TOKENS.into()));
     let mut e = Elements::new(&mut kb, r, lanes);
     let (_, out) = results(&mut kb, &mut e, Access::Write)[0];
     let len = &(&features.ceil_div(&vector) * &vector) * &TOKENS.into();
     let is_param = r.body.params().iter().any(|(_, v)| *v == node.operands[0]);
-    let conflicts = m.as_const().is_none_or(|m| m % CONFLICTS == 0);
-    let direct = turned_in && turned_out && is_param && !conflicts;
+    let conflicts = from == Lies::Turned && m.as_const().is_none_or(|m| m % CONFLICTS == 0);
+    let direct = from.turned() && to.turned() && is_param && !conflicts;
     let panel = kb.local(DType::F32, if direct { 0.into() } else { len.clone() });
-    let rows = kb.local(DType::F32, if turned_in && turned_out { 0.into() } else { len });
-    let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), direct, panel, rows, out };
+    let rows = kb.local(DType::F32, if from.turned() && to.turned() { 0.into() } else { len });
+    let norm = Norm { anchor, node, lanes, tokens, m, features: features.clone(), from, to, direct, panel, rows, out };
     let mut done = Ok(());
     let (lo, hi) = (kb.lo(), kb.hi());
     kb.for_(lo, hi, 1, Unroll::No, |kb, unit| {
         let width = kb.index(TOKENS);
         let m0 = kb.mul(unit, width);
         let mark = e.mark();
-        done = norm.unit(&mut e, kb, m0, [turned_in, turned_out]);
+        done = norm.unit(&mut e, kb, m0);
         e.release(mark);
     });
     done?;
@@ -106,37 +103,16 @@ fn lower_with(
 type Each<'a> = dyn FnMut(&mut Elements<'_>, &mut KernelBuilder, &[Index], (usize, Reg), Lanes) -> Result<()> + 'a;
 
 impl Norm<'_> {
-    fn unit(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg, [turned_in, turned_out]: [bool; 2]) -> Result<()> {
-        let x = self.node.operands[0];
-        let to = if turned_in { self.panel } else { self.rows };
-        let mut take = |e: &mut Elements<'_>, kb: &mut KernelBuilder, idx: &[Index], (_, at): (usize, Reg), lanes: Lanes| {
-            let x = e.at(kb, x, idx, lanes)?;
-            let mut x = kb.cast(DType::F32, x);
-            if let Some(count) = lanes.count {
-                // Squares and vectors are whole.
-                let none = kb.num(kb.ty(x), 0.0);
-                x = tile::keep_lanes(kb, x, count, none);
-            }
-            kb.store(to, at, x);
-            Ok(())
-        };
-        if self.direct {
-            // It is read as often as it would be from the panel.
-        } else if turned_in {
-            self.each_vector(e, kb, m0, &mut take)?;
-            if !turned_out {
-                self.fill(kb);
-            }
-        } else {
-            self.each_row(e, kb, (m0, true), &mut take)?;
-            self.turn(kb, true);
+    fn unit(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg) -> Result<()> {
+        if !self.direct {
+            self.take(e, kb, m0)?;
         }
         let (mean, inverse) = self.statistics(e, kb, m0)?;
         let normal = |kb: &mut KernelBuilder, v: usize, x: Reg| {
             let x = mean.as_ref().map_or(x, |mean| kb.sub(x, mean[v]));
             kb.mul(x, inverse[v])
         };
-        if turned_out {
+        if self.to.turned() {
             return self.each_vector(e, kb, m0, &mut |e, kb, idx, (v, at), lanes| {
                 let x = self.taken(e, kb, idx, at, lanes)?;
                 let y = normal(kb, v, x);
@@ -156,6 +132,33 @@ impl Norm<'_> {
             let y = kb.load(self.rows, at, self.lanes);
             self.finish(e, kb, y, idx, lanes)
         })
+    }
+
+    /// Evaluates the operand into the panel.
+    fn take(&self, e: &mut Elements<'_>, kb: &mut KernelBuilder, m0: Reg) -> Result<()> {
+        let x = self.node.operands[0];
+        let to = if self.from.turned() { self.panel } else { self.rows };
+        let mut one = |e: &mut Elements<'_>, kb: &mut KernelBuilder, idx: &[Index], (_, at): (usize, Reg), lanes: Lanes| {
+            let x = e.at(kb, x, idx, lanes)?;
+            let mut x = kb.cast(DType::F32, x);
+            if let Some(count) = lanes.count {
+                // Squares and vectors are whole.
+                let none = kb.num(kb.ty(x), 0.0);
+                x = tile::keep_lanes(kb, x, count, none);
+            }
+            kb.store(to, at, x);
+            Ok(())
+        };
+        if self.from.turned() {
+            self.each_vector(e, kb, m0, &mut one)?;
+            if !self.to.turned() {
+                self.fill(kb);
+            }
+        } else {
+            self.each_row(e, kb, (m0, true), &mut one)?;
+            self.turn(kb, true);
+        }
+        Ok(())
     }
 
     /// A row of the panel.
@@ -210,7 +213,7 @@ impl Norm<'_> {
         let zero = kb.index(0);
         let mut idx = vec![Index::scalar(zero); self.tokens.len()];
         if let Some(last) = idx.last_mut() {
-            *last = Index { reg: m, step: 1, aligned: false };
+            *last = Index::vector(m);
         }
         idx.push(Index::scalar(f));
         idx

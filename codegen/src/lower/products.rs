@@ -240,5 +240,5 @@ pub(super) fn finish(
     count: Option<Reg>,
 ) -> Result<(), Stuck> {
     let y = e.behind(kb, (anchor, x), idx, count)?;
-    store(kb, out, &e.region.strides(root), idx, y, Lanes { n: kb.ty(y).lanes, count })
+    store(kb, out, &e.region.view(root), idx, y, Lanes { n: kb.ty(y).lanes, count })
 }

@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use transc_ir::op::Op;
+use transc_ir::tensor::strided::Strided as View;
 use transc_ir::tensor::{ConstData, Func, Loc, Node};
-use transc_ir::types::{Dim, Ranges, Symbol, TensorType};
+use transc_ir::types::{Ranges, Symbol, TensorType};
 use transc_ir::{Module, Value};
 
 use super::layout::{self, Layouts, Order};
@@ -82,9 +83,9 @@ impl Region {
         }
     }
 
-    /// Distances along the axes of a parameter, a constant or a result where it lies, in elements.
-    pub(crate) fn strides(&self, v: Value) -> Vec<Dim> {
-        layout::strides(&self.ty(v).dims, self.order(v))
+    /// How a parameter, a constant or a result lies in memory.
+    pub(crate) fn view(&self, v: Value) -> View {
+        layout::view(&self.ty(v).dims, self.order(v))
     }
 
     /// The results.

@@ -397,8 +397,7 @@ pub(crate) fn top_k(r: &Region, node: &Node, target: &Target) -> Result<Lowered>
             for (n, value) in [v, j].into_iter().enumerate() {
                 // Either result may be unused and then has no buffer.
                 if let Some((root, buf)) = outs.iter().find(|(root, _)| *root == node.results[n]) {
-                    let (place, _) = flat_index(kb, &r.ty(*root).dims, &to);
-                    kb.store(*buf, place, value);
+                    out = std::mem::replace(&mut out, Ok(())).and(store(kb, *buf, &r.view(*root), &to, value, Lanes::ONE));
                 }
             }
         });
@@ -423,14 +422,14 @@ pub(crate) fn scatter(r: &Region, anchor: Value, node: &Node, target: &Target) -
     kb.for_(lo, hi, 1, Unroll::No, |kb, _| {
         out = all_indices(&mut e, kb, &ty.dims, &mut |e, kb, idx| {
             let v = e.at(kb, data, idx, Lanes::ONE)?;
-            store(kb, buf, &r.strides(anchor), idx, v, Lanes::ONE)
+            store(kb, buf, &r.view(anchor), idx, v, Lanes::ONE)
         })
         .and_then(|()| {
             let dims = r.ty(updates).dims.clone();
             all_indices(&mut e, kb, &dims, &mut |e, kb, idx| {
                 let (to, kind) = target_index(e, kb, node, index, idx, &ty.dims)?;
                 let v = e.at(kb, updates, idx, Lanes::ONE)?;
-                let (at, _) = flat_index(kb, &ty.dims, &to);
+                let (at, _) = flat_index(kb, &ty.dims, &to)?;
                 let old = kb.load(buf, at, 1);
                 let new = match kind {
                     ScatterKind::Set => v,

@@ -80,7 +80,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
             let neutral = kb.lit(Literal::f32(-0.0));
             stuck = vector_range(&mut e, kb, (c0, c1), &to[2], &mut |_, kb, c, lanes| {
                 let v = kb.splat(lanes.n, neutral);
-                let (at, _) = flat_index(kb, &to, &[Index::scalar(image), Index::scalar(g), c]);
+                let (at, _) = flat_index(kb, &to, &[Index::scalar(image), Index::scalar(g), c])?;
                 kb.store_part(out, at, v, lanes.count);
                 Ok(())
             });
@@ -111,7 +111,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
             let share = kb.bin(BinOp::Div, s, sum);
             vector_range(e, kb, (c0, c1), &to[2], &mut |e, kb, c, lanes| {
                 let v = e.at(kb, x, &[image, j, c], lanes)?;
-                let (at, _) = flat_index(kb, &to, &[image, Index::scalar(g), c]);
+                let (at, _) = flat_index(kb, &to, &[image, Index::scalar(g), c])?;
                 let old = kb.load_part(out, at, lanes.n, lanes.count);
                 let share = kb.splat(lanes.n, share);
                 let new = kb.fma(share, v, old);

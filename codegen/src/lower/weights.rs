@@ -5,17 +5,17 @@ use transc_ir::loops::{Access, KernelBuilder, Reg, Ty};
 use transc_ir::op::{Contract, Op};
 use transc_ir::scalar::Body;
 use transc_ir::tensor::Node;
-use transc_ir::tensor::strided::merged;
+use transc_ir::tensor::strided::{Axis, merged};
 use transc_ir::types::{DType, Dim};
 
 use super::Lowered;
 use super::element::Elements;
 use super::index::Index;
-use super::layout::{self, elements_behind, lies_turned};
+use super::layout::{self, elements_behind};
 use super::nest::results;
 use super::products::{self, Operand, Roles, roles};
 use super::region::Region;
-use super::strided::{strided, whole};
+use super::strided::{in_blocks, whole};
 use super::table;
 use crate::Target;
 use crate::codes::{Codes, CodesPart};
@@ -25,6 +25,7 @@ use crate::sparse::{Block, NonZero, Sparse, SparsePart, share_of_zeros};
 use crate::template::bytes::{Coding, Waiting};
 use crate::template::groups::Group;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
+use crate::template::spmm::Lies;
 use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.
@@ -51,10 +52,24 @@ struct Layer<'a> {
     dtype: DType,
     rows: Vec<Dim>,
     m: Dim,
-    /// The activation lies as `[k, m]`.
-    turned_in: bool,
-    /// The result lies as `[n, m]`.
-    turned_out: bool,
+    /// How the activation lies, and the result.
+    from: Lies,
+    to: Lies,
+}
+
+/// The axes that have neighbours: others may have any stride.
+fn long_axes(o: &Operand, labels: &[u8]) -> Vec<Axis> {
+    o.axes(labels).into_iter().filter(|a| !a.extent.is(1)).collect()
+}
+
+/// How an operand of rows and columns lies; `None` if its blocks are not those of the rows.
+fn lies(o: &Operand, rows: &[u8], columns: &[u8]) -> Option<Lies> {
+    let (row_axes, column_axes) = (long_axes(o, rows), long_axes(o, columns));
+    if let Some(b) = o.view.blocks {
+        return (rows.last() == Some(&o.labels[b.axis]) && merged(&row_axes).is_some()).then_some(Lies::Blocks);
+    }
+    let beside = |axes: &[Axis]| axes.is_empty() || merged(axes).is_some_and(|s| s.is(1));
+    Some(if beside(&row_axes) && !beside(&column_axes) { Lies::Turned } else { Lies::Rows })
 }
 
 impl<'a> Layer<'a> {
@@ -62,7 +77,7 @@ impl<'a> Layer<'a> {
         let Op::Contract(c) = &node.op else { return None };
         let operand = |i: usize, labels: &[u8]| {
             let v = r.body.unrounded(node.operands[i]);
-            Some(Operand { labels: labels.to_vec(), view: strided(r, v)?, dims: r.ty(v).dims.clone() })
+            Some(Operand { labels: labels.to_vec(), view: in_blocks(r, v)?, dims: r.ty(v).dims.clone() })
         };
         let (mut a, mut b) = (operand(0, &c.lhs)?, operand(1, &c.rhs)?);
         let is_const = |o: &Operand| r.body.constant(o.view.base).is_some();
@@ -76,14 +91,14 @@ impl<'a> Layer<'a> {
             return None;
         }
         let (a_k, b_k) = (a.axes(&roles.inner), b.axes(&roles.inner));
-        let turned_in = lies_turned(&a.axes(&roles.rows), &a_k);
+        let from = lies(&a, &roles.rows, &roles.inner)?;
         let merged_k = merged(&a_k)?;
         let root = r.roots()[0];
         let out = Operand { labels: c.out.clone(), view: whole(r, root), dims: r.ty(root).dims.clone() };
-        let turned_out = lies_turned(&out.axes(&roles.rows), &out.axes(&[*column]));
+        let to = lies(&out, &roles.rows, &[*column])?;
         let last = c.out.last() == Some(column);
         let rows_as_one = roles.rows.len() == 1 || last && elements_behind(r, Some(node.results[0])).is_some();
-        if !turned_in && !merged_k.is(1) || !turned_out && !last || turned_out && !rows_as_one {
+        if !from.turned() && !merged_k.is(1) || !to.turned() && !last || to.turned() && !rows_as_one {
             return None;
         }
         let column = b.axes(&roles.columns)[0].clone();
@@ -96,12 +111,12 @@ impl<'a> Layer<'a> {
         let rows: Vec<Dim> = a.axes(&roles.rows).into_iter().map(|a| a.extent).collect();
         let m = rows.iter().product();
         let dtype = r.ty(b.view.base).dtype;
-        Some(Self { contract: c, a, roles, matrix, id, dtype, rows, m, turned_in, turned_out })
+        Some(Self { contract: c, a, roles, matrix, id, dtype, rows, m, from, to })
     }
 
     /// The offset of a row of the activation, or if that lies turned of what is multiplied by row `m` of the weight.
     fn row(&self, kb: &mut KernelBuilder, m: Reg) -> Reg {
-        let axes = self.a.axes(if self.turned_in { &self.roles.inner } else { &self.roles.rows });
+        let axes = self.a.axes(if self.from.turned() { &self.roles.inner } else { &self.roles.rows });
         match merged(&axes) {
             Some(stride) => {
                 let (start, stride) = (kb.dim(&self.a.view.offset), kb.dim(&stride));
@@ -221,8 +236,9 @@ mod cost {
             (_, false, Some(_)) => 1.4,
             _ => 1.2,
         };
-        let lie_so = [s.turned_in, s.turned_out];
-        let turns: f64 = turns(m, s).iter().zip(lie_so).map(|(cost, turned)| cost * if turned { 1.0 - SAVED } else { 1.0 }).sum();
+        let lie_so = [s.from, s.to];
+        let turns: f64 =
+            turns(m, s).iter().zip(lie_so).map(|(cost, lies)| cost * if lies.turned() { 1.0 - SAVED } else { 1.0 }).sum();
         (macs as f64 * slow + turns) / fill
     }
 
@@ -267,8 +283,8 @@ fn choose(layer: &Layer<'_>, src: &[u8], target: &Target) -> (LayerChoice, Optio
     let mut best = None;
     let (blocks, group) = candidates(dtype, target);
     for block in blocks.into_iter().filter(|_| choice.zeros > FEW_ZEROS) {
-        let Layer { turned_in, turned_out, .. } = *layer;
-        let s = spmm::Schedule { lanes: target.lanes(), block, group, turned_in, turned_out };
+        let Layer { from, to, .. } = *layer;
+        let s = spmm::Schedule { lanes: target.lanes(), block, group, from, to };
         let rows =
             layer.m.as_const().filter(|m| *m > 0).map_or(1.0, |m| m as f64 / (((m + s.rows() - 1) / s.rows()) * s.rows()) as f64);
         let sparse = Sparse::new(&nonzero, dtype, m, s);
@@ -313,9 +329,14 @@ pub(super) fn saved_by_turning(r: &Region, target: &Target) -> Option<[f64; 2]> 
 pub(super) fn takes_turned(r: &Region, operand: usize) -> bool {
     let rank = r.body.params().get(operand).map_or(0, |(_, v)| r.ty(*v).rank());
     let mut turned = r.clone();
-    turned.orders[0].insert(operand, layout::turned(rank));
-    let layer = r.anchor.and_then(|v| Layer::find(&turned, turned.body.def_node(v)?).map(|l| l.turned_in));
-    layer == Some(true)
+    turned.orders[0].insert(operand, layout::turned(rank, None));
+    let layer = r.anchor.and_then(|v| Layer::find(&turned, turned.body.def_node(v)?));
+    layer.is_some_and(|l| l.from.turned())
+}
+
+/// True if the region is a product by a constant weight, as its values lie.
+pub(super) fn finds_layer(r: &Region) -> bool {
+    r.anchor.and_then(|v| Layer::find(r, r.body.def_node(v)?)).is_some()
 }
 
 /// True if what follows makes bytes of the sums of a column each, and the target's kernels of bytes take them.
@@ -376,10 +397,11 @@ pub(crate) fn product_of(r: &Region, anchor: Value, node: &Node, target: &Target
 fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &Target) -> Option<Lowered> {
     let Plan { choice, sparse, coding, looks_up } = plan;
     let (root, int8) = (r.roots()[0], layer.is_int8());
-    if sparse.is_none() && layer.dtype == DType::F32 && !(layer.turned_in || layer.turned_out) {
+    let turned = layer.from.turned() || layer.to.turned();
+    if sparse.is_none() && layer.dtype == DType::F32 && !turned {
         return coded(r, (anchor, root), layer, choice, target);
     }
-    if sparse.is_none() && (!int8 || layer.turned_in || layer.turned_out) {
+    if sparse.is_none() && (!int8 || turned) {
         return None;
     }
     let n = Dim::from(layer.matrix.n);
@@ -406,7 +428,8 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
             let touched = products::touched(r, anchor, &mut kb, &mut e, out);
             let short = epilogue_cost(r, anchor) <= SHORT;
             let rounded = layer.dtype == DType::Bf16;
-            let p = spmm::Problem { m: &layer.m, n: columns, k, a, rounded, starts, offsets, values, touched, short };
+            let a_stride = merged(&long_axes(&layer.a, &layer.roles.rows)).unwrap_or(1.into());
+            let p = spmm::Problem { m: &layer.m, n: columns, k, a, a_stride, rounded, starts, offsets, values, touched, short };
             if let Some((body, coding)) = coding {
                 let mut real = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg| {
                     let index = layer.index(kb, m, n, true);
@@ -418,7 +441,7 @@ fn kernel_of(r: &Region, anchor: Value, layer: &Layer<'_>, plan: Plan, target: &
                 spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Bytes(spmm::Bytes { real: &mut real, coding, table, out }));
             } else {
                 let mut each = |kb: &mut KernelBuilder, m: Reg, n: Reg, x: Reg, count: Option<Reg>| {
-                    let index = layer.index(kb, m, n, layer.turned_out);
+                    let index = layer.index(kb, m, n, layer.to.turned());
                     stuck = products::finish(&mut e, kb, (anchor, root), out, &index, x, count).err().or(stuck);
                 };
                 spmm::build(&mut kb, &p, s, &mut row, spmm::Finish::Each(&mut each));

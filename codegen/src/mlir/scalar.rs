@@ -1,6 +1,6 @@
 //! Scalar operations in `arith`, `math` and `vector`, for scalars and vectors alike.
 
-use transc_ir::loops::{TargetInst, Ty};
+use transc_ir::loops::{Packs, TargetInst, Ty};
 use transc_ir::scalar::{BinOp, Literal, UnOp};
 use transc_ir::types::DType;
 
@@ -407,9 +407,8 @@ fn to_integers(t: &mut Text, ty: Ty, x: &str) -> String {
 }
 
 /// Limits, conversions and a shuffle.
-fn pack(t: &mut Text, ty: Ty, to: DType, args: &[String]) -> String {
-    let (least, most) = if to == DType::U8 { (0, 255) } else { (i16::MIN.into(), i16::MAX.into()) };
-    let (least, most) = (int(t, ty, least), int(t, ty, most));
+fn pack(t: &mut Text, ty: Ty, Packs { to, range, .. }: Packs, args: &[String]) -> String {
+    let [least, most] = range.map(|v| int(t, ty, v));
     let [a, b] = [0, 1].map(|i: usize| {
         let x = bin(t, BinOp::Max, ty, &args[i], &least);
         let x = bin(t, BinOp::Min, ty, &x, &most);
@@ -426,8 +425,8 @@ pub(super) fn target(t: &mut Text, inst: TargetInst, types: &[Ty], args: &[Strin
         TargetInst::VPermI2B => return look_up(t, types[0], args),
         TargetInst::VCvtNePs2Bf16 => return cast(t, types[0], DType::Bf16, &args[0]),
         TargetInst::VCvtPs2Dq => return to_integers(t, types[0], &args[0]),
-        TargetInst::VPackSsDw => return pack(t, types[0], DType::I16, args),
-        TargetInst::VPackUsWb => return pack(t, types[0], DType::U8, args),
+        TargetInst::VPackSsDw => return pack(t, types[0], Packs::WORDS, args),
+        TargetInst::VPackUsWb => return pack(t, types[0], Packs::BYTES, args),
         TargetInst::VpDpBusd => (DType::I32, 4),
         TargetInst::VpDpWssd => (DType::I32, 2),
         TargetInst::VDpBf16Ps => (DType::F32, 2),

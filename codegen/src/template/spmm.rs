@@ -40,6 +40,39 @@ const AHEAD_BYTES: i64 = 1024;
 /// Groups per turn where there is more than one chain.
 const TURN: i64 = 4;
 
+/// Rows of `A` in a tile, for vectors of so many lanes.
+pub fn tile_rows(lanes: u16) -> i64 {
+    i64::from(lanes * VECTORS)
+}
+
+/// How a matrix `[m, n]` of rows and columns lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lies {
+    /// `[m, n]`.
+    Rows,
+    /// `[n, m]`.
+    Turned,
+    /// `[m / rows of a tile, n, rows of a tile]`.
+    Blocks,
+}
+
+impl fmt::Display for Lies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lies::Rows => "r",
+            Lies::Turned => "t",
+            Lies::Blocks => "b",
+        })
+    }
+}
+
+impl Lies {
+    /// True if rows lie beside each other.
+    pub fn turned(self) -> bool {
+        self != Lies::Rows
+    }
+}
+
 /// How a product is computed; `Display` is part of the kernel's symbol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Schedule {
@@ -49,10 +82,10 @@ pub struct Schedule {
     pub block: Block,
     /// What one instruction sums; `None` for `f32`.
     pub group: Option<Group>,
-    /// The activation is `[k, m]`: it has not to be turned.
-    pub turned_in: bool,
-    /// The result is `[n, m]`: the sums have not to be turned back.
-    pub turned_out: bool,
+    /// The activation `[m, k]`: if it lies turned, it has not to be.
+    pub from: Lies,
+    /// The result: if it lies turned, the sums have not to be turned back.
+    pub to: Lies,
 }
 
 impl fmt::Display for Schedule {
@@ -63,20 +96,14 @@ impl fmt::Display for Schedule {
             Some(Group::Bytes) => "int8",
             Some(Group::Words) => "int8w",
         };
-        let turned = match (self.turned_in, self.turned_out) {
-            (false, false) => "",
-            (true, false) => "ti",
-            (false, true) => "to",
-            (true, true) => "t",
-        };
-        write!(f, "spmm{}_{dtype}_m{}n{}{turned}", self.block, self.rows(), self.lanes)
+        write!(f, "spmm{}_{dtype}_m{}n{}{}{}", self.block, self.rows(), self.lanes, self.from, self.to)
     }
 }
 
 impl Schedule {
     /// Rows of `A` in a tile.
     pub fn rows(self) -> i64 {
-        i64::from(self.lanes * VECTORS)
+        tile_rows(self.lanes)
     }
 
     /// Rows of the weight that one group holds.
@@ -163,6 +190,8 @@ pub struct Problem<'a> {
     pub k: i64,
     /// The activation.
     pub a: Buf,
+    /// Where that lies turned: the distance between two tiles by the rows between them.
+    pub a_stride: Dim,
     /// Its elements are rounded to `bf16` before they are multiplied.
     pub rounded: bool,
     /// First group of each block row, and the end.
@@ -179,13 +208,13 @@ pub struct Problem<'a> {
 
 /// What happens to the sums.
 pub enum Finish<'a> {
-    /// All is up to the caller. Vectors run along the columns, or with [`Schedule::turned_out`] along the rows.
+    /// All is up to the caller. Vectors run along the columns, or if the result lies turned along the rows.
     Each(&'a mut Epilogue<'a>),
     /// They become bytes that depend on the column alone, which are stored here.
     Bytes(Bytes<'a>),
 }
 
-/// A result of bytes, `[m, n]`, or with [`Schedule::turned_out`] `[n, m]`. For vectors of 16 lanes and dot products of bytes.
+/// A result of bytes. For vectors of 16 lanes and dot products of bytes.
 pub struct Bytes<'a> {
     /// Gives what is coded, `f32`, for row, column, and sums of rows from there on.
     pub real: &'a mut dyn FnMut(&mut KernelBuilder, Reg, Reg, Reg) -> Reg,
@@ -197,8 +226,19 @@ pub struct Bytes<'a> {
     pub out: Buf,
 }
 
-/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or with
-/// [`Schedule::turned_in`] that of row `k` of the activation.
+impl Problem<'_> {
+    /// Where the first column of the result has the row `m0` of a tile, and the distance between columns, if rows lie beside each other.
+    fn turned_result(&self, kb: &mut KernelBuilder, s: Schedule, m0: Reg) -> (Reg, Dim) {
+        if s.to == Lies::Turned {
+            return (m0, self.m.clone());
+        }
+        let n = kb.index(self.n);
+        (kb.mul(m0, n), s.rows().into())
+    }
+}
+
+/// Builds the kernel's body. The kernel's extent must be [`Schedule::extent`]. `row` gives the offset of a row of `A`, or if that lies turned that of a
+/// column's first row.
 pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut RowOffset<'_>, mut finish: Finish<'_>) {
     let (rows, height, columns) = (s.rows(), i64::from(s.block.columns), s.strip());
     let panel = kb.local(s.dtype(), Dim::from((p.k + rows - 1) / rows * rows * rows));
@@ -208,7 +248,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
         Finish::Bytes(b) => (true, b.table),
         Finish::Each(_) => (false, None),
     };
-    let square = kb.local(DType::U8, Dim::from(if is_bytes && !s.turned_out { columns * rows } else { 0 }));
+    let square = kb.local(DType::U8, Dim::from(if is_bytes && !s.to.turned() { columns * rows } else { 0 }));
     let strips = Dim::from((p.n + columns - 1) / columns);
     let none = kb.index(-1);
     let current = kb.var(none);
@@ -223,7 +263,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             other,
             |kb| {
                 kb.set(current, which);
-                if s.turned_in {
+                if s.from.turned() {
                     copy_panel(kb, p, s, panel, m0, row);
                 } else {
                     turn_panel(kb, p, s, (panel, scratch), m0, row);
@@ -241,7 +281,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             let (end, nothing) = (kb.index(columns * rows), kb.num(Ty::vector(s.sums(), s.lanes), 0.0));
             kb.for_(from, end, s.lanes.into(), Unroll::No, |kb, at| kb.store(sums, at, nothing));
         };
-        let at_once = pieces == 1 && (s.turned_out || is_bytes);
+        let at_once = pieces == 1 && (s.to.turned() || is_bytes);
         if pieces > 1 {
             clear(kb, zero);
         } else if p.n % columns != 0 && !at_once {
@@ -283,7 +323,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
                 }
             });
         });
-        if pieces > 1 && (s.turned_out || is_bytes) {
+        if pieces > 1 && (s.to.turned() || is_bytes) {
             kb.for_(b0, b1, 1, Unroll::No, |kb, block| {
                 let done = kb.sub(block, b0);
                 let at = kb.mul(done, len);
@@ -291,7 +331,7 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
             });
         }
         match &mut finish {
-            _ if s.turned_out => {}
+            _ if s.to.turned() => {}
             Finish::Bytes(b) => {
                 let end = kb.dim(p.m);
                 let left = kb.sub(end, m0);
@@ -307,9 +347,10 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
 fn ask_for_results(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (m0, n0): (Reg, Reg), block: Reg) {
     let height = kb.index(s.block.columns.into());
     let part = kb.mul(block, height);
-    if s.turned_out {
+    if s.to.turned() {
         let column = kb.add(n0, part);
-        p.touched.ask(kb, (p.m, p.m), (column, s.block.columns), (m0, s.rows()));
+        let (start, stride) = p.turned_result(kb, s, m0);
+        p.touched.ask(kb, (p.m, &stride), (column, s.block.columns), (start, s.rows()));
     } else {
         let row = kb.add(m0, part);
         p.touched.ask(kb, (p.m, &p.n.into()), (row, s.block.columns), (n0, s.strip()));
@@ -549,6 +590,8 @@ fn code_rows(
     let left = kb.sub(m_end, m0);
     let count = clipped(kb, p.m, s, left, (zero, s.rows()));
     let order = bytes::one_after_the_other(s.lanes);
+    let (start, stride) = p.turned_result(kb, s, m0);
+    let stride = kb.dim(&stride);
     each_column(kb, p, s, block, &mut |kb, column, n| {
         let x = [0, 1, 2, 3].map(|v| {
             let at = v * i64::from(s.lanes);
@@ -559,15 +602,15 @@ fn code_rows(
         });
         let y = b.coding.pack(kb, x);
         let y = kb.push(Inst::Shuffle(y, y, order.clone()));
-        if !s.turned_out {
+        if !s.to.turned() {
             let c = kb.sub(n, n0);
             let at = kb.mul(c, rows);
             let y = kb.push(Inst::Bitcast(DType::U8, y));
             return kb.store(square, at, y);
         }
         let y = b.table.map_or(y, |table| bytes::look_up(kb, (table, n), y));
-        let at = kb.mul(n, m_end);
-        let at = kb.add(at, m0);
+        let at = kb.mul(n, stride);
+        let at = kb.add(at, start);
         kb.store_part(b.out, at, y, count);
     });
 }

@@ -7,7 +7,7 @@ use transc_ir::types::{DType, Dim};
 use super::bytes;
 use super::groups::Group;
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::spmm::{Problem, Schedule, VECTORS, clipped};
+use super::spmm::{Lies, Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
 use super::transpose::{interleave, transpose, turn_square, unpack};
 
@@ -31,14 +31,16 @@ impl Schedule {
     }
 }
 
-/// Rows of the activation by which they are asked for before they are copied, since they are far apart.
-const ROWS_AHEAD: i64 = 16;
+/// Columns of the activation by which they are asked for before they are copied, where they are far apart.
+const COLUMNS_AHEAD: i64 = 16;
 
-/// Copies columns `m0..` of an activation `[k, m]` into the panel.
+/// Copies the rows `m0..` of an activation that lies turned into the panel.
 pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, panel: Buf, m0: Reg, row: &mut RowOffset<'_>) {
     let (rows, lanes) = (s.rows(), i64::from(s.lanes));
     let (zero, end, stride, m_end) = (kb.index(0), kb.index(p.k), kb.index(rows), kb.dim(p.m));
     let left = kb.sub(m_end, m0);
+    let distance = kb.dim(&p.a_stride);
+    let start = kb.mul(m0, distance);
     // Whose order is all that unpacking needs.
     let width = match s.group {
         None => lanes,
@@ -47,12 +49,15 @@ pub(super) fn copy_panel(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, p
     };
     let picks = s.picks(width as u16);
     let mut load = |kb: &mut KernelBuilder, k: Reg, at: Reg| {
-        let ahead = kb.index(ROWS_AHEAD);
-        let ahead = kb.add(k, ahead);
-        let (from, ahead) = (row(kb, k), row(kb, ahead));
-        let m = kb.add(m0, at);
-        let (from, ahead) = (kb.add(from, m), kb.add(ahead, m));
-        kb.prefetch(p.a, ahead);
+        let (from, place) = (row(kb, k), kb.add(start, at));
+        let from = kb.add(from, place);
+        if s.from == Lies::Turned {
+            let ahead = kb.index(COLUMNS_AHEAD);
+            let ahead = kb.add(k, ahead);
+            let ahead = row(kb, ahead);
+            let ahead = kb.add(ahead, place);
+            kb.prefetch(p.a, ahead);
+        }
         let count = clipped(kb, p.m, s, left, (at, width));
         let mut x = kb.load_part(p.a, from, width as u16, count);
         if s.group.is_some() {

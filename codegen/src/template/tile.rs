@@ -448,6 +448,18 @@ pub fn unflatten(kb: &mut KernelBuilder, flat: Reg, dims: &[Dim]) -> Vec<Reg> {
     out
 }
 
+/// How far element `i` of an axis is from the first: neighbours are `stride` apart, or the axis lies in blocks of `len` neighbours that are so far
+/// apart for each of them. `len` is a power of two.
+pub fn along(kb: &mut KernelBuilder, i: Reg, stride: &Dim, len: Option<i64>) -> Reg {
+    let distance = kb.dim(stride);
+    let Some(len) = len else { return kb.mul(i, distance) };
+    let last = kb.index(len - 1);
+    let inside = kb.bin(BinOp::And, i, last);
+    let first = kb.sub(i, inside);
+    let block = kb.mul(first, distance);
+    kb.add(block, inside)
+}
+
 /// `start + sum of at[i] * strides[i]`.
 pub fn place<'a>(kb: &mut KernelBuilder, start: &Dim, strides: impl IntoIterator<Item = &'a Dim>, at: &[Reg]) -> Reg {
     let mut sum = kb.dim(start);

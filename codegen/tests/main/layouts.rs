@@ -9,6 +9,8 @@ use super::*;
 struct Layers {
     /// The share of zeros of weights is 90 %, unless they are to be dense.
     dense: bool,
+    /// Features of operands before those that products multiply.
+    skipped: usize,
     consts: String,
     nodes: String,
     count: usize,
@@ -72,11 +74,18 @@ impl Layers {
         }
         let n_args = if residual.is_some() { 3 } else { 2 };
         let (maps, operands) = if let Some(r) = residual { ("%4, %3, %1", vec![x, r]) } else { ("%4, %3", vec![x]) };
+        let (taken, view) = match self.skipped {
+            0 => ("%0", String::new()),
+            first => {
+                let ty = format!("{}[2,N,{k}]", x.1.split('[').next().unwrap_or(""));
+                ("%6", format!("%6: {ty} = slice(%0) {{starts = [0,0,{first}], sizes = [2,N,{k}], steps = [1,1,1]}}\n"))
+            }
+        };
         self.region(
             &format!("{to}[2,N,{n}]"),
             &operands,
             &format!(
-                "%2: {w}[{k},{n}] = constant() {{id = {w_id}}}\n%3: f32[{n}] = constant() {{id = {b_id}}}\n%4: {sum}[2,N,{n}] = contract(%0, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = {sum}}}\n%y: {to}[2,N,{n}] = map({maps}) {{body = {{{n_args}: {f} i{last}}}}}"
+                "{view}%2: {w}[{k},{n}] = constant() {{id = {w_id}}}\n%3: f32[{n}] = constant() {{id = {b_id}}}\n%4: {sum}[2,N,{n}] = contract({taken}, %2) {{lhs = [0,3,1], rhs = [1,2], out = [0,3,2], out_dtype = {sum}}}\n%y: {to}[2,N,{n}] = map({maps}) {{body = {{{n_args}: {f} i{last}}}}}"
             ),
         )
     }
@@ -149,6 +158,17 @@ fn named(name: &str, ty: &str) -> Named {
     (name.into(), ty.into())
 }
 
+/// The same module for so many tokens.
+fn fixed(text: &str, tokens: usize) -> String {
+    text.replace(" dim N in 1..4096\n", "").replace("N,", &format!("{tokens},")).replace(",N]", &format!(",{tokens}]"))
+}
+
+/// What kernels say of how they read and leave values: the letters behind the last number of their names.
+fn ends(text: &str, target: &Target) -> Vec<String> {
+    let end = |name: &String| name.rsplit(|c: char| c.is_ascii_digit()).next().unwrap_or("").to_string();
+    kernels(text, target).iter().map(end).collect()
+}
+
 /// Kernels of a module for a target, without their numbers.
 fn kernels(text: &str, target: &Target) -> Vec<String> {
     let program = lower::lower(&parse_module(text).unwrap_or_else(|e| panic!("{e}\n{text}")), target).expect("it lowers");
@@ -189,13 +209,45 @@ fn layers_whose_tokens_lie_beside_each_other() {
         let down = t.product(&between, (130, features), Some(&second), "f32");
         let last = t.norm(&down, features, norm, false);
         let text = t.text(&[&x], &last);
-        let names = kernels(&text, &Target::X86_64_V4);
-        let ends: Vec<&str> = names.iter().map(|n| n.rsplit(|c: char| c.is_ascii_digit()).next().unwrap_or("")).collect();
-        assert_eq!(ends, ["rt", "t", "t", "t", "t", "t", "tt", "t", "t", "t", "tr"], "{names:?}");
-        for n in TOKENS {
+        assert_eq!(ends(&text, &Target::X86_64_V4), ["rt", "tt", "tt", "tt", "t", "tt", "tt", "tt", "t", "tt", "tr"]);
+        let in_blocks = ["rb", "bb", "bb", "bb", "t", "bb", "bb", "bb", "t", "bb", "br"];
+        assert_eq!(ends(&fixed(&text, 128), &Target::X86_64_V4), in_blocks);
+        assert_eq!(ends(&fixed(&text, 96), &Target::X86_64_V3), in_blocks);
+        assert_eq!(ends(&fixed(&text, 96), &Target::X86_64_V4)[1], "tt");
+        let any = TOKENS.map(|n| (n, text.clone()));
+        for (n, text) in any.into_iter().chain([96, 128].map(|n| (n, fixed(&text, n)))) {
             let (m, inputs, want) = case(&text, &[&[2, n, features]]);
             on_hosts(&text, (&m, &inputs, &want), ways());
             on_processors("znver4,cascadelake,alderlake", &text, (&m, &inputs, &want));
+        }
+        // Two sequences among the tokens: blocks of 64 would be of both, for attention.
+        let heads = fixed(&text, 96);
+        let together =
+            [features, 48, 24, 40, 80, 130].iter().fold(heads, |t, n| t.replace(&format!("[2,96,{n}]"), &format!("[1,192,{n}]")));
+        assert_eq!(ends(&together, &Target::X86_64_V4)[..2], ["rb", "bt"]);
+        assert_eq!(ends(&together, &Target::X86_64_V3)[1], "bb");
+        let (m, inputs, want) = case(&together, &[&[1, 192, features]]);
+        on_hosts(&together, (&m, &inputs, &want), ways());
+        on_processors("znver4", &together, (&m, &inputs, &want));
+    }
+}
+
+/// A product that multiplies some features of a value that lies turned.
+#[test]
+fn layers_that_read_parts_of_turned_values() {
+    for dtype in ["f32", "u8"] {
+        let mut t = Layers::default();
+        let x = named("%0", &format!("{dtype}[2,N,160]"));
+        let up = t.product(&x, (160, 260), None, dtype);
+        t.skipped = 97;
+        let down = t.product(&up, (130, 160), None, "f32");
+        let text = t.text(&[&x], &down);
+        assert_eq!(ends(&text, &Target::X86_64_V4), ["rt", "tr"]);
+        assert_eq!(ends(&fixed(&text, 128), &Target::X86_64_V4), ["rb", "br"]);
+        for (n, text) in [(33, text.clone()), (128, fixed(&text, 128))] {
+            let (m, inputs, want) = case(&text, &[&[2, n, 160]]);
+            on_hosts(&text, (&m, &inputs, &want), ways());
+            on_processors(BYTES, &text, (&m, &inputs, &want));
         }
     }
 }
@@ -218,8 +270,8 @@ fn dense_layers_among_sparse_ones() {
         let text = t.text(&[&x], &out);
         let names = kernels(&text, &Target::X86_64_V4);
         let ends = |i: usize, end: &str| names[i].ends_with(end);
-        assert!(ends(0, "x16") && ends(1, "n16") && names[2].starts_with("matmul") && ends(3, "x16"), "{names:?}");
-        assert!(ends(4, "n16to") && ends(5, "n16to") && ends(6, "n16t") && ends(7, "x16tr"), "{names:?}");
+        assert!(ends(0, "x16") && ends(1, "n16rr") && names[2].starts_with("matmul") && ends(3, "x16"), "{names:?}");
+        assert!(ends(4, "n16rt") && ends(5, "n16rt") && ends(6, "n16tt") && ends(7, "x16tr"), "{names:?}");
         for n in TOKENS {
             check(&text, &[&[2, n, 160]]);
         }
@@ -229,7 +281,7 @@ fn dense_layers_among_sparse_ones() {
 /// Attention whose operands lie turned: all signs of codes, masks of every kind, blocks of keys, features that are no whole vectors.
 #[test]
 fn attention_whose_tokens_lie_beside_each_other() {
-    for (n, (d, e)) in [(1, (16, 16)), (9, (12, 21)), (70, (20, 64)), (130, (37, 24)), (33, (68, 24))] {
+    for (n, (d, e)) in [(1, (16, 16)), (9, (12, 21)), (70, (20, 64)), (130, (37, 24)), (33, (68, 24)), (128, (36, 21))] {
         for (dtypes, op, mask) in [
             (
                 ["f32"; 3],
@@ -287,6 +339,8 @@ fn attention_whose_tokens_lie_beside_each_other() {
                 "f32[N,N]" => vec![n, n],
                 _ => vec![2, 1, n, n],
             };
+            // Whole blocks are known if the number of tokens is.
+            let text = if n % 64 == 0 { fixed(&text, n) } else { text };
             let (m, inputs, want) = case(&text, &[&[2, n, 240], &shape]);
             on_hosts(&text, (&m, &inputs, &want), ways());
             on_processors("znver4,alderlake", &text, (&m, &inputs, &want));

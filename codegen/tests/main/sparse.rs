@@ -173,7 +173,7 @@ fn sparse_layers_hand_on_what_they_need_not_turn() {
         // Bytes between the product and what follows: a table where bytes are looked up.
         let coded = "i3 = const f32 37.0; i4 = round i2; i5 = add i4 i3; i6 = cast u8 i5; i7 = cast f32 i6; i8 = sub i7 i3; i9 = add i8 a1; i10 = const f32 0.25; i11 = mul i9 i10; i12 = tanh i11; i13 = mul i12 i9; i14 = round i13; i15 = cast u8 i14; i15";
         for (residual, follows, names) in
-            [(false, add, ["to", "ti"]), (true, add_residual, ["n16", "n16"]), (false, coded, ["to", "ti"])]
+            [(false, add, ["rt", "tr"]), (true, add_residual, ["rr", "rr"]), (false, coded, ["rt", "tr"])]
         {
             let up = weight(k, n, (4, 1), 90, true);
             let down = weight(n, k, (4, 1), 90, true);

@@ -89,12 +89,30 @@ named_enum! {
     }
 }
 
+/// What an instruction does that packs two vectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Packs {
+    /// Element type of the operands.
+    pub from: DType,
+    /// Element type of the result.
+    pub to: DType,
+    /// Its least and its largest number: those beyond become these.
+    pub range: [i64; 2],
+}
+
+impl Packs {
+    /// What `vpackssdw` does.
+    pub const WORDS: Packs = Packs { from: DType::I32, to: DType::I16, range: [i16::MIN as i64, i16::MAX as i64] };
+    /// What `vpackuswb` does.
+    pub const BYTES: Packs = Packs { from: DType::I16, to: DType::U8, range: [0, u8::MAX as i64] };
+}
+
 impl TargetInst {
-    /// The element types of the operands and of the result of an instruction that packs two vectors.
-    pub const fn packs(self) -> Option<[DType; 2]> {
+    /// What it packs, if it does.
+    pub const fn packs(self) -> Option<Packs> {
         match self {
-            TargetInst::VPackSsDw => Some([DType::I32, DType::I16]),
-            TargetInst::VPackUsWb => Some([DType::I16, DType::U8]),
+            TargetInst::VPackSsDw => Some(Packs::WORDS),
+            TargetInst::VPackUsWb => Some(Packs::BYTES),
             _ => None,
         }
     }

@@ -15,6 +15,6 @@ mod print;
 mod verify;
 
 pub use build::KernelBuilder;
-pub use inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
+pub use inst::{Inst, MatrixDot, MatrixInst, Packs, ReduceOp, TargetInst, Ty};
 pub use kernel::{Access, Block, Buf, BufParam, Kernel, LocalBuf, Matrix, Reg, Space, Status, Stmt, Unroll, Var};
 pub use verify::verify;

@@ -1,7 +1,7 @@
 //! The verifier of kernels: every register is assigned once and read where it is in scope, and operands have the types that each
 //! instruction asks for.
 
-use super::inst::{Inst, MatrixInst, TargetInst, Ty};
+use super::inst::{Inst, MatrixInst, Packs, TargetInst, Ty};
 use super::kernel::{Access, Block, Buf, Kernel, Matrix, Reg, Space, Stmt, Var};
 use crate::scalar::{BinOp, UnOp};
 use crate::types::DType;
@@ -259,7 +259,7 @@ pub(super) fn target(t: TargetInst, types: &[Ty]) -> Option<Ty> {
             return (acc.dtype == DType::F32 && types.len() == 1).then_some(acc.with_dtype(DType::I32));
         }
         TargetInst::VPackSsDw | TargetInst::VPackUsWb => {
-            let [from, to] = t.packs()?;
+            let Packs { from, to, .. } = t.packs()?;
             let whole = acc.dtype == from && usize::from(acc.lanes) * from.size_bytes() % 16 == 0;
             return (whole && types[1..] == [acc]).then_some(Ty::vector(to, 2 * acc.lanes));
         }

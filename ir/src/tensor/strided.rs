@@ -1,4 +1,4 @@
-//! Which views of a row-major tensor are still strided: element `i` at `offset + sum(stride[a] * i[a])`.
+//! Which views of a tensor are still strided: element `i` at `offset + sum(stride[a] * i[a])`, but for an axis that lies in blocks.
 
 use crate::op::Op;
 use crate::types::Dim;
@@ -12,6 +12,15 @@ pub struct Axis {
     pub stride: Dim,
 }
 
+/// An axis that lies in blocks, whose elements are neighbours in memory: element `i` is at `stride * (i - i mod len) + i mod len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// The axis. Its extent is a multiple of the length.
+    pub axis: usize,
+    /// Elements of a block, a power of two.
+    pub len: i64,
+}
+
 /// A strided view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strided {
@@ -19,12 +28,14 @@ pub struct Strided {
     pub axes: Vec<Axis>,
     /// Position of the first element.
     pub offset: Dim,
+    /// The axis that lies in blocks, if one does.
+    pub blocks: Option<Blocks>,
 }
 
 impl Strided {
     /// The whole of a row-major tensor.
     pub fn contiguous(dims: &[Dim]) -> Self {
-        Self { axes: row_major(dims, Dim::from(1)), offset: 0.into() }
+        Self { axes: row_major(dims, Dim::from(1)), offset: 0.into(), blocks: None }
     }
 
     /// The view behind a view op; `None` for another op, or where the result is not strided any more.
@@ -33,11 +44,16 @@ impl Strided {
             Op::Transpose(t) => Some(Self {
                 axes: t.perm.iter().map(|p| self.axes.get(*p).cloned()).collect::<Option<_>>()?,
                 offset: self.offset.clone(),
+                blocks: self.blocks_at(|axis| t.perm.iter().position(|p| *p == axis))?,
             }),
             Op::Broadcast(b) => Some(self.broadcast(&b.dims)),
             Op::Slice(s) => {
                 let mut out = self.clone();
                 for (a, axis) in out.axes.iter_mut().enumerate() {
+                    let in_blocks = self.blocks.is_some_and(|b| b.axis == a);
+                    if in_blocks && !(s.starts[a].is(0) && s.steps[a] == 1 && s.sizes[a] == axis.extent) {
+                        return None;
+                    }
                     out.offset = &out.offset + &(&s.starts[a] * &axis.stride);
                     axis.stride = &axis.stride * &Dim::from(s.steps[a]);
                     axis.extent = s.sizes[a].clone();
@@ -57,17 +73,31 @@ impl Strided {
             let stride = from.map_or_else(|| 0.into(), |a| a.stride.clone());
             Axis { extent: d.clone(), stride }
         });
-        Self { axes: axes.collect(), offset: self.offset.clone() }
+        let blocks = self.blocks.map(|b| Blocks { axis: b.axis + lead, ..b });
+        Self { axes: axes.collect(), offset: self.offset.clone(), blocks }
     }
 
-    /// Splits and merges axes: in each of their [`groups`] one old axis splits freely, several merge only where each is contiguous with the next.
+    /// The blocks of a view whose axes are others: `to` gives the new one. `None` if the axis that lies in blocks is none of them.
+    fn blocks_at(&self, to: impl FnOnce(usize) -> Option<usize>) -> Option<Option<Blocks>> {
+        let Some(b) = self.blocks else { return Some(None) };
+        to(b.axis).map(|axis| Some(Blocks { axis, ..b }))
+    }
+
+    /// Splits and merges axes: in each of their [`groups`] one old axis splits freely, several merge only where each is contiguous with the next. An axis
+    /// that lies in blocks is the last of its group before and behind, and still whole blocks long.
     pub fn reshape(&self, dims: &[Dim]) -> Option<Self> {
         if dims.iter().any(|d| d.is(0)) {
             return Some(Self::contiguous(dims));
         }
         let from: Vec<Dim> = self.axes.iter().map(|a| a.extent.clone()).collect();
         let mut axes: Vec<Axis> = dims.iter().map(|d| Axis { extent: d.clone(), stride: 0.into() }).collect();
-        for (old, new) in groups(&from, dims)? {
+        let groups = groups(&from, dims)?;
+        let whole = |axis: &usize| self.blocks.is_some_and(|b| dims[*axis].modulo(&b.len.into()).is(0));
+        let blocks = self.blocks_at(|axis| {
+            let (_, new) = groups.iter().find(|(old, _)| old.last() == Some(&axis))?;
+            new.last().copied().filter(whole)
+        })?;
+        for (old, new) in groups {
             let old: Vec<Axis> = old.into_iter().map(|i| self.axes[i].clone()).collect();
             let mut stride = merged(&old)?;
             for j in new.into_iter().rev() {
@@ -75,7 +105,7 @@ impl Strided {
                 axes[j].stride = std::mem::replace(&mut stride, next);
             }
         }
-        Some(Self { axes, offset: self.offset.clone() })
+        Some(Self { axes, offset: self.offset.clone(), blocks })
     }
 }
 
@@ -150,6 +180,24 @@ mod tests {
         let back = q.apply(&Transpose { perm: vec![0, 2, 1, 3] }.into()).expect("permutes");
         let merged = back.apply(&Reshape { dims: vec![&b * &s, 768.into()] }.into()).expect("merges");
         assert_eq!(strides(&merged), ["768", "1"]);
+    }
+
+    #[test]
+    fn blocks_stay_whole() {
+        // `[2, 128, 96]` as `[2, 128 / 64, 96, 64]`.
+        let axes = [(2, 128 * 96), (128, 96), (96, 64)].map(|(n, stride)| Axis { extent: n.into(), stride: stride.into() });
+        let x = Strided { axes: axes.into(), offset: 0.into(), blocks: Some(Blocks { axis: 1, len: 64 }) };
+        let heads = x.reshape(&dims(&[2, 128, 4, 24])).expect("splits");
+        let heads = heads.apply(&Transpose { perm: vec![0, 2, 1, 3] }.into()).expect("permutes");
+        assert_eq!(
+            (strides(&heads), heads.blocks),
+            (vec!["12288".into(), "1536".into(), "96".into(), "64".into()], Some(Blocks { axis: 2, len: 64 }))
+        );
+        let rows = x.reshape(&dims(&[256, 96])).expect("merges");
+        assert_eq!((strides(&rows), rows.blocks), (vec!["96".into(), "64".into()], Some(Blocks { axis: 0, len: 64 })));
+        assert_eq!(x.reshape(&dims(&[4, 64, 96])).and_then(|y| y.blocks), Some(Blocks { axis: 1, len: 64 }));
+        assert_eq!(x.reshape(&dims(&[8, 32, 96])), None);
+        assert_eq!(x.reshape(&dims(&[2, 128 * 96])), None);
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn elements(r: &Region) -> Result<Lowered, Stuck> {
             let idx: Vec<Index> = tile::unflatten(kb, at, &ty.dims).into_iter().map(Index::scalar).collect();
             out = results.iter().try_for_each(|(v, buf)| {
                 let x = e.at(kb, *v, &idx, Lanes::ONE)?;
-                store(kb, *buf, &r.strides(*v), &idx, x, Lanes::ONE)
+                store(kb, *buf, &r.view(*v), &idx, x, Lanes::ONE)
             });
         },
         |_| {},

@@ -238,5 +238,5 @@ pub(super) fn finish(
     let root = e.region.roots()[0];
     let value = kb.cast(e.region.ty(anchor).dtype, value);
     let y = e.behind(kb, (anchor, value), idx, None)?;
-    store(kb, out, &e.region.strides(root), idx, y, Lanes::ONE)
+    store(kb, out, &e.region.view(root), idx, y, Lanes::ONE)
 }

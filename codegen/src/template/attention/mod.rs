@@ -93,17 +93,23 @@ pub struct Operand {
     pub offset: Dim,
     /// Distance along each axis, in elements.
     pub strides: [Dim; 4],
+    /// Rows of a block, if the rows lie in blocks; see [`tile::along`].
+    pub block: Option<i64>,
 }
 
 impl Operand {
-    fn at(&self, kb: &mut KernelBuilder, index: &[Reg]) -> Reg {
+    fn at(&self, kb: &mut KernelBuilder, index: &[Reg; 4]) -> Reg {
         let mut sum = kb.dim(&self.offset);
-        for (i, stride) in index.iter().zip(&self.strides) {
-            let stride = kb.dim(stride);
-            let step = kb.mul(*i, stride);
+        for (axis, (i, stride)) in index.iter().zip(&self.strides).enumerate() {
+            let step = tile::along(kb, *i, stride, self.block.filter(|_| axis == 2));
             sum = kb.add(sum, step);
         }
         sum
+    }
+
+    /// How far a row is from the first one of its head.
+    fn row(&self, kb: &mut KernelBuilder, row: Reg) -> Reg {
+        tile::along(kb, row, &self.strides[2], self.block)
     }
 }
 

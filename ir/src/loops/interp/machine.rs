@@ -2,7 +2,7 @@
 
 use super::memory::{Buffer, Shadow};
 use super::{LoopError, Place, ops};
-use crate::loops::inst::{Inst, MatrixDot, MatrixInst, ReduceOp, TargetInst, Ty};
+use crate::loops::inst::{Inst, MatrixDot, MatrixInst, Packs, ReduceOp, TargetInst, Ty};
 use crate::loops::kernel::{Access, Block, Buf, Kernel, Matrix, Reg, Space, Stmt};
 use crate::scalar::BinOp;
 use crate::types::DType;
@@ -329,13 +329,14 @@ impl<'a> Machine<'a> {
             Inst::Target(TargetInst::VCvtNePs2Bf16, args) => ops::vcvtneps2bf16(out, self.reg(args[0])),
             Inst::Target(TargetInst::VCvtPs2Dq, args) => ops::vcvtps2dq(out, self.reg(args[0])),
             Inst::Target(t @ (TargetInst::VPackSsDw | TargetInst::VPackUsWb), args) => {
+                let packs = if *t == TargetInst::VPackSsDw { Packs::WORDS } else { Packs::BYTES };
                 let n = lanes_of(&args[0]);
                 let picks = TargetInst::packed_lanes(ty(&args[0]));
                 let operands = self.reg(args[0]).chunks(n).zip(self.reg(args[1]).chunks(n));
                 for (o, (a, b)) in out.chunks_mut(lanes).zip(operands) {
                     for (o, p) in o.iter_mut().zip(&picks) {
                         let p = usize::from(*p);
-                        *o = ops::saturated(*t, if p < n { a[p] } else { b[p - n] });
+                        *o = ops::saturated(packs, if p < n { a[p] } else { b[p - n] });
                     }
                 }
             }

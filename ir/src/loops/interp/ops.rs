@@ -2,7 +2,7 @@
 //! through the scalar semantics of [`crate::interp::scalar`].
 
 use crate::interp::scalar;
-use crate::loops::TargetInst;
+use crate::loops::Packs;
 use crate::scalar::{BinOp, Literal, UnOp};
 use crate::types::DType;
 
@@ -121,11 +121,10 @@ pub(super) fn vcvtps2dq(out: &mut [u64], x: &[u64]) {
 }
 
 /// An element of what an instruction packs.
-pub(super) fn saturated(t: TargetInst, x: u64) -> u64 {
-    match t {
-        TargetInst::VPackSsDw => u64::from((x as i32).clamp(i16::MIN.into(), i16::MAX.into()) as i16 as u16),
-        _ => (x as i16).clamp(0, u8::MAX.into()) as u64,
-    }
+pub(super) fn saturated(p: Packs, x: u64) -> u64 {
+    let [least, most] = p.range;
+    let x = Literal { dtype: p.from, bits: x }.to_i64().clamp(least, most);
+    Literal::from_i64(p.to, x).bits
 }
 
 /// One element of [`crate::loops::MatrixDot::Bytes`]: quads of `u8` by quads of `i8`.

@@ -117,7 +117,8 @@ impl Parts<'_, '_, '_> {
             let (row, out) = (kb.mul(j, stride), kb.mul(j, len));
             let row = kb.add(base, row);
             let copy = |kb: &mut KernelBuilder, key: Reg, count: Option<Reg>| {
-                let (at, to_at) = (kb.add(row, key), kb.add(out, key));
+                let place = from.row(kb, key);
+                let (at, to_at) = (kb.add(row, place), kb.add(out, key));
                 let x = kb.load_part(from.buf, at, lanes, count);
                 let x = kb.cast(DType::F32, x);
                 kb.store(to, to_at, x);

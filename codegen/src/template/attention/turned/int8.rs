@@ -107,6 +107,7 @@ impl Parts<'_, '_, '_> {
         let (stride, len, last) = (kb.dim(&from.strides[3]), kb.dim(&product.row_len), kb.sub(features, one));
         let dtype = kb.buf_dtype(from.buf);
         kb.for_(zero, keys, side, Unroll::No, |kb, key| {
+            let first = from.row(kb, key);
             let left = kb.sub(keys, key);
             let count = (!p.sk.modulo(&side.into()).is(0)).then(|| tile::active(kb, left, side));
             kb.for_(zero, len, side, Unroll::No, |kb, j| {
@@ -118,7 +119,7 @@ impl Parts<'_, '_, '_> {
                     let feature = kb.bin(BinOp::Min, feature, last);
                     let row = kb.mul(feature, stride);
                     let at = kb.add(base, row);
-                    let at = kb.add(at, key);
+                    let at = kb.add(at, first);
                     kb.load_part(from.buf, at, side as u16, count)
                 };
                 bytes::turn(kb, self.s.tile.lanes, (self.square, side), &bytes::in_order, &mut load, &mut |kb, c, x| {
@@ -161,7 +162,8 @@ impl Parts<'_, '_, '_> {
             kb.for_(zero, len, vector, Unroll::No, |kb, key| {
                 let left = kb.sub(keys, key);
                 let count = (!p.sk.modulo(&vector.into()).is(0)).then(|| tile::active(kb, left, vector));
-                let at = kb.add(row, key);
+                let place = from.row(kb, key);
+                let at = kb.add(row, place);
                 let x = kb.load_part(from.buf, at, vector as u16, count);
                 let mut x = product.left.encode(kb, x);
                 if let Some(count) = count {
@@ -179,11 +181,14 @@ impl Parts<'_, '_, '_> {
         let (sizes, shape) = (&self.p.sizes, self.s.tile);
         let (zero, width, keys) = (kb.index(0), kb.index(shape.width()), kb.dim(&sizes.sk));
         let panels = tile::ceil_div(kb, u.rows, shape.width());
-        let base = q.at(kb, &[u.b, u.h, zero, zero]);
-        let queries = Source { buf: q.buf, base, k_stride: &q.strides[3], n_stride: &q.strides[2] };
+        let one = Dim::from(1);
         kb.for_(zero, panels, 1, Unroll::No, |kb, panel| {
             let query = kb.mul(panel, width);
             let first = kb.add(u.row, query);
+            // The queries of a panel are neighbours.
+            let place = q.at(kb, &[u.b, u.h, first, zero]);
+            let base = kb.sub(place, first);
+            let queries = Source { buf: q.buf, base, k_stride: &q.strides[3], n_stride: &one };
             // One panel at a time, in the place of the first.
             self.logits.pack_panel(kb, (&queries, &sizes.sq), first, (zero, zero));
             self.logits.multiply(kb, keys, (zero, zero), (width, zero));
