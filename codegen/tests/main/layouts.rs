@@ -244,7 +244,10 @@ fn layers_that_read_parts_of_turned_values() {
         let text = t.text(&[&x], &down);
         assert_eq!(ends(&text, &Target::X86_64_V4), ["rt", "tr"]);
         assert_eq!(ends(&fixed(&text, 128), &Target::X86_64_V4), ["rb", "br"]);
-        for (n, text) in [(33, text.clone()), (128, fixed(&text, 128))] {
+        // Blocks are whole whatever the batch.
+        let batches = fixed(&text, 128).replace("[2,", "[B,").replacen('{', "{\n dim B in 1..64", 1);
+        assert_eq!(ends(&batches, &Target::X86_64_V4), ["rb", "br"]);
+        for (n, text) in [(33, text.clone()), (128, fixed(&text, 128)), (128, batches)] {
             let (m, inputs, want) = case(&text, &[&[2, n, 160]]);
             on_hosts(&text, (&m, &inputs, &want), ways());
             on_processors(BYTES, &text, (&m, &inputs, &want));
