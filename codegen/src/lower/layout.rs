@@ -25,7 +25,8 @@ use super::region::Region;
 use super::strided::whole;
 use super::{attention, norm, weights};
 use crate::Target;
-use crate::template::spmm::{self, Lies};
+use crate::template::lies::Lies;
+use crate::template::spmm;
 
 /// In which order the axes of a value lie in memory.
 #[derive(Clone, Debug)]
@@ -132,11 +133,11 @@ impl Layouts {
     fn broken(&self, m: &Module, copies: &[Copied], turned_ones: &BTreeMap<Value, Value>, target: &Target) -> BTreeSet<Value> {
         let seen: HashMap<Value, Value> = copies.iter().map(|c| (c.from, c.result)).collect();
         let group = |v: &Value| turned_ones.get(seen.get(v).unwrap_or(v)).copied();
-        let groups = |n: &Node| n.operands.iter().chain(&n.results).filter_map(group).collect::<Vec<Value>>();
         let mut broken = BTreeSet::new();
-        for (_, node) in m.main.nodes().filter(|(_, n)| !groups(n).is_empty()) {
-            if !keeps_blocks(&Region::placed(&m.main, node, m, self), target) {
-                broken.extend(groups(node));
+        for (_, node) in m.main.nodes() {
+            let touched: Vec<Value> = node.operands.iter().chain(&node.results).filter_map(group).collect();
+            if !touched.is_empty() && !keeps_blocks(&Region::placed(&m.main, node, m, self), target) {
+                broken.extend(touched);
             }
         }
         broken
@@ -145,7 +146,7 @@ impl Layouts {
 
 /// True if what lies in blocks is made of whole ones, and the kernels of a region find them.
 fn keeps_blocks(r: &Region, target: &Target) -> bool {
-    let values = r.body.params().iter().chain(r.body.results()).map(|(_, v)| *v);
+    let mut values = r.body.params().iter().chain(r.body.results()).map(|(_, v)| *v);
     let whole = |v: Value| match r.order(v).and_then(|o| o.blocks) {
         Some(b) => r.ty(v).dims[b.axis].modulo(&b.len.into()).is(0),
         None => true,
@@ -155,7 +156,7 @@ fn keeps_blocks(r: &Region, target: &Target) -> bool {
         Some(Op::Attention(_) | Op::IntAttention(_)) => attention::lies_turned(r, target),
         _ => true,
     };
-    finds && values.into_iter().all(whole)
+    finds && values.all(whole)
 }
 
 /// Matrices of queries by keys that kernels of their own make, and only attention reads that lies turned: its vectors run along the queries.

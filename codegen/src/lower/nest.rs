@@ -65,11 +65,10 @@ pub(crate) fn flat_index(kb: &mut KernelBuilder, dims: &[Dim], idx: &[Index]) ->
 /// Stores a value at an index of a tensor that lies so.
 pub(crate) fn store(kb: &mut KernelBuilder, buf: Buf, view: &View, idx: &[Index], value: Reg, lanes: Lanes) -> Result<(), Stuck> {
     let (at, step) = place(kb, view, idx)?;
-    match (lanes.n, lanes.count) {
-        (1, _) => kb.store(buf, at, value),
+    match lanes.n {
+        1 => kb.store(buf, at, value),
         _ if !step.is(1) => return Err(Stuck::Vector),
-        (_, Some(c)) => kb.store_count(buf, at, value, c),
-        (_, None) => kb.store(buf, at, value),
+        _ => kb.store_part(buf, at, value, lanes.count),
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::products;
 use super::region::Region;
 use super::rows::{divide, inverse_root, scale_and_shift};
 use crate::Target;
-use crate::template::spmm::Lies;
+use crate::template::lies::Lies;
 use crate::template::tile::{self, TileShape};
 use crate::template::transpose::turn_square;
 
@@ -188,7 +188,7 @@ impl Norm<'_> {
             for (v, (at, (m, lanes))) in self.places(kb, f).into_iter().zip(&vectors).enumerate() {
                 let idx = self.index(kb, *m, f);
                 let one = body(e, kb, &idx, (v, at), *lanes);
-                done = std::mem::replace(&mut done, Ok(())).and(one);
+                done = done.and(one);
             }
         });
         e.release(mark);

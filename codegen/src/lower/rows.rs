@@ -397,7 +397,7 @@ pub(crate) fn top_k(r: &Region, node: &Node, target: &Target) -> Result<Lowered>
             for (n, value) in [v, j].into_iter().enumerate() {
                 // Either result may be unused and then has no buffer.
                 if let Some((root, buf)) = outs.iter().find(|(root, _)| *root == node.results[n]) {
-                    out = std::mem::replace(&mut out, Ok(())).and(store(kb, *buf, &r.view(*root), &to, value, Lanes::ONE));
+                    out = out.and(store(kb, *buf, &r.view(*root), &to, value, Lanes::ONE));
                 }
             }
         });

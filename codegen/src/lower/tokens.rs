@@ -95,7 +95,7 @@ pub(crate) fn apply(r: &Region, node: &Node, target: &Target) -> Result<Lowered,
                         let g = checked_index(kb, g, &to[1]);
                         f(&mut e, kb, token, g, s)
                     });
-                    stuck = std::mem::replace(&mut stuck, Ok(())).and(done);
+                    stuck = stuck.and(done);
                 });
                 e.release(mark);
             };

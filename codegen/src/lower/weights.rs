@@ -24,8 +24,8 @@ use crate::program::{LayerChoice, Matrix, Packing};
 use crate::sparse::{Block, NonZero, Sparse, SparsePart, share_of_zeros};
 use crate::template::bytes::{Coding, Waiting};
 use crate::template::groups::Group;
+use crate::template::lies::Lies;
 use crate::template::matmul::{Lhs, MatmulProblem, Weight};
-use crate::template::spmm::Lies;
 use crate::template::{matmul_amx, matmul_codes, matmul_int8, spmm, tile};
 
 /// Multiply-adds of bytes per nanosecond that one core reaches about.

@@ -8,6 +8,7 @@ mod coded_product;
 pub mod depthwise;
 pub mod device;
 pub mod groups;
+pub mod lies;
 pub mod matmul;
 pub mod matmul_amx;
 pub mod matmul_bf16;

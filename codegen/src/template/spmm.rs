@@ -25,6 +25,7 @@ use transc_ir::types::{DType, Dim};
 use super::ahead::Touched;
 use super::bytes::{self, Coding, Strip, ask_for_tables};
 use super::groups::{self, Group};
+use super::lies::Lies;
 use super::matmul_int8::{Epilogue, RowOffset};
 use super::spmm_turn::{copy_panel, turn_back, turn_panel};
 use super::tile;
@@ -43,34 +44,6 @@ const TURN: i64 = 4;
 /// Rows of `A` in a tile, for vectors of so many lanes.
 pub fn tile_rows(lanes: u16) -> i64 {
     i64::from(lanes * VECTORS)
-}
-
-/// How a matrix `[m, n]` of rows and columns lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lies {
-    /// `[m, n]`.
-    Rows,
-    /// `[n, m]`.
-    Turned,
-    /// `[m / rows of a tile, n, rows of a tile]`.
-    Blocks,
-}
-
-impl fmt::Display for Lies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Lies::Rows => "r",
-            Lies::Turned => "t",
-            Lies::Blocks => "b",
-        })
-    }
-}
-
-impl Lies {
-    /// True if rows lie beside each other.
-    pub fn turned(self) -> bool {
-        self != Lies::Rows
-    }
 }
 
 /// How a product is computed; `Display` is part of the kernel's symbol name.
@@ -227,13 +200,16 @@ pub struct Bytes<'a> {
 }
 
 impl Problem<'_> {
-    /// Where the first column of the result has the row `m0` of a tile, and the distance between columns, if rows lie beside each other.
-    fn turned_result(&self, kb: &mut KernelBuilder, s: Schedule, m0: Reg) -> (Reg, Dim) {
-        if s.to == Lies::Turned {
-            return (m0, self.m.clone());
+    /// Where the first column of the result has the row `m0` of a tile, and the distance between columns; `None` if rows do not lie beside each other.
+    fn turned_result(&self, kb: &mut KernelBuilder, s: Schedule, m0: Reg) -> Option<(Reg, Dim)> {
+        match s.to {
+            Lies::Rows => None,
+            Lies::Turned => Some((m0, self.m.clone())),
+            Lies::Blocks => {
+                let n = kb.index(self.n);
+                Some((kb.mul(m0, n), s.rows().into()))
+            }
         }
-        let n = kb.index(self.n);
-        (kb.mul(m0, n), s.rows().into())
     }
 }
 
@@ -347,9 +323,8 @@ pub fn build(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, row: &mut Row
 fn ask_for_results(kb: &mut KernelBuilder, p: &Problem<'_>, s: Schedule, (m0, n0): (Reg, Reg), block: Reg) {
     let height = kb.index(s.block.columns.into());
     let part = kb.mul(block, height);
-    if s.to.turned() {
+    if let Some((start, stride)) = p.turned_result(kb, s, m0) {
         let column = kb.add(n0, part);
-        let (start, stride) = p.turned_result(kb, s, m0);
         p.touched.ask(kb, (p.m, &stride), (column, s.block.columns), (start, s.rows()));
     } else {
         let row = kb.add(m0, part);
@@ -590,8 +565,7 @@ fn code_rows(
     let left = kb.sub(m_end, m0);
     let count = clipped(kb, p.m, s, left, (zero, s.rows()));
     let order = bytes::one_after_the_other(s.lanes);
-    let (start, stride) = p.turned_result(kb, s, m0);
-    let stride = kb.dim(&stride);
+    let turned = p.turned_result(kb, s, m0);
     each_column(kb, p, s, block, &mut |kb, column, n| {
         let x = [0, 1, 2, 3].map(|v| {
             let at = v * i64::from(s.lanes);
@@ -602,15 +576,16 @@ fn code_rows(
         });
         let y = b.coding.pack(kb, x);
         let y = kb.push(Inst::Shuffle(y, y, order.clone()));
-        if !s.to.turned() {
+        let Some((start, stride)) = &turned else {
             let c = kb.sub(n, n0);
             let at = kb.mul(c, rows);
             let y = kb.push(Inst::Bitcast(DType::U8, y));
             return kb.store(square, at, y);
-        }
+        };
         let y = b.table.map_or(y, |table| bytes::look_up(kb, (table, n), y));
+        let stride = kb.dim(stride);
         let at = kb.mul(n, stride);
-        let at = kb.add(at, start);
+        let at = kb.add(at, *start);
         kb.store_part(b.out, at, y, count);
     });
 }

@@ -6,8 +6,9 @@ use transc_ir::types::{DType, Dim};
 
 use super::bytes;
 use super::groups::Group;
+use super::lies::Lies;
 use super::matmul_int8::{Epilogue, RowOffset};
-use super::spmm::{Lies, Problem, Schedule, VECTORS, clipped};
+use super::spmm::{Problem, Schedule, VECTORS, clipped};
 use super::tile::{self, TileShape};
 use super::transpose::{interleave, transpose, turn_square, unpack};
 
